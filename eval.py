@@ -1,0 +1,131 @@
+"""
+Held-out self-play tasks: how often the policy solves tasks from programs it never trained on, greedily, by type and depth.
+
+    python eval.py --model nano                                   # the starting model on nano/heldout.jsonl
+    python eval.py --model nano --adapter runs/NAME/checkpoint/policy
+
+Tasks come from a task file (nano ships one, drawn from its grammar with a seed of its own) and from the 5% of programs that
+a run sets aside by the hash of their syntax tree. Depth is the number of statements in the program.
+"""
+import argparse
+import math
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+import tasks
+from executor import Executor
+from model import ModelError, Policy, chat_template, decode, encode, generate, load_policy
+from tasks import TYPES, Buffers, Style, Task, Verdict
+
+HERE = Path(__file__).resolve().parent
+DEEPEST = 5  # deeper programs share a row of the table
+
+
+@dataclass
+class Scores:
+    """Verdicts on tasks, in order."""
+    tasks: list[Task]
+    verdicts: list[Verdict]
+
+    def cells(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """(type, depth) -> (correct, count)"""
+        correct, count = Counter(), Counter()
+        for task, verdict in zip(self.tasks, self.verdicts):
+            cell = (task.type, min(task.depth, DEEPEST))
+            count[cell] += 1
+            correct[cell] += verdict.correct and verdict.well_formed
+        return {cell: (correct[cell], count[cell]) for cell in sorted(count)}
+
+    def rates(self) -> dict[str, float]:
+        """"type/depth" -> accuracy, for metrics.jsonl."""
+        return {f"{type}/{depth}": correct / count for (type, depth), (correct, count) in self.cells().items()}
+
+
+def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
+          slots: int, max_prompt_tokens: int = 1 << 30) -> Scores:
+    """Greedy answers to the tasks, judged. An answer counts if it is correct and well-formed. A task whose prompt is
+    longer than `max_prompt_tokens` counts as wrong."""
+    prompts = [encode(policy, tasks.solve_prompt(style, task), chat=style.name == "chat") for task in heldout]
+    limit = min(max_prompt_tokens, policy.max_length - max_new_tokens)
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= limit]
+    with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
+        samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, temperature=0, slots=slots,
+                           progress=lambda made: bar.update(made - bar.n))
+    texts = [""] * len(heldout)
+    for i, [sample] in zip(fits, samples):
+        texts[i] = decode(policy, sample.ids)
+    return Scores(heldout, tasks.verify(list(zip(heldout, texts)), executor))
+
+
+def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
+                slots: int, seed: int) -> list[Task]:
+    """The run's own held-out tasks, the newest `limit` per type. Its induction proposer only ever sees trained programs,
+    so inputs and messages for held-out programs are asked of the policy here, where nothing is trained on."""
+    chosen = [task for name in TYPES for task in buffers.heldout[name][-limit:]]
+    programs = list({task.key: task for task in chosen if not TYPES[task.type].given_program}.values())
+    prompts = [encode(policy, tasks.propose_prompt(style, tasks.INDUCTION, [task]), chat=style.name == "chat")
+               for task in programs]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
+    samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, slots=slots)
+    gated = tasks.gate([(tasks.INDUCTION, decode(policy, sample.ids), programs[i]) for i, [sample] in zip(fits, samples)],
+                       executor, n_inputs=style.n_inputs)
+    return chosen + [result.task for result in gated if result.task]
+
+
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """95% interval of a proportion (Wilson 1927), in [0, 1]; stays sensible for few items and for none or all correct."""
+    z, p = 1.96, correct / count
+    middle, spread = p + z * z / (2 * count), z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    return (middle - spread) / (1 + z * z / count), (middle + spread) / (1 + z * z / count)
+
+
+def table(before: Scores | None, after: Scores) -> str:
+    """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
+    def percent(correct: int, count: int) -> str:
+        low, high = wilson(correct, count)
+        return f"{100 * correct / count:5.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+    cells_after, cells_before = after.cells(), before.cells() if before else {}
+    totals = [(type, None) for type in TYPES if any(cell[0] == type for cell in cells_after)]
+    lines = ["| type | depth | tasks |" + (" before |" if before else "") + " after |" + (" change |" if before else ""),
+             "|---|---|---|" + ("---|" if before else "") + "---|" + ("---|" if before else "")]
+    for type, depth in [*cells_after, *totals]:
+        def total(cells: dict) -> tuple[int, int]:
+            mine = [value for cell, value in cells.items() if cell[0] == type and depth in (None, cell[1])]
+            return sum(correct for correct, _ in mine), sum(count for _, count in mine)
+        (correct, count), line = total(cells_after), f"| {type} | "
+        line += ("all" if depth is None else f"{depth}+" if depth == DEEPEST else str(depth)) + f" | {count} |"
+        if before:
+            was = total(cells_before)[0]
+            lines.append(f"{line} {percent(was, count)} | {percent(correct, count)} | {100 * (correct - was) / count:+.1f} |")
+        else:
+            lines.append(f"{line} {percent(correct, count)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("--model", default=str(HERE / "nano"), help="a hub name or a folder in Hugging Face format")
+    parser.add_argument("--adapter", type=Path, help="a LoRA adapter folder, such as runs/NAME/checkpoint/policy")
+    parser.add_argument("--tasks", default=str(HERE / "nano" / "heldout.jsonl"), help="a task file")
+    parser.add_argument("--limit", type=int, help="only the first tasks of the file")
+    parser.add_argument("--prompt", choices=("r1", "chat", "compact"), default="compact", help="prompt style")
+    parser.add_argument("--max_new_tokens", type=int, default=192, help="longest response")
+    parser.add_argument("--slots", type=int, default=256, help="responses generated at once")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    args = parser.parse_args()
+    try:
+        policy = load_policy(args.model, args.device, adapter=args.adapter)
+        heldout = tasks.load_tasks(args.tasks)[:args.limit]
+    except (ModelError, ValueError, OSError) as error:
+        sys.exit(f"eval.py: {error}")
+    style = Style(args.prompt, wrap=chat_template(policy) if args.prompt == "chat" else None)
+    with Executor() as executor:
+        print(table(None, score(policy, executor, style, heldout, args.max_new_tokens, args.slots)))
+
+
+if __name__ == "__main__":
+    main()

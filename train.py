@@ -1,0 +1,760 @@
+"""
+Absolute Zero Reasoner: one model proposes Python reasoning tasks and solves them, a Python executor says what is true,
+and both roles learn by reinforcement. No human data (Zhao et al. 2025, arXiv 2505.03335).
+
+    seed the buffers: the model proposes from the identity program alone, no learning
+    every step, for deduction (program, input -> output), abduction (program, output -> input), induction (examples -> program):
+        propose    B tasks, each shown K earlier tasks as references
+        gate       keep those that parse, import only what is allowed, run, and are deterministic
+        probe      n answers to each valid task by the model itself; reward for the proposer: 0 if solved never or always, else
+                   1 - solve rate
+        solve      B tasks, the new ones first; reward for the solver: correct or not
+                   (both roles: -0.5 or -1 if wrong or invalid, -1 without <think>...</think><answer>...</answer>)
+        advantage  TRR++: (reward - mean) / std within each of the 3 types x 2 roles
+        update     one step of clipped policy gradient on all 6 B responses, LoRA weights only
+
+Where we depart from the paper (the README has the table with reasons): LoRA instead of all weights; K, B and lengths are
+preset by hardware; tasks must have literal inputs and outputs; full buffers drop the oldest task; 5% of programs are held out.
+
+    python train.py                                     # preset by hardware: nano without CUDA, 1.5b or 3b with it
+    python train.py --preset nano --steps 20 --name try # any field of Config is a flag
+    python train.py --model ~/models/Qwen2.5-Coder-3B   # a local folder or a hub name
+    python train.py --resume runs/try --steps 100       # go on where it stopped
+"""
+import fcntl
+import hashlib
+import json
+import math
+import os
+import random
+import resource
+import shutil
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Literal, Optional
+
+import torch
+from tqdm import tqdm
+from transformers import HfArgumentParser
+from transformers.utils import logging as transformers_logging
+
+import eval as evaluation
+import rewards
+import tasks
+from executor import Executor
+from model import (ModelError, Policy, Sample, adapter_off, chat_template, decode, encode, generate, load_policy,
+                   logprobs, save_policy)
+from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
+
+HERE = Path(__file__).resolve().parent
+
+
+def opt(default, help: str):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Config:
+    # the run
+    preset: Optional[str] = opt(None, "nano, 0.5b, 1.5b, 3b or 7b: sets the model and sizes; by hardware if not given")
+    model: Optional[str] = opt(None, "a hub name or a folder in Hugging Face format; by preset if not given")
+    name: Optional[str] = opt(None, "the run's folder is runs/NAME; preset and time if not given")
+    resume: Optional[str] = opt(None, "a run folder to go on with; only --steps and other running flags may be changed")
+    steps: int = opt(500, "training steps (paper: 500)")
+    seed: int = opt(0, "fixes every random draw")
+    device: Optional[str] = opt(None, "cuda or cpu; cuda where there is one if not given")
+    # the method
+    types: list[str] = field(default_factory=lambda: list(TYPES), metadata={"help": "task types to train"})
+    batch_size: int = opt(64, "B: proposals, and tasks to solve, per type and step (paper: 64)")
+    references: int = opt(6, "K: earlier tasks shown to the proposer (paper: 6; 0 is its ablation without references)")
+    n_probes: int = opt(8, "n: solver samples that measure a task's solve rate (paper: 8)")
+    n_inputs: int = opt(10, "N: inputs of an induction task, half of them hidden (paper: 10)")
+    seed_factor: int = opt(4, "S: seeding collects B x S tasks per type (paper: 4)")
+    seed_tasks: Optional[str] = opt(None, "a task file to start from instead of seeding by the model")
+    prompt: Literal["r1", "chat", "compact"] = opt("r1", "r1: instructions for base models; chat: the same in the chat"
+                                                   " template; compact: a few tokens, for nano")
+    train_propose: bool = opt(True, "train on the proposer's responses too (off: the paper's solver-only ablation)")
+    solve_from: Literal["fresh", "probes"] = opt("fresh", "the solver's training rows: one fresh answer to each of B tasks"
+                                                 " (paper), or the probes of this step's valid tasks")
+    solve_tasks: Literal["this", "previous"] = opt("this", "the step whose tasks the solver gets first: this (paper) or"
+                                                   " the previous one (official code)")
+    extreme_reward: float = opt(0.0, "proposer's reward for a task solved never or always: 0 (paper) or -0.5 (official)")
+    invalid_reward: float = opt(-1.0, "proposer's reward for a well-formed proposal that fails the gate")
+    advantage: Literal["trr++", "reinforce++", "grpo"] = opt("trr++", "trr++: a baseline per type and role (paper);"
+                                                             " reinforce++: one for all; grpo: one per task's probes")
+    whitening: Literal["response", "token"] = opt("response", "mean and std over responses (paper) or tokens (official)")
+    loss_mean: Literal["response", "token", "group"] = opt("response", "mean over responses (paper), over all tokens, or"
+                                                           " over tokens within each type and role (official)")
+    solve_weight: float = opt(1.0, "lambda: what the solver's rows count against the proposer's (paper: 1)")
+    heldout_fraction: float = opt(0.05, "share of programs never trained on nor shown, kept for evaluation")
+    buffer_size: int = opt(16384, "tasks kept per type; the oldest are dropped (official: 16384, drops the newest)")
+    # sampling
+    temperature: float = opt(1.0, "of proposals, probes and answers (paper: 1)")
+    max_new_tokens: int = opt(8096, "longest response (paper: 8096)")
+    max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)")
+    slots: int = opt(128, "responses generated at once")
+    kv_gb: float = opt(4.0, "memory for keys and values in generation; fewer slots where they do not fit")
+    # the update
+    lora_rank: int = opt(16, "rank of the LoRA adapters on all linear layers; 0 trains all weights")
+    lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank")
+    load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
+    optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
+    lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)")
+    weight_decay: float = opt(0.0, "AdamW weight decay")
+    grad_clip: float = opt(1.0, "largest gradient norm (paper's code: 1)")
+    epochs: int = opt(1, "passes over a step's responses (paper's code: 1)")
+    minibatches: int = opt(1, "optimizer updates per pass (paper's code: 1)")
+    clip_low: float = opt(0.2, "PPO clip below 1")
+    clip_high: float = opt(0.2, "PPO clip above 1")
+    kl_coef: float = opt(0.0, "weight of KL(policy || starting model) in the loss")
+    entropy_coef: float = opt(0.0, "weight of the entropy bonus")
+    micro_tokens: int = opt(16384, "padded tokens per forward-backward pass; changes memory, not results")
+    checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time")
+    # the executor
+    workers: int = opt(max(1, os.cpu_count() or 1), "executor processes")
+    cpu_seconds: float = opt(1.0, "CPU time of one run of a program")
+    memory_mb: int = opt(512, "memory of one run of a program")
+    # evaluation, logs, checkpoints
+    heldout_tasks: Optional[str] = opt(None, "a task file to evaluate on, beside the run's own held-out tasks")
+    eval_every: int = opt(0, "steps between evaluations on the held-out file; 0: only at the end")
+    eval_limit: int = opt(1200, "held-out tasks used: the first of the file, and the newest of the run's own per type")
+    keep_samples: int = opt(-1, "responses written to samples.jsonl per step, type and kind; -1 is all")
+    save_every: int = opt(1, "steps between checkpoints")
+
+
+PRESETS = {
+    "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
+                 max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=3e-4, cpu_seconds=0.5,
+                 heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
+    "0.5b": dict(model="Qwen/Qwen2.5-Coder-0.5B", max_new_tokens=1024, max_prompt_tokens=3072, slots=256, kv_gb=6.0),
+    "1.5b": dict(model="Qwen/Qwen2.5-Coder-1.5B", max_new_tokens=2048, max_prompt_tokens=4096, checkpoint_layers=True),
+    "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True, kv_gb=6.0),
+    "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True, kv_gb=8.0),
+}
+RUNNING_FLAGS = {"resume", "steps", "workers", "slots", "kv_gb", "micro_tokens", "eval_every", "eval_limit", "keep_samples",
+                 "save_every", "device", "checkpoint_layers"}
+
+
+class UserError(Exception):
+    """What the user gave cannot work; the text is one line that says what is wrong and what to do."""
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# One training step, in the order of the paper's algorithm 1
+
+@dataclass(eq=False)
+class Row:
+    """One response and all that is known of it. Its token ids are those that were sampled; text is for reading only."""
+    role: str                # propose or solve
+    kind: str                # propose, probe or solve: why it was sampled
+    type: str
+    prompt: str
+    prompt_ids: list[int]
+    sample: Sample
+    text: str
+    task: Task | None        # what it solves, or the valid task it proposed
+    reference: Task | None   # propose: the first reference, for induction the program it was given
+    well_formed: bool = False
+    verdict: str = ""        # gate reason, or the verdict's reason
+    solve_rate: float | None = None
+    reward: float = 0.0
+    advantage: float = 0.0
+    entropy: float = 0.0
+
+
+@dataclass
+class Run:
+    """Everything a step needs. What changes is in `policy`, `optimizer`, `buffers` and `step`: that is what a checkpoint holds."""
+    cfg: Config
+    folder: Path
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    executor: Executor
+    style: Style
+    buffers: Buffers
+    step: int = 0
+
+    def rng(self, what: str) -> random.Random:
+        """A fresh generator for every purpose and step, so that there is no generator state to save or to disturb."""
+        return random.Random(f"{self.cfg.seed} {self.step} {what}")
+
+
+def train_step(run: Run) -> tuple[list[Row], dict]:
+    cfg, clock, types = run.cfg, Clock(), [TYPES[name] for name in run.cfg.types]
+
+    with clock("propose"):
+        proposals = [row for type in types for row in propose(run, type)]
+        sample_all(run, proposals, "propose")
+
+    with clock("gate"):
+        gate_all(run, proposals)
+        heldout = [row for row in proposals if row.task and tasks.is_heldout(row.task.key, cfg.heldout_fraction)]
+        proposals = [row for row in proposals if row not in heldout]
+        valid = [row for row in proposals if row.task]
+        for row in valid + heldout:
+            run.buffers.add(row.task, heldout=row in heldout)
+
+    with clock("probe"):
+        probes = [ask(run, row.task, "probe") for row in valid for _ in range(cfg.n_probes)]
+        sample_all(run, probes, "probe")
+        verify_all(run, probes)
+        for i, row in enumerate(valid):  # what the executor could not judge counts as unsolved
+            mine = probes[i * cfg.n_probes:(i + 1) * cfg.n_probes]
+            row.solve_rate = sum(probe.verdict == "correct" for probe in mine) / cfg.n_probes
+        for row in proposals:
+            row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate, cfg.extreme_reward,
+                                                cfg.invalid_reward)
+
+    with clock("solve"):
+        if cfg.solve_from == "probes":
+            solves = probes
+        else:
+            newest = run.step - (cfg.solve_tasks == "previous")
+            solves = [ask(run, task, "solve") for type in types
+                      for task in run.buffers.draw_tasks(type, cfg.batch_size, newest, run.rng(f"tasks {type.name}"))]
+            sample_all(run, solves, "solve")
+            verify_all(run, solves)
+        for row in solves:
+            row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
+
+    with clock("update"):
+        rows = (proposals if cfg.train_propose else []) + solves
+        groups = [(row.type, row.role) for row in rows]
+        lengths = [len(row.sample.ids) for row in rows]
+        siblings = [id(row.task) if row.role == "solve" else None for row in rows]
+        adv_R = rewards.advantages(cfg.advantage, [row.reward for row in rows], groups, siblings, lengths, cfg.whitening)
+        for row, advantage in zip(rows, adv_R.tolist()):
+            row.advantage = advantage
+        update_metrics = update(run, rows)
+
+    everything = proposals + heldout + probes + (solves if solves is not probes else [])
+    return everything, step_metrics(run, proposals, heldout, probes, rows, everything, clock) | update_metrics
+
+
+def propose(run: Run, type: TaskType, salt: str = "") -> list[Row]:
+    """B prompts to propose a task of the type, each with up to K references of its own (paper section 3.3.1)."""
+    rng, rows = run.rng(f"references {type.name} {salt}"), []
+    for _ in range(run.cfg.batch_size):
+        references = run.buffers.draw_references(type, run.cfg.references, rng)
+        prompt = tasks.propose_prompt(run.style, type, references)
+        while len(ids := to_ids(run, prompt)) > run.cfg.max_prompt_tokens and len(references) > 1:
+            references = references[:-1]  # long references: show fewer
+            prompt = tasks.propose_prompt(run.style, type, references)
+        if len(ids) > run.cfg.max_prompt_tokens:
+            raise UserError(f"a proposal prompt has {len(ids)} tokens, over --max_prompt_tokens"
+                            f" {run.cfg.max_prompt_tokens}; allow more")
+        rows.append(Row("propose", "propose", type.name, prompt, ids, None, "", None, references[0] if references else None))
+    return rows
+
+
+def ask(run: Run, task: Task, kind: str) -> Row:
+    prompt = tasks.solve_prompt(run.style, task)
+    return Row("solve", kind, task.type, prompt, to_ids(run, prompt), None, "", task, None)
+
+
+def to_ids(run: Run, prompt: str) -> list[int]:
+    return encode(run.policy, prompt, chat=run.style.name == "chat")
+
+
+def sample_all(run: Run, rows: list[Row], what: str) -> None:
+    """One response for each row. Equal prompts (the n probes of a task) share one prefill."""
+    by_prompt: dict[tuple, list[Row]] = {}
+    for row in rows:
+        by_prompt.setdefault(tuple(row.prompt_ids), []).append(row)
+    counts = Counter(map(len, by_prompt.values()))
+    for n in sorted(counts):
+        groups = [group for group in by_prompt.values() if len(group) == n]
+        with tqdm(desc=f"{what} {n * len(groups)}", unit="tok", leave=False, position=1, disable=None) as bar:
+            samples = generate(run.policy, [group[0].prompt_ids for group in groups], n, run.cfg.max_new_tokens,
+                               run.cfg.temperature, seed=run.rng(f"{what} {n}").getrandbits(63), slots=run.cfg.slots,
+                               kv_gb=run.cfg.kv_gb, progress=lambda made: bar.update(made - bar.n))
+        for group, responses in zip(groups, samples):
+            for row, sample in zip(group, responses):
+                row.sample, row.text = sample, decode(run.policy, sample.ids)
+
+
+def gate_all(run: Run, rows: list[Row], strict_format: bool = True) -> None:
+    gated = tasks.gate([(TYPES[row.type], row.text, row.reference) for row in rows], run.executor, run.step,
+                       run.cfg.n_inputs, strict_format)
+    for row, result in zip(rows, gated):
+        row.well_formed = tasks.well_formed(row.text)
+        if result.task and len(to_ids(run, tasks.solve_prompt(run.style, result.task))) > run.cfg.max_prompt_tokens:
+            result = Gated(None, "prompt too long")
+        row.task, row.verdict = result.task, result.reason
+
+
+def verify_all(run: Run, rows: list[Row]) -> None:
+    verdicts: list[Verdict] = tasks.verify([(row.task, row.text) for row in rows], run.executor)
+    for row, verdict in zip(rows, verdicts):
+        row.well_formed, row.verdict = verdict.well_formed, verdict.reason
+
+
+def update(run: Run, rows: list[Row]) -> dict:
+    """epochs x minibatches optimizer steps on the rows, and what they showed. Sampler against trainer is measured before the
+    first of them: later ones train a policy that has moved on."""
+    cfg, order, parameters = run.cfg, list(range(len(rows))), run.policy.trained()
+    rng, norms, skipped, clipped, tokens, log_ratios = run.rng("minibatches"), [], 0, 0, 0, []
+    for _ in range(cfg.epochs):
+        rng.shuffle(order)
+        for start in range(cfg.minibatches):
+            part = [rows[i] for i in order[start::cfg.minibatches]]
+            weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in part],
+                                              [len(row.sample.ids) for row in part], cfg.solve_weight)
+            for micro in micro_batches(part, cfg.micro_tokens):
+                loss, log_ratio_N, clipped_N = micro_loss(run, [part[i] for i in micro], weights_R[micro])
+                loss.backward()
+                clipped, tokens = clipped + int(clipped_N.sum()), tokens + len(clipped_N)
+                if not norms:
+                    log_ratios.append(log_ratio_N)
+            norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip)))
+            if math.isfinite(norms[-1]):
+                run.optimizer.step()
+            else:  # one broken batch must not end a run of days
+                skipped += 1
+            run.optimizer.zero_grad()
+    log_ratio_N = torch.cat(log_ratios)
+    return {"kl_sampler_trainer": float((log_ratio_N.exp() - log_ratio_N - 1).mean()),
+            "ratio_mean": float(log_ratio_N.exp().mean()), "ratio_max": float(log_ratio_N.exp().max()),
+            "clip_frac": clipped / tokens, "grad_norm": sum(norms) / len(norms), "skipped_updates": skipped}
+
+
+def micro_batches(rows: list[Row], budget: int) -> list[list[int]]:
+    """Row indices in batches of like length, of at most `budget` padded tokens each; the longest first, so that a lack of
+    memory shows at once."""
+    length = [len(row.prompt_ids) + len(row.sample.ids) for row in rows]
+    batches, order = [], sorted(range(len(rows)), key=lambda i: -length[i])
+    while order:
+        count = max(1, budget // length[order[0]])
+        batches.append(order[:count])
+        order = order[count:]
+    return batches
+
+
+def micro_loss(run: Run, rows: list[Row], weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(loss, log of trainer's over sampler's probability [N], clipped [N]) of some rows; notes each row's entropy."""
+    cfg, policy = run.cfg, run.policy
+    texts = [(row.prompt_ids, row.sample.ids) for row in rows]
+    lengths = torch.tensor([len(row.sample.ids) for row in rows])
+    logp_N, entropy_N = logprobs(policy, texts, cfg.temperature)
+    old_N = torch.tensor([logp for row in rows for logp in row.sample.logps], device=policy.device)
+    adv_N = torch.tensor([row.advantage for row in rows]).repeat_interleave(lengths).to(policy.device)
+    weight_N = weight_R.repeat_interleave(lengths).to(policy.device)
+    loss, clipped_N = rewards.policy_loss(logp_N, old_N, adv_N, weight_N, cfg.clip_low, cfg.clip_high)
+    if cfg.kl_coef:
+        with torch.no_grad(), adapter_off(policy):
+            reference_N, _ = logprobs(policy, texts, cfg.temperature)
+        loss = loss + cfg.kl_coef * (weight_N * rewards.kl_k3(logp_N, reference_N)).sum()
+    if cfg.entropy_coef:
+        loss = loss - cfg.entropy_coef * (weight_N * entropy_N).sum()
+    for row, entropy in zip(rows, entropy_N.detach().split(lengths.tolist())):
+        row.entropy = entropy.mean().item()
+    return loss, (logp_N - old_N).detach(), clipped_N
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Seeding: from the identity program alone, no learning (paper section 3.3.1 and figure 5)
+
+def seed_buffers(run: Run, log: "Log") -> None:
+    """Fills the buffers to B x S tasks each. Deduction and abduction share their seeds; induction asks for inputs to them.
+    As in the official code, seeding reads the blocks wherever they stand and does not ask for the think/answer format."""
+    cfg = run.cfg
+    target, seen = cfg.batch_size * cfg.seed_factor, set()
+    both, induction = [tasks.DEDUCTION, tasks.ABDUCTION], tasks.INDUCTION
+    if cfg.seed_tasks:
+        for task in read_tasks(cfg.seed_tasks):
+            run.buffers.add(task, heldout=tasks.is_heldout(task.key, cfg.heldout_fraction))
+    for type in [*both, induction]:
+        if not run.buffers.train[type.name]:
+            run.buffers.add(tasks.identity_task(type, cfg.n_inputs))
+    for kinds in (both, [induction] if induction.name in cfg.types else []):
+        if cfg.seed_tasks and all(len(run.buffers.train[type.name]) > 1 for type in kinds):
+            continue
+        for attempt in range(8 * cfg.seed_factor):  # a model that gives one valid task in eight still gets there
+            have = len(run.buffers.train[kinds[0].name]) if kinds else target
+            if have >= target:
+                break
+            say(f"seeding {' and '.join(type.name for type in kinds)}: {have} of {target} tasks")
+            rows = propose(run, kinds[attempt % len(kinds)], salt=f"seed {attempt}")
+            sample_all(run, rows, f"seed {kinds[0].name} {attempt}")
+            gate_all(run, rows, strict_format=False)
+            log.samples(rows, run.step)
+            for task in (row.task for row in rows if row.task):
+                identity = (task.key, task.inputs) if task.key else None
+                if repr(identity) in seen or len(run.buffers.train[kinds[0].name]) >= target:
+                    continue
+                seen.add(repr(identity))
+                heldout = tasks.is_heldout(task.key, cfg.heldout_fraction)
+                for type in kinds:
+                    run.buffers.add(replace(task, type=type.name), heldout)
+    sizes = ", ".join(f"{len(tasks_)} {name}" for name, tasks_ in run.buffers.train.items())
+    say(f"seeded: {sizes} tasks" + ("" if min(map(len, run.buffers.train.values())) >= target else
+                                    f" (wanted {target}; the model gave few valid ones, training goes on with these)"))
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Metrics and logs
+
+class Clock:
+    """Seconds by phase."""
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str):
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def mean(values) -> float | None:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def step_metrics(run: Run, proposals: list[Row], heldout: list[Row], probes: list[Row], trained: list[Row],
+                 everything: list[Row], clock: Clock) -> dict:
+    """One flat line of numbers; keys end in /type or /role/type. None means there was nothing to measure."""
+    cfg, m = run.cfg, {"step": run.step}
+    for type in cfg.types:
+        mine = [row for row in proposals + heldout if row.type == type]
+        valid = [row for row in proposals if row.type == type and row.task]
+        m[f"valid/{type}"] = mean(row.task is not None for row in mine)
+        for reason, count in Counter(row.verdict for row in mine).items():
+            m[f"gate/{type}/{reason}"] = count
+        m[f"distinct/{type}"] = len({row.task.key for row in valid}) / len(valid) if valid else None
+        m[f"learnability/{type}"] = mean(rewards.learnability(row.solve_rate) for row in valid)
+        solved = Counter(round(row.solve_rate * cfg.n_probes) for row in valid)
+        m[f"solved_of_{cfg.n_probes}/{type}"] = [solved[k] for k in range(cfg.n_probes + 1)]
+        m[f"depth/{type}"] = mean(row.task.depth for row in valid)
+        m[f"buffer/{type}"], m[f"heldout/{type}"] = len(run.buffers.train[type]), len(run.buffers.heldout[type])
+        m[f"solve_rate/{type}"] = mean(row.verdict == "correct" for row in everything
+                                       if row.type == type and row.role == "solve")
+        for role in ("propose", "solve"):
+            group = [row for row in trained if (row.type, row.role) == (type, role)]
+            m[f"reward/{role}/{type}"] = mean(row.reward for row in group)
+            m[f"zero_advantage/{role}/{type}"] = mean(abs(row.advantage) < 1e-6 for row in group)
+            m[f"entropy/{role}/{type}"] = mean(row.entropy for row in group)
+            sampled = [row for row in everything if (row.type, row.role) == (type, role)]
+            m[f"length/{role}/{type}"] = mean(len(row.sample.ids) for row in sampled)
+            m[f"cut_off/{role}/{type}"] = mean(row.sample.finish == "length" for row in sampled)
+            m[f"bad_format/{role}/{type}"] = mean(not row.well_formed for row in sampled)
+    generated = sum(len(row.sample.ids) for row in everything)
+    m["infra_failures"] = sum(row.verdict == "infra" for row in everything)
+    m["tokens_generated"] = generated
+    m["tokens_per_second"] = generated / sum(clock.seconds[phase] for phase in ("propose", "probe", "solve"))
+    m |= {f"seconds/{phase}": seconds for phase, seconds in clock.seconds.items()}
+    m["peak_memory_gb"] = (torch.cuda.max_memory_allocated() / 2**30 if run.policy.device.type == "cuda" else
+                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    return m
+
+
+def step_line(m: dict, cfg: Config) -> str:
+    def by_type(key: str) -> str:
+        return "/".join("-" if m[f"{key}/{t}"] is None else f"{m[f'{key}/{t}']:.2f}" for t in cfg.types)
+    learn = mean(m[f"learnability/{t}"] for t in cfg.types if m[f"learnability/{t}"] is not None)
+    length = mean(m[f"length/{r}/{t}"] for r in ("propose", "solve") for t in cfg.types if m[f"length/{r}/{t}"] is not None)
+    seconds = " ".join(f"{phase} {m[f'seconds/{phase}']:.1f}" for phase in ("propose", "gate", "probe", "solve", "update"))
+    return (f"step {m['step']:4d} | solve reward {by_type('reward/solve')} | valid {by_type('valid')} | learnability"
+            f" {learn or 0:.2f} | length {length or 0:.0f} | {m['tokens_per_second']:,.0f} tok/s | seconds {seconds}")
+
+
+class Log:
+    """metrics.jsonl and samples.jsonl. Lines reach the disk before the checkpoint that counts them, and lines that no
+    checkpoint counts are cut off on resume: a step is in the files once or not at all."""
+    FILES = ("metrics.jsonl", "samples.jsonl")
+
+    def __init__(self, folder: Path, keep_samples: int, sizes: list[int]):
+        self.keep_samples = keep_samples
+        self.files = [open(folder / name, "a", encoding="utf-8") for name in self.FILES]
+        for file, size in zip(self.files, sizes):
+            file.truncate(size)
+            file.seek(size)
+
+    def metrics(self, metrics: dict) -> None:
+        self.files[0].write(json.dumps(metrics) + "\n")
+
+    def samples(self, rows: list[Row], step: int) -> None:
+        counts = Counter()
+        for row in rows:
+            counts[row.type, row.kind] += 1
+            if 0 <= self.keep_samples < counts[row.type, row.kind]:
+                continue
+            record = {"step": step, "role": row.role, "kind": row.kind, "type": row.type, "reward": row.reward,
+                      "well_formed": row.well_formed, "verdict": row.verdict, "solve_rate": row.solve_rate,
+                      "advantage": row.advantage, "finish": row.sample.finish, "tokens": len(row.sample.ids),
+                      "prompt": row.prompt, "text": row.text}
+            if row.kind == "propose" and row.task:
+                record["task"] = tasks.task_to_json(row.task)
+            self.files[1].write(json.dumps(record) + "\n")
+
+    def sync(self) -> list[int]:
+        """Forces both files to the disk and returns their sizes."""
+        for file in self.files:
+            file.flush()
+            os.fsync(file.fileno())
+        return [file.tell() for file in self.files]
+
+
+def say(line: str) -> None:
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Checkpoints. A folder is complete or absent: written beside, forced to disk, then renamed; the previous one is kept.
+
+def save_checkpoint(run: Run, sizes: list[int]) -> None:
+    new, current, old = (run.folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    save_policy(run.policy, new / "policy")
+    torch.save(run.optimizer.state_dict(), new / "optimizer.pt")
+    # No generator states: every draw comes from (seed, step, purpose), see Run.rng.
+    state = {"step": run.step, "sizes": sizes, "buffers": run.buffers.to_json()}
+    (new / "state.json").write_text(json.dumps(state))
+    (new / "checksums.json").write_text(json.dumps(checksums(new)))
+    for path in [*new.rglob("*"), new]:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+    if current.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        current.rename(old)
+    new.rename(current)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "checksums.json"}
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint, verified; None if the run was stopped before its first. Raises UserError if damaged."""
+    found = next((folder / name for name in ("checkpoint", "checkpoint.old") if (folder / name).exists()), None)
+    if found is None:
+        return None
+    try:
+        wanted, actual = json.loads((found / "checksums.json").read_text()), checksums(found)
+        bad = sorted(name for name in wanted if actual.get(name) != wanted[name])
+    except (OSError, ValueError):
+        bad = ["checksums.json"]
+    if bad:
+        older = folder / "checkpoint.old"
+        way_on = (f"remove {found} to go on from the one before, {older.name}"
+                  if found.name == "checkpoint" and older.exists() else "there is no older one; start a new run")
+        raise UserError(f"{found} is damaged ({', '.join(bad)}); {way_on}")
+    return found
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Starting up
+
+def parse(argv: list[str]) -> tuple[Config, str]:
+    """The configuration and the first line to print. Flags win over the resumed run's configuration or the preset."""
+    given = {word[2:].split("=")[0] for word in argv if word.startswith("--")}
+    parser = HfArgumentParser(Config, allow_abbrev=False, prog="train.py", usage="python train.py [--flag value ...]",
+                              description=__doc__.split("\n\n")[0])
+
+    def complain(message: str):
+        raise UserError(f"{message}; python train.py --help lists all flags")
+    parser.error = complain
+    first, _ = parser.parse_known_args(argv)
+    if first.resume:
+        return resumed_config(parser, argv, given, Path(first.resume)), f"resuming {first.resume}"
+    preset, line = pick_preset(first)
+    parser.set_defaults(**PRESETS[preset])
+    cfg = Config(**vars(parser.parse_args(argv)))
+    cfg.preset = preset
+    cfg.device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    cfg.name = cfg.name or f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check(cfg)
+    return cfg, line
+
+
+def pick_preset(first) -> tuple[str, str]:
+    if first.preset:
+        if first.preset not in PRESETS:
+            raise UserError(f"--preset {first.preset}: no such preset; choose from {', '.join(PRESETS)}")
+        return first.preset, f"preset {first.preset}, as asked"
+    on_gpu = torch.cuda.is_available() and first.device != "cpu"
+    if not on_gpu:
+        preset = "0.5b" if first.model else "nano"
+        other = "python train.py --preset 0.5b" if preset == "nano" else "python train.py --preset nano"
+        return preset, f"preset {preset} (no CUDA device in use); for the other choice: {other}"
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    preset, other = ("3b", "1.5b") if memory >= 20 else ("1.5b", "nano")
+    return preset, f"preset {preset} ({memory:.0f} GB of CUDA memory); for another choice: python train.py --preset {other}"
+
+
+def resumed_config(parser, argv: list[str], given: set[str], folder: Path) -> Config:
+    try:
+        saved = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"--resume {folder}: no readable config.json there, so this is not a run folder") from error
+    fixed = sorted(given - RUNNING_FLAGS)
+    if fixed:
+        raise UserError(f"--{fixed[0]} cannot change on --resume, it would be another run; drop it or start a new run")
+    unknown = set(saved) - {f.name for f in fields(Config)}
+    if unknown:
+        raise UserError(f"--resume {folder}: its config.json has {', '.join(sorted(unknown))}, unknown to this version")
+    parser.set_defaults(**saved)
+    cfg = Config(**vars(parser.parse_args(argv)))
+    check(cfg)
+    return cfg
+
+
+def check(cfg: Config) -> None:
+    """Combinations that cannot work, each with what to do."""
+    for name in ("steps", "batch_size", "n_probes", "seed_factor", "max_new_tokens", "max_prompt_tokens", "slots", "epochs",
+                 "minibatches", "micro_tokens", "workers", "save_every", "buffer_size", "memory_mb"):
+        if getattr(cfg, name) < 1:
+            raise UserError(f"--{name} {getattr(cfg, name)}: must be at least 1")
+    wrong = [type for type in cfg.types if type not in TYPES]
+    rules = [
+        (wrong or not cfg.types, f"--types {' '.join(wrong)}: choose one or more of {' '.join(TYPES)}"),
+        (len(set(cfg.types)) < len(cfg.types), "--types: each type once"),
+        (cfg.temperature <= 0, f"--temperature {cfg.temperature}: must be above 0, training samples"),
+        (cfg.lr <= 0, f"--lr {cfg.lr}: must be above 0"),
+        (cfg.references < 0, f"--references {cfg.references}: must be 0 or more"),
+        (cfg.n_inputs < 2 or cfg.n_inputs % 2, f"--n_inputs {cfg.n_inputs}: must be even, half of them are hidden"),
+        (not 0 <= cfg.heldout_fraction < 1, f"--heldout_fraction {cfg.heldout_fraction}: must be in [0, 1)"),
+        (cfg.cpu_seconds <= 0, f"--cpu_seconds {cfg.cpu_seconds}: must be above 0"),
+        (cfg.kv_gb <= 0, f"--kv_gb {cfg.kv_gb}: must be above 0"),
+        (cfg.lora_rank < 0, f"--lora_rank {cfg.lora_rank}: must be 0 (train all weights) or more"),
+        (cfg.lora_rank == 0 and cfg.kl_coef, "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
+        (cfg.lora_rank == 0 and cfg.load_in_4bit, "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
+        (cfg.advantage == "grpo" and cfg.solve_from != "probes",
+         "--advantage grpo compares a task's probes with each other; add --solve_from probes"),
+        (cfg.advantage == "grpo" and cfg.n_probes < 2, "--advantage grpo needs --n_probes 2 or more"),
+        (cfg.device.startswith("cuda") and not torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
+    ]
+    for broken, message in rules:
+        if broken:
+            raise UserError(message)
+    for name in ("seed_tasks", "heldout_tasks"):
+        if getattr(cfg, name) and not Path(getattr(cfg, name)).is_file():
+            raise UserError(f"--{name} {getattr(cfg, name)}: no such file")
+
+
+def open_folder(cfg: Config) -> tuple[Path, object]:
+    """The run's folder and the lock on it, which lives as long as this process."""
+    folder = Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name
+    if not cfg.resume:
+        if folder.exists():
+            raise UserError(f"{folder} exists already; go on with --resume {folder}, or choose another --name")
+        folder.mkdir(parents=True)
+    lock = open(folder / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"{folder} is in use by another process; wait for it or stop it") from error
+    if not cfg.resume:
+        (folder / "config.json").write_text(json.dumps(asdict(cfg), indent=2) + "\n")
+    return folder, lock
+
+
+def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
+    options = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    if cfg.optim == "adamw":
+        return torch.optim.AdamW(policy.trained(), **options)
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise UserError("--optim adamw8bit needs the bitsandbytes package: pip install bitsandbytes") from error
+    return bitsandbytes.optim.AdamW8bit(policy.trained(), **options)
+
+
+def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Run, Log]:
+    """The run as its checkpoint holds it, or a seeded one at step 0."""
+    checkpoint = find_checkpoint(folder)
+    policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
+                         checkpoint / "policy" if checkpoint else None, cfg.seed)
+    policy.checkpoint_layers = cfg.checkpoint_layers
+    if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
+        raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed the"
+                        f" model's {policy.max_length} positions; lower one")
+    style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
+    run = Run(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
+    if checkpoint:
+        state = json.loads((checkpoint / "state.json").read_text())
+        run.step, run.buffers = state["step"], Buffers.from_json(state["buffers"])
+        run.optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=policy.device, weights_only=True))
+        return run, Log(folder, cfg.keep_samples, state["sizes"])
+    log = Log(folder, cfg.keep_samples, [0, 0])
+    seed_buffers(run, log)
+    save_checkpoint(run, log.sync())
+    return run, log
+
+
+def evaluate(run: Run, heldout: list[Task]) -> "evaluation.Scores":
+    return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, run.cfg.slots)
+
+
+def starting_policy(run: Run):
+    """The model before training: the adapter switched off, or the weights loaded once more where all are trained."""
+    if run.policy.has_adapter:
+        return adapter_off(run.policy)
+    return contextmanager(lambda: (yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0)))()
+
+
+def read_tasks(path: str) -> list[Task]:
+    try:
+        return tasks.load_tasks(path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def main(argv: list[str]) -> None:
+    cfg, first_line = parse(argv)
+    say(first_line)
+    folder, lock = open_folder(cfg)
+    say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")
+    with lock, Executor(workers=cfg.workers, cpu_seconds=cfg.cpu_seconds, memory_mb=cfg.memory_mb) as executor:
+        run, log = start(cfg, folder, executor)
+        frozen = read_tasks(cfg.heldout_tasks)[:cfg.eval_limit] if cfg.heldout_tasks else []
+        for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
+            run.step = step + 1
+            rows, metrics = train_step(run)
+            if cfg.eval_every and run.step % cfg.eval_every == 0 and frozen:
+                metrics["heldout"] = evaluate(run, frozen).rates()
+            log.metrics(metrics)
+            log.samples(rows, run.step)
+            sizes = log.sync()
+            if run.step % cfg.save_every == 0 or run.step == cfg.steps:
+                save_checkpoint(run, sizes)
+            say(step_line(metrics, cfg))
+        heldout = frozen + evaluation.own_heldout(
+            run.policy, executor, run.style, run.buffers, cfg.eval_limit, cfg.max_new_tokens, cfg.slots, cfg.seed)
+        say(f"evaluating on {len(heldout)} held-out tasks, before and after")
+        after = evaluate(run, heldout)
+        with starting_policy(run) as policy:
+            before = evaluate(replace(run, policy=policy), heldout)
+        table = evaluation.table(before, after)
+        (folder / "heldout.md").write_text(table)
+        say(table)
+
+
+def run_main(argv: list[str]) -> int:
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        main(argv)
+    except (UserError, ModelError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); the last checkpoint is"
+              " whole: free the cause and go on with --resume", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train.py: stopped; the last checkpoint is whole, go on with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_main(sys.argv[1:]))
