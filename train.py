@@ -509,22 +509,26 @@ def say(line: str) -> None:
 
 def save_checkpoint(run: Run, sizes: list[int]) -> None:
     new, current, old = (run.folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    save_policy(run.policy, new / "policy")
-    torch.save(run.optimizer.state_dict(), new / "optimizer.pt")
-    # No generator states: every draw comes from (seed, step, purpose), see Run.rng.
-    state = {"step": run.step, "sizes": sizes, "buffers": run.buffers.to_json()}
-    (new / "state.json").write_text(json.dumps(state))
-    (new / "checksums.json").write_text(json.dumps(checksums(new)))
-    for path in [*new.rglob("*"), new]:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    if current.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        current.rename(old)
-    new.rename(current)
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        save_policy(run.policy, new / "policy")
+        torch.save(run.optimizer.state_dict(), new / "optimizer.pt")
+        # No generator states: every draw comes from (seed, step, purpose), see Run.rng.
+        state = {"step": run.step, "sizes": sizes, "buffers": run.buffers.to_json()}
+        (new / "state.json").write_text(json.dumps(state))
+        (new / "checksums.json").write_text(json.dumps(checksums(new)))
+        for path in [*new.rglob("*"), new]:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        if current.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            current.rename(old)
+        new.rename(current)
+    except Exception as error:  # torch and safetensors report a full disk in classes of their own
+        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); the checkpoint before it is whole: make room,"
+                        f" then go on with --resume {run.folder}") from error
 
 
 def checksums(folder: Path) -> dict[str, str]:
