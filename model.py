@@ -147,6 +147,8 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
         torch.manual_seed(seed)
         model = peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none",
                                                           target_modules="all-linear", task_type="CAUSAL_LM"))
+    config = model.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from save to save
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -292,9 +294,11 @@ class Sample:
 
 
 @torch.inference_mode()
-def generate(policy: Policy, prompts: list[list[int]], n: int = 1, max_new_tokens: int = 256, temperature: float = 1.0,
-             seed: int = 0, slots: int = 64, kv_gb: float = 4.0, progress=None) -> list[list[Sample]]:
-    """n responses to each prompt: result[i][j] is the j-th sample of prompts[i]. The seed fixes all draws.
+def generate(policy: Policy, prompts: list[list[int]], n: int | list[int] = 1, max_new_tokens: int = 256,
+             temperature: float = 1.0, seed: int = 0, slots: int = 64, kv_gb: float = 4.0,
+             progress=None) -> list[list[Sample]]:
+    """n responses to each prompt (or n[i] to prompts[i]): result[i][j] is the j-th sample of prompts[i]. The seed fixes
+    all draws.
 
     A queue feeds `slots` rows (fewer where their keys and values would not fit into kv_gb). Each prompt is prefilled once and
     its keys and values are copied to its n rows. Rows have their own positions, so nothing is padded in decoding; a
@@ -307,9 +311,10 @@ def generate(policy: Policy, prompts: list[list[int]], n: int = 1, max_new_token
     if min(map(len, prompts)) == 0 or longest > policy.max_length:
         raise ValueError(f"prompts must have 1 to {policy.max_length - max_new_tokens} tokens here, not"
                          f" {longest - max_new_tokens}")
-    samples = [[Sample([], [], "length") for _ in range(n)] for _ in prompts]
+    counts = [n] * len(prompts) if isinstance(n, int) else n
+    samples = [[Sample([], [], "length") for _ in range(count)] for count in counts]
     # Longest prompts first: prompts prefilled together are of like length, and the most expensive ones do not come last.
-    queue = sorted(((i, j) for i in range(len(prompts)) for j in range(n)), key=lambda ij: -len(prompts[ij[0]]))
+    queue = sorted(((i, j) for i, count in enumerate(counts) for j in range(count)), key=lambda ij: -len(prompts[ij[0]]))
     queue.reverse()  # pop() takes the next
     cache = new_cache(policy, min(slots, len(queue)), longest, kv_gb)
     slots = cache.k_LBKTC.shape[1]

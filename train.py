@@ -167,7 +167,7 @@ class Row:
 
 
 @dataclass
-class Run:
+class Training:
     """Everything a step needs. What changes is in `policy`, `optimizer`, `buffers` and `step`: that is what a checkpoint holds."""
     cfg: Config
     folder: Path
@@ -183,7 +183,7 @@ class Run:
         return random.Random(f"{self.cfg.seed} {self.step} {what}")
 
 
-def train_step(run: Run) -> tuple[list[Row], dict]:
+def train_step(run: Training) -> tuple[list[Row], dict]:
     cfg, clock, types = run.cfg, Clock(), [TYPES[name] for name in run.cfg.types]
 
     with clock("propose"):
@@ -235,7 +235,7 @@ def train_step(run: Run) -> tuple[list[Row], dict]:
     return everything, step_metrics(run, proposals, heldout, probes, rows, everything, clock) | update_metrics
 
 
-def propose(run: Run, type: TaskType, salt: str = "") -> list[Row]:
+def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
     """B prompts to propose a task of the type, each with up to K references of its own (paper section 3.3.1)."""
     rng, rows = run.rng(f"references {type.name} {salt}"), []
     for _ in range(run.cfg.batch_size):
@@ -251,33 +251,30 @@ def propose(run: Run, type: TaskType, salt: str = "") -> list[Row]:
     return rows
 
 
-def ask(run: Run, task: Task, kind: str) -> Row:
+def ask(run: Training, task: Task, kind: str) -> Row:
     prompt = tasks.solve_prompt(run.style, task)
     return Row("solve", kind, task.type, prompt, to_ids(run, prompt), None, "", task, None)
 
 
-def to_ids(run: Run, prompt: str) -> list[int]:
+def to_ids(run: Training, prompt: str) -> list[int]:
     return encode(run.policy, prompt, chat=run.style.name == "chat")
 
 
-def sample_all(run: Run, rows: list[Row], what: str) -> None:
+def sample_all(run: Training, rows: list[Row], what: str) -> None:
     """One response for each row. Equal prompts (the n probes of a task) share one prefill."""
     by_prompt: dict[tuple, list[Row]] = {}
     for row in rows:
         by_prompt.setdefault(tuple(row.prompt_ids), []).append(row)
-    counts = Counter(map(len, by_prompt.values()))
-    for n in sorted(counts):
-        groups = [group for group in by_prompt.values() if len(group) == n]
-        with tqdm(desc=f"{what} {n * len(groups)}", unit="tok", leave=False, position=1, disable=None) as bar:
-            samples = generate(run.policy, [group[0].prompt_ids for group in groups], n, run.cfg.max_new_tokens,
-                               run.cfg.temperature, seed=run.rng(f"{what} {n}").getrandbits(63), slots=run.cfg.slots,
-                               kv_gb=run.cfg.kv_gb, progress=lambda made: bar.update(made - bar.n))
-        for group, responses in zip(groups, samples):
-            for row, sample in zip(group, responses):
-                row.sample, row.text = sample, decode(run.policy, sample.ids)
+    with tqdm(desc=f"{what} {len(rows)}", unit="tok", leave=False, position=1, disable=None) as bar:
+        samples = generate(run.policy, list(map(list, by_prompt)), list(map(len, by_prompt.values())),
+                           run.cfg.max_new_tokens, run.cfg.temperature, seed=run.rng(what).getrandbits(63),
+                           slots=run.cfg.slots, kv_gb=run.cfg.kv_gb, progress=lambda made: bar.update(made - bar.n))
+    for siblings, responses in zip(by_prompt.values(), samples):
+        for row, sample in zip(siblings, responses):
+            row.sample, row.text = sample, decode(run.policy, sample.ids)
 
 
-def gate_all(run: Run, rows: list[Row], strict_format: bool = True) -> None:
+def gate_all(run: Training, rows: list[Row], strict_format: bool = True) -> None:
     gated = tasks.gate([(TYPES[row.type], row.text, row.reference) for row in rows], run.executor, run.step,
                        run.cfg.n_inputs, strict_format)
     for row, result in zip(rows, gated):
@@ -287,20 +284,22 @@ def gate_all(run: Run, rows: list[Row], strict_format: bool = True) -> None:
         row.task, row.verdict = result.task, result.reason
 
 
-def verify_all(run: Run, rows: list[Row]) -> None:
+def verify_all(run: Training, rows: list[Row]) -> None:
     verdicts: list[Verdict] = tasks.verify([(row.task, row.text) for row in rows], run.executor)
     for row, verdict in zip(rows, verdicts):
         row.well_formed, row.verdict = verdict.well_formed, verdict.reason
 
 
-def update(run: Run, rows: list[Row]) -> dict:
+def update(run: Training, rows: list[Row]) -> dict:
     """epochs x minibatches optimizer steps on the rows, and what they showed. Sampler against trainer is measured before the
     first of them: later ones train a policy that has moved on."""
     cfg, order, parameters = run.cfg, list(range(len(rows))), run.policy.trained()
     rng, norms, skipped, clipped, tokens, log_ratios = run.rng("minibatches"), [], 0, 0, 0, []
+    if not rows:  # solver-only training on the probes of a step without a valid task
+        return {"skipped_updates": 1}
     for _ in range(cfg.epochs):
         rng.shuffle(order)
-        for start in range(cfg.minibatches):
+        for start in range(min(cfg.minibatches, len(rows))):
             part = [rows[i] for i in order[start::cfg.minibatches]]
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in part],
                                               [len(row.sample.ids) for row in part], cfg.solve_weight)
@@ -334,7 +333,7 @@ def micro_batches(rows: list[Row], budget: int) -> list[list[int]]:
     return batches
 
 
-def micro_loss(run: Run, rows: list[Row], weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def micro_loss(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss, log of trainer's over sampler's probability [N], clipped [N]) of some rows; notes each row's entropy."""
     cfg, policy = run.cfg, run.policy
     texts = [(row.prompt_ids, row.sample.ids) for row in rows]
@@ -358,7 +357,7 @@ def micro_loss(run: Run, rows: list[Row], weight_R: torch.Tensor) -> tuple[torch
 # ----------------------------------------------------------------------------------------------------------------
 # Seeding: from the identity program alone, no learning (paper section 3.3.1 and figure 5)
 
-def seed_buffers(run: Run, log: "Log") -> None:
+def seed_buffers(run: Training, log: "Log") -> None:
     """Fills the buffers to B x S tasks each. Deduction and abduction share their seeds; induction asks for inputs to them.
     As in the official code, seeding reads the blocks wherever they stand and does not ask for the think/answer format."""
     cfg = run.cfg
@@ -383,10 +382,10 @@ def seed_buffers(run: Run, log: "Log") -> None:
             gate_all(run, rows, strict_format=False)
             log.samples(rows, run.step)
             for task in (row.task for row in rows if row.task):
-                identity = (task.key, task.inputs) if task.key else None
-                if repr(identity) in seen or len(run.buffers.train[kinds[0].name]) >= target:
+                mark = repr((task.key, task.inputs))
+                if mark in seen or len(run.buffers.train[kinds[0].name]) >= target:
                     continue
-                seen.add(repr(identity))
+                seen.add(mark)
                 heldout = tasks.is_heldout(task.key, cfg.heldout_fraction)
                 for type in kinds:
                     run.buffers.add(replace(task, type=type.name), heldout)
@@ -415,7 +414,7 @@ def mean(values) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def step_metrics(run: Run, proposals: list[Row], heldout: list[Row], probes: list[Row], trained: list[Row],
+def step_metrics(run: Training, proposals: list[Row], heldout: list[Row], probes: list[Row], trained: list[Row],
                  everything: list[Row], clock: Clock) -> dict:
     """One flat line of numbers; keys end in /type or /role/type. None means there was nothing to measure."""
     cfg, m = run.cfg, {"step": run.step}
@@ -507,14 +506,14 @@ def say(line: str) -> None:
 # ----------------------------------------------------------------------------------------------------------------
 # Checkpoints. A folder is complete or absent: written beside, forced to disk, then renamed; the previous one is kept.
 
-def save_checkpoint(run: Run, sizes: list[int]) -> None:
+def save_checkpoint(run: Training, sizes: list[int]) -> None:
     new, current, old = (run.folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         save_policy(run.policy, new / "policy")
         torch.save(run.optimizer.state_dict(), new / "optimizer.pt")
-        # No generator states: every draw comes from (seed, step, purpose), see Run.rng.
+        # No generator states: every draw comes from (seed, step, purpose), see Training.rng.
         state = {"step": run.step, "sizes": sizes, "buffers": run.buffers.to_json()}
         (new / "state.json").write_text(json.dumps(state))
         (new / "checksums.json").write_text(json.dumps(checksums(new)))
@@ -672,7 +671,7 @@ def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
     return bitsandbytes.optim.AdamW8bit(policy.trained(), **options)
 
 
-def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Run, Log]:
+def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
     """The run as its checkpoint holds it, or a seeded one at step 0."""
     checkpoint = find_checkpoint(folder)
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
@@ -682,7 +681,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Run, Log]:
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed the"
                         f" model's {policy.max_length} positions; lower one")
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
-    run = Run(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
+    run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     if checkpoint:
         state = json.loads((checkpoint / "state.json").read_text())
         run.step, run.buffers = state["step"], Buffers.from_json(state["buffers"])
@@ -694,11 +693,11 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Run, Log]:
     return run, log
 
 
-def evaluate(run: Run, heldout: list[Task]) -> "evaluation.Scores":
+def evaluate(run: Training, heldout: list[Task]) -> "evaluation.Scores":
     return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, run.cfg.slots)
 
 
-def starting_policy(run: Run):
+def starting_policy(run: Training):
     """The model before training: the adapter switched off, or the weights loaded once more where all are trained."""
     if run.policy.has_adapter:
         return adapter_off(run.policy)
@@ -720,6 +719,8 @@ def main(argv: list[str]) -> None:
     with lock, Executor(workers=cfg.workers, cpu_seconds=cfg.cpu_seconds, memory_mb=cfg.memory_mb) as executor:
         run, log = start(cfg, folder, executor)
         frozen = read_tasks(cfg.heldout_tasks)[:cfg.eval_limit] if cfg.heldout_tasks else []
+        if cfg.eval_every and frozen and run.step == 0:
+            log.metrics({"step": 0, "heldout": evaluate(run, frozen).rates()})
         for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
             run.step = step + 1
             rows, metrics = train_step(run)
@@ -750,6 +751,10 @@ def run_main(argv: list[str]) -> int:
     except (UserError, ModelError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
+    except torch.OutOfMemoryError as error:
+        print("train.py: out of GPU memory; lower --micro_tokens (update) or --kv_gb and --slots (generation), or add"
+              f" --checkpoint_layers True, and go on with --resume ({str(error).splitlines()[0]})", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); the last checkpoint is"
               " whole: free the cause and go on with --resume", file=sys.stderr)

@@ -1,0 +1,533 @@
+"""The training loop from outside (runs, resumes, error lines) and at its seams (what is sampled is what is trained)."""
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import rewards
+import tasks
+import train
+from model import Sample, load_policy
+from train import Config, Row, Training, check, micro_loss, parse, train_step, update
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = ["--preset", "nano", "--device", "cpu", "--batch_size", "3", "--n_probes", "3", "--seed_factor", "1",
+        "--max_new_tokens", "100", "--workers", "1", "--eval_limit", "6"]
+
+
+def run_train(folder: Path, *flags: str, limit_bytes: int | None = None, **options) -> subprocess.CompletedProcess:
+    """`python train.py` in `folder`, offline and on one thread, as a user would start it."""
+    def limit():
+        if limit_bytes:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run([sys.executable, str(ROOT / "train.py"), *flags], cwd=folder, env=env, text=True,
+                          capture_output=True, timeout=300, preexec_fn=limit, **options)
+
+
+def config(**changes) -> Config:
+    return replace(parse(TINY)[0], **changes)
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return load_policy(str(ROOT / "nano"), lora_rank=4)
+
+
+@pytest.fixture
+def run(policy, executor, tmp_path):
+    """A fresh run of nano with a few known tasks in its buffers."""
+    torch.manual_seed(0)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_A" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+        elif "lora_B" in name:
+            torch.nn.init.zeros_(parameter)
+    cfg = config(lora_rank=4, lr=1e-3)
+    buffers = tasks.Buffers(cfg.buffer_size)
+    for k in range(8):
+        program = f"def f(x):\n    x = x + {k}\n    return x"
+        for type in tasks.TYPES.values():
+            inputs = tuple((i,) for i in range(6 if type.given_program else 1))
+            buffers.add(tasks.Task(type.name, program, inputs, tuple(i[0] + k for i in inputs), "1 steps", 0,
+                                   tasks.program_key(program)))
+    return Training(cfg, tmp_path, policy, train.make_optimizer(cfg, policy), executor, tasks.Style("compact", 6), buffers, 1)
+
+
+def weights(run: Training) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in run.policy.trained()]
+
+
+def sampled_rows(run: Training, count: int = 6) -> list[Row]:
+    """Real samples of both roles, no rewards yet."""
+    rows = train.propose(run, tasks.DEDUCTION)[:count // 2]
+    rows += [train.ask(run, task, "solve") for task in run.buffers.train["deduction"][:count - len(rows)]]
+    train.sample_all(run, rows, "test")
+    return rows
+
+
+# ---- seams ------------------------------------------------------------------------------------------------------
+
+def test_sampled_tokens_are_the_trained_tokens(run, monkeypatch):
+    """Every row of the update is a response as it was sampled: same ids, same log-probs, none re-tokenised."""
+    sampled, trained = set(), []
+    original_generate, original_logprobs = train.generate, train.logprobs
+
+    def generate(policy, prompts, *rest, **options):
+        result = original_generate(policy, prompts, *rest, **options)
+        sampled.update((tuple(prompt), tuple(s.ids)) for prompt, group in zip(prompts, result) for s in group)
+        return result
+
+    def logprobs(policy, rows, temperature):
+        trained.extend((tuple(prompt), tuple(response)) for prompt, response in rows)
+        return original_logprobs(policy, rows, temperature)
+    monkeypatch.setattr(train, "generate", generate)
+    monkeypatch.setattr(train, "logprobs", logprobs)
+    rows, _ = train_step(run)
+    assert len(trained) == sum(row.kind in ("propose", "solve") for row in rows) - run_heldout(rows, run)
+    assert set(trained) <= sampled
+
+
+def run_heldout(rows: list[Row], run: Training) -> int:
+    return sum(row.kind == "propose" and row.task is not None and
+               tasks.is_heldout(row.task.key, run.cfg.heldout_fraction) for row in rows)
+
+
+def test_one_epoch_one_minibatch_is_on_policy(run):
+    _, metrics = train_step(run)
+    assert abs(metrics["ratio_mean"] - 1) < 1e-4 and abs(metrics["ratio_max"] - 1) < 1e-3
+    assert metrics["kl_sampler_trainer"] < 1e-6 and metrics["clip_frac"] == 0 and metrics["skipped_updates"] == 0
+
+
+def test_constant_reward_gives_zero_gradient(run):
+    rows = sampled_rows(run)
+    for row, advantage in zip(rows, rewards.advantages("trr++", [0.3] * 6, [(r.type, r.role) for r in rows], [None] * 6,
+                                                       [len(r.sample.ids) for r in rows]).tolist()):
+        row.advantage = advantage
+    before = weights(run)
+    metrics = update(run, rows)
+    assert metrics["grad_norm"] == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_advantage_moves_that_samples_probability_its_way(run, sign):
+    rows = sampled_rows(run)
+    rows[0].advantage = float(sign)
+    texts = [(rows[0].prompt_ids, rows[0].sample.ids)]
+    before = train.logprobs(run.policy, texts)[0].sum().item()
+    update(run, rows)
+    after = train.logprobs(run.policy, texts)[0].sum().item()
+    assert (after - before) * sign > 0
+
+
+def gradient(run: Training, rows: list[Row], micro_tokens: int) -> list[torch.Tensor]:
+    weight_R = rewards.token_weights(run.cfg.loss_mean, [(r.type, r.role) for r in rows], [len(r.sample.ids) for r in rows])
+    for micro in train.micro_batches(rows, micro_tokens):
+        micro_loss(run, [rows[i] for i in micro], weight_R[micro])[0].backward()
+    found = [parameter.grad.clone() for parameter in run.policy.trained()]
+    run.optimizer.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("loss_mean", rewards.LOSS_MEANS)
+def test_micro_batches_change_no_gradient(run, loss_mean):
+    rows = sampled_rows(run)
+    for i, row in enumerate(rows):
+        row.advantage = (-1.0) ** i * (1 + i)
+    run.cfg.loss_mean = loss_mean
+    assert len(train.micro_batches(rows, 1)) == len(rows) and len(train.micro_batches(rows, 1 << 20)) == 1
+    for one, many in zip(gradient(run, rows, 1), gradient(run, rows, 1 << 20)):
+        torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-6)
+
+
+def test_micro_batches_put_the_longest_first_and_lose_none(run):
+    rows = [Row("solve", "solve", "deduction", "", [1] * n, Sample([1] * m, [0.0] * m, "stop"), "", None, None)
+            for n, m in [(5, 5), (30, 2), (1, 1), (9, 9), (3, 20)]]
+    batches = train.micro_batches(rows, 40)
+    assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4]
+    assert batches[0][0] == 1
+    length = lambda i: len(rows[i].prompt_ids) + len(rows[i].sample.ids)
+    assert all(len(batch) * max(map(length, batch)) <= 40 for batch in batches)
+
+
+def test_a_broken_gradient_skips_the_update(run):
+    rows = sampled_rows(run)
+    rows[0].advantage = float("nan")
+    before = weights(run)
+    assert update(run, rows)["skipped_updates"] == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
+
+
+def test_several_epochs_and_minibatches_go_off_policy_and_clip(run):
+    rows = sampled_rows(run)
+    for i, row in enumerate(rows):
+        row.advantage = (-1.0) ** i
+    run.cfg.epochs, run.cfg.minibatches, run.cfg.lr = 4, 3, 0.05
+    run.optimizer = train.make_optimizer(run.cfg, run.policy)
+    assert update(run, rows)["clip_frac"] > 0
+
+
+def test_kl_to_the_starting_model_pulls_back(run):
+    """With no reward at all, the KL term alone brings a shifted policy closer to the model without its adapter."""
+    rows = sampled_rows(run)
+    with torch.no_grad():
+        for name, parameter in run.policy.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    run.cfg.kl_coef, run.cfg.lr = 1.0, 1e-3
+    run.optimizer = train.make_optimizer(run.cfg, run.policy)
+
+    def distance() -> float:
+        texts = [(row.prompt_ids, row.sample.ids) for row in rows]
+        with torch.no_grad():
+            logp, _ = train.logprobs(run.policy, texts)
+            with train.adapter_off(run.policy):
+                reference, _ = train.logprobs(run.policy, texts)
+        return float(rewards.kl_k3(logp, reference).mean())
+    before = distance()
+    for _ in range(5):
+        update(run, rows)
+    assert distance() < before
+
+
+def test_entropy_bonus_raises_entropy(run):
+    rows = sampled_rows(run)
+    run.cfg.entropy_coef, run.cfg.lr = 1.0, 1e-3
+    run.optimizer = train.make_optimizer(run.cfg, run.policy)
+    update(run, rows)
+    before = sum(row.entropy for row in rows)
+    for _ in range(3):
+        update(run, rows)
+    assert sum(row.entropy for row in rows) > before
+
+
+# ---- one step ---------------------------------------------------------------------------------------------------
+
+def test_a_step_has_the_papers_batches(run):
+    rows, metrics = train_step(run)
+    counts = Counter((row.kind, row.type) for row in rows)
+    for type in tasks.TYPES:
+        assert counts["propose", type] == counts["solve", type] == 3
+        valid = sum(row.kind == "propose" and row.type == type and row.solve_rate is not None for row in rows)
+        assert counts["probe", type] == 3 * valid
+        assert sum(metrics[f"solved_of_3/{type}"]) == valid
+    for row in rows:
+        if row.kind == "propose" and row.solve_rate is not None:
+            probes = [probe for probe in rows if probe.kind == "probe" and probe.task is row.task]
+            assert len(probes) == 3
+            assert row.solve_rate == sum(probe.verdict == "correct" for probe in probes) / 3
+            assert row.reward == (0.0 if row.solve_rate in (0, 1) else 1 - row.solve_rate)
+    assert json.loads(json.dumps(metrics)) == metrics
+
+
+def test_advantages_are_standard_within_each_type_and_role(run):
+    rows, _ = train_step(run)
+    for type in tasks.TYPES:
+        for kind in ("propose", "solve"):
+            group = torch.tensor([row.advantage for row in rows if (row.type, row.kind) == (type, kind)
+                                  and not (kind == "propose" and run_heldout([row], run))])
+            assert abs(group.mean()) < 1e-5 and (group.std(correction=0) - 1).abs() < 1e-4 or (group == 0).all()
+
+
+def test_probes_are_sampled_not_greedy(run):
+    """The official master branch measures solve rates at temperature 0, where all n answers are one answer."""
+    run.cfg.n_probes = 8
+    rows = [train.ask(run, run.buffers.train["induction"][0], "probe") for _ in range(8)]
+    train.sample_all(run, rows, "probe")
+    assert len({row.text for row in rows}) > 1
+
+
+def test_an_executor_failure_counts_as_unsolved(run, monkeypatch):
+    failed = tasks.Verdict(False, "infra", True)
+    monkeypatch.setattr(tasks, "verify", lambda answers, executor: [failed] * len(answers))
+    rows, metrics = train_step(run)
+    rates = {row.solve_rate for row in rows if row.kind == "propose" and row.task} - {None}
+    assert rates <= {0.0}
+    assert metrics["infra_failures"] == sum(row.role == "solve" for row in rows)
+
+
+def test_heldout_programs_are_neither_trained_on_nor_shown(run, monkeypatch):
+    run.cfg.heldout_fraction = 0.5
+    for name in tasks.TYPES:
+        run.buffers.train[name] = [t for t in run.buffers.train[name] if not tasks.is_heldout(t.key, 0.5)]
+    updated = []
+    monkeypatch.setattr(train, "update", lambda run, rows: updated.extend(rows) or {})
+    for run.step in range(1, 5):
+        rows, _ = train_step(run)
+        shown = [row.reference for row in rows if row.reference] + [row.task for row in rows if row.role == "solve"]
+        assert not any(tasks.is_heldout(task.key, 0.5) for task in shown)
+    assert not any(row.task and tasks.is_heldout(row.task.key, 0.5) for row in updated)
+    kept = [task for buffer in run.buffers.heldout.values() for task in buffer]
+    assert kept and all(tasks.is_heldout(task.key, 0.5) for task in kept)
+    assert not any(tasks.is_heldout(task.key, 0.5) for buffer in run.buffers.train.values() for task in buffer)
+
+
+@pytest.mark.parametrize("newest", ["this", "previous"])
+def test_the_solver_gets_the_tasks_of_the_chosen_step_first(run, newest):
+    run.cfg.solve_tasks = newest
+    train_step(run)
+    run.step = 2
+    rows, _ = train_step(run)
+    wanted = {"this": 2, "previous": 1}[newest]
+    for type in tasks.TYPES:
+        new = sum(task.step == wanted for task in run.buffers.train[type])
+        got = Counter(row.task.step for row in rows if row.kind == "solve" and row.type == type)
+        assert got[wanted] == min(3, new)
+        assert not got[2] or newest == "this"
+
+
+@pytest.mark.parametrize("changes", [
+    dict(solve_from="probes"), dict(solve_from="probes", advantage="grpo"), dict(advantage="reinforce++"),
+    dict(train_propose=False), dict(references=0), dict(whitening="token", loss_mean="token"), dict(loss_mean="group"),
+    dict(extreme_reward=-0.5, solve_weight=2.0), dict(kl_coef=0.1, entropy_coef=0.01), dict(epochs=2, minibatches=2),
+    dict(types=["deduction"]), dict(types=["abduction", "deduction"]), dict(types=["induction"]),
+    dict(temperature=0.7), dict(checkpoint_layers=True)], ids=str)
+def test_every_switch_runs_a_step(run, changes):
+    for name, value in changes.items():
+        setattr(run.cfg, name, value)
+    check(run.cfg)
+    rows, metrics = train_step(run)
+    assert {row.type for row in rows} == set(run.cfg.types) and metrics["skipped_updates"] == 0
+    if changes.get("solve_from") == "probes":
+        assert not any(row.kind == "solve" for row in rows)
+    if changes.get("references") == 0:
+        assert all("```output" not in row.prompt for row in rows if row.kind == "propose")
+
+
+def test_a_step_with_nothing_to_train_on_is_survived(run):
+    run.cfg.train_propose, run.cfg.solve_from = False, "probes"
+    before = weights(run)
+    assert update(run, []) == {"skipped_updates": 1}
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
+
+
+def test_all_weights_train_at_rank_0(executor, tmp_path):
+    cfg = config(lora_rank=0, lr=1e-3)
+    policy = load_policy(cfg.model, lora_rank=0)
+    run = Training(cfg, tmp_path, policy, train.make_optimizer(cfg, policy), executor, tasks.Style("compact", 6),
+              tasks.Buffers(10), 1)
+    for type in tasks.TYPES.values():
+        run.buffers.add(tasks.identity_task(type, 6))
+    rows, _ = train_step(run)
+    before = weights(run)
+    for row in rows:
+        row.advantage = 1.0
+    update(run, [row for row in rows if row.kind == "propose"])
+    moved = [not torch.equal(a, b) for a, b in zip(before, weights(run))]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+# ---- whole runs -------------------------------------------------------------------------------------------------
+
+TIMES = ("seconds/", "tokens_per_second", "peak_memory_gb")
+
+
+def metrics_of(folder: Path) -> list[dict]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if not key.startswith(TIMES)} for line in lines]
+
+
+def same_run(a: Path, b: Path) -> None:
+    """Bit-equal but for times: metrics, samples, weights, optimizer state, buffers."""
+    assert metrics_of(a) == metrics_of(b)
+    assert (a / "samples.jsonl").read_text() == (b / "samples.jsonl").read_text()
+    states = [json.loads((folder / "checkpoint" / "state.json").read_text()) for folder in (a, b)]
+    assert states[0]["step"] == states[1]["step"] and states[0]["buffers"] == states[1]["buffers"]
+    sums = [json.loads((folder / "checkpoint" / "checksums.json").read_text()) for folder in (a, b)]
+    assert {k: v for k, v in sums[0].items() if k != "state.json"} == {k: v for k, v in sums[1].items() if k != "state.json"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """An uninterrupted run of three steps."""
+    folder = tmp_path_factory.mktemp("whole")
+    done = run_train(folder, *TINY, "--steps", "3", "--name", "a")
+    assert done.returncode == 0, done.stderr
+    assert "| deduction | all |" in done.stdout and "preset nano" in done.stdout.splitlines()[0]
+    return folder / "runs" / "a"
+
+
+def test_a_run_leaves_its_files(whole):
+    saved = json.loads((whole / "config.json").read_text())
+    assert set(saved) == {f.name for f in train.fields(Config)} and saved["batch_size"] == 3
+    assert [line["step"] for line in metrics_of(whole)] == [1, 2, 3]
+    samples = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
+    assert {sample["step"] for sample in samples} == {0, 1, 2, 3}
+    assert {"role", "kind", "type", "prompt", "text", "reward", "verdict", "finish"} <= set(samples[0])
+    assert (whole / "checkpoint" / "policy" / "adapter_model.safetensors").is_file()
+    assert (whole / "checkpoint.old" / "state.json").is_file()
+    assert (whole / "heldout.md").read_text().startswith("| type | depth | tasks | before | after | change |")
+
+
+def test_the_same_seed_gives_the_same_run(whole, tmp_path):
+    assert run_train(tmp_path, *TINY, "--steps", "3", "--name", "a").returncode == 0
+    same_run(whole, tmp_path / "runs" / "a")
+
+
+def test_kill_in_the_middle_of_a_step_then_resume_is_bit_equal(whole, tmp_path):
+    folder = tmp_path / "runs" / "a"
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *TINY, "--steps", "3", "--name", "a"], cwd=tmp_path,
+                               env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    state = folder / "checkpoint" / "state.json"
+    while process.poll() is None:  # the checkpoint of step 1 is there: step 2 is under way
+        try:
+            if json.loads(state.read_text())["step"] >= 1:
+                break
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # What a step had written when it died, and a checkpoint it had begun.
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "half a li')
+    (folder / "checkpoint.new").mkdir(exist_ok=True)
+    done = run_train(tmp_path, "--resume", "runs/a")
+    assert done.returncode == 0, done.stderr
+    same_run(whole, folder)
+
+
+def test_a_killed_rename_leaves_the_previous_checkpoint_in_use(whole, tmp_path):
+    """Between the two renames of save_checkpoint there is no folder `checkpoint`."""
+    assert train.find_checkpoint(tmp_path) is None
+    shutil.copytree(whole / "checkpoint.old", tmp_path / "checkpoint.old")
+    assert train.find_checkpoint(tmp_path) == tmp_path / "checkpoint.old"
+
+
+def test_keep_samples_thins_the_samples_file(run, tmp_path):
+    rows, _ = train_step(run)
+    log = train.Log(tmp_path, keep_samples=1, sizes=[0, 0])
+    log.samples(rows, 1)
+    log.sync()
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert set(Counter((s["type"], s["kind"]) for s in samples).values()) == {1}
+
+
+def test_a_seed_file_replaces_seeding(run, tmp_path, monkeypatch):
+    run.cfg.seed_tasks, run.cfg.heldout_fraction = str(tmp_path / "seeds.jsonl"), 0.0
+    lines = [json.dumps(tasks.task_to_json(task)) for buffer in run.buffers.train.values() for task in buffer]
+    (tmp_path / "seeds.jsonl").write_text("\n".join(lines) + "\n")
+    given = run.buffers.to_json()
+    run.buffers = tasks.Buffers(100)
+    monkeypatch.setattr(train, "generate", None)  # nothing is asked of the model
+    train.seed_buffers(run, train.Log(tmp_path, -1, [0, 0]))
+    assert run.buffers.to_json()["train"] == given["train"]
+
+
+def test_seeding_grows_from_the_identity_alone(run, tmp_path):
+    run.buffers, run.step, run.cfg.seed_factor = tasks.Buffers(100), 0, 2
+    train.seed_buffers(run, train.Log(tmp_path, -1, [0, 0]))
+    for type, buffer in run.buffers.train.items():
+        assert buffer[0].program == tasks.IDENTITY and 1 < len(buffer) <= 6
+        assert len({repr((task.program, task.inputs)) for task in buffer}) == len(buffer)
+        assert all(task.type == type and task.step == 0 for task in buffer)
+    pairs = [[(task.program, task.inputs) for task in run.buffers.train[name]] for name in ("deduction", "abduction")]
+    assert pairs[0] == pairs[1]
+
+
+# ---- bad input: one line, non-zero, nothing lost ------------------------------------------------------------------
+
+def fails(folder: Path, *flags: str, says: str, **options) -> None:
+    done = run_train(folder, *flags, **options)
+    errors = done.stderr.strip().splitlines()
+    assert done.returncode != 0
+    assert errors and errors[-1].startswith("train.py: ") and says in errors[-1], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("flags, says", [
+    (["--stepz", "3"], "--stepz"), (["--steps", "three"], "steps"), (["--steps", "0"], "--steps 0"),
+    (["--preset", "huge"], "choose from nano"), (["--types", "deduction", "magic"], "magic"),
+    (["--prompt", "poem"], "poem"), (["--advantage", "grpo"], "--solve_from probes"), (["--n_inputs", "5"], "even"),
+    (["--lora_rank", "0", "--kl_coef", "0.1"], "--kl_coef"), (["--temperature", "0"], "--temperature"),
+    (["--seed_tasks", "nowhere.jsonl"], "no such file"), (["--lora_rank", "0", "--load_in_4bit"], "--load_in_4bit"),
+])
+def test_bad_flags_end_with_one_line(flags, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert train.run_main(["--preset", "nano", "--device", "cpu", *flags]) != 0
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and err.startswith("train.py: ") and says in err
+    assert not (tmp_path / "runs").exists(), "nothing is made before the flags are right"
+
+
+def test_a_hub_name_without_network_a_missing_folder_and_an_unsupported_model(tmp_path, tiny):
+    fails(tmp_path, *TINY, "--model", "Qwen/Qwen2.5-Coder-3B", "--name", "hub", says="--preset nano")
+    fails(tmp_path, *TINY, "--model", "./nowhere", "--name", "folder", says="no such folder")
+    config = Path(tiny()) / "config.json"
+    config.write_text(config.read_text().replace('"qwen2"', '"gpt2"'))
+    fails(tmp_path, *TINY, "--model", str(config.parent), "--name", "odd", says="supported families")
+
+
+def test_a_run_folder_is_never_overwritten_and_never_used_twice(whole, capsys, monkeypatch):
+    monkeypatch.chdir(whole.parent.parent)
+    assert train.run_main([*TINY, "--name", "a"]) != 0
+    assert "exists already" in capsys.readouterr().err
+    _, lock = train.open_folder(replace(config(), resume="runs/a"))
+    with lock:
+        fails(whole.parent.parent, "--resume", "runs/a", says="in use")
+    assert train.run_main(["--resume", "runs/none"]) != 0
+    assert "not a run folder" in capsys.readouterr().err
+    assert train.run_main(["--resume", "runs/a", "--lr", "1"]) != 0
+    assert "--lr cannot change" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_named_with_the_way_on(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "runs" / "a")
+    weights = folder / "checkpoint" / "policy" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    fails(tmp_path, "--resume", "runs/a", says="damaged (policy/adapter_model.safetensors)")
+    shutil.rmtree(folder / "checkpoint")  # as the line says
+    done = run_train(tmp_path, "--resume", "runs/a")
+    assert done.returncode == 0, done.stderr
+    same_run(whole, folder)
+
+
+@pytest.mark.parametrize("limit_bytes", [10_000, 100_000])  # the logs do not fit; the checkpoint does not fit
+def test_a_full_disk_loses_the_current_step_only_and_more_steps_go_on(whole, tmp_path, limit_bytes):
+    """A limit on file size stands in for a full disk: the kernel refuses the write in the middle."""
+    folder = shutil.copytree(whole, tmp_path / "runs" / "a")
+    fails(tmp_path, "--resume", "runs/a", "--steps", "4", says="--resume", limit_bytes=limit_bytes)
+    state = json.loads((folder / "checkpoint" / "state.json").read_text())
+    assert state["step"] == 3 and train.find_checkpoint(folder) == folder / "checkpoint"
+    if limit_bytes == 100_000:
+        assert run_train(tmp_path, "--resume", "runs/a", "--steps", "4").returncode == 0
+        assert [line["step"] for line in metrics_of(folder)] == [1, 2, 3, 4]
+
+
+def test_interrupt_leaves_no_process_and_a_whole_checkpoint(tmp_path):
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *TINY, "--steps", "50", "--name", "a"], cwd=tmp_path,
+                               env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("step    1"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "--resume" in err and "Traceback" not in err
+    assert train.find_checkpoint(tmp_path / "runs" / "a") is not None
+
+
+def test_help_reads_well():
+    done = subprocess.run([sys.executable, str(ROOT / "train.py"), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for field in train.fields(Config):
+        assert f"--{field.name}" in done.stdout and field.metadata["help"]
+
+
+def test_presets_name_only_real_fields():
+    names = {field.name for field in train.fields(Config)}
+    for preset in train.PRESETS.values():
+        assert set(preset) <= names
+        check(replace(config(), **preset))
