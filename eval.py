@@ -1,11 +1,12 @@
 """
-Held-out self-play tasks: how often the policy solves tasks from programs it never trained on, greedily, by type and depth.
+Held-out self-play tasks: how often the policy solves tasks from programs it never trained on, greedily, by type
+and depth.
 
     python eval.py --model nano                                   # the starting model on nano/heldout.jsonl
     python eval.py --model nano --adapter runs/NAME/checkpoint/policy
 
-Tasks come from a task file (nano ships one, drawn from its grammar with a seed of its own) and from the 5% of programs that
-a run sets aside by the hash of their syntax tree. Depth is the number of statements in the program.
+Tasks come from a task file (nano ships one, drawn from its grammar with a seed of its own) and from the 5% of programs
+that a run sets aside by the hash of their syntax tree. Depth is the number of statements in the program.
 """
 import argparse
 import math
@@ -63,35 +64,38 @@ def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task],
 
 def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
                 slots: int, seed: int) -> list[Task]:
-    """The run's own held-out tasks, the newest `limit` per type. Its induction proposer only ever sees trained programs,
-    so inputs and messages for held-out programs are asked of the policy here, where nothing is trained on."""
+    """The run's own held-out tasks, the newest `limit` per type. Its induction proposer only ever sees trained
+    programs, so inputs and messages for held-out programs are asked of the policy here, where nothing is trained
+    on."""
     chosen = [task for name in TYPES for task in buffers.heldout[name][-limit:]]
     programs = list({task.key: task for task in chosen if not TYPES[task.type].given_program}.values())
     prompts = [encode(policy, tasks.propose_prompt(style, tasks.INDUCTION, [task]), chat=style.name == "chat")
                for task in programs]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, slots=slots)
-    gated = tasks.gate([(tasks.INDUCTION, decode(policy, sample.ids), programs[i]) for i, [sample] in zip(fits, samples)],
-                       executor, n_inputs=style.n_inputs)
+    proposals = [(tasks.INDUCTION, decode(policy, sample.ids), programs[i]) for i, [sample] in zip(fits, samples)]
+    gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
     return chosen + [result.task for result in gated if result.task]
 
 
 def wilson(correct: int, count: int) -> tuple[float, float]:
-    """95% interval of a proportion (Wilson 1927), in [0, 1]; stays sensible for few items and for none or all correct."""
+    """95% interval of a proportion (Wilson 1927), in [0, 1]; stays sensible for few items and for none or all
+    correct."""
     z, p = 1.96, correct / count
     middle, spread = p + z * z / (2 * count), z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return (middle - spread) / (1 + z * z / count), (middle + spread) / (1 + z * z / count)
+    scale = 1 + z * z / count
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
 def table(before: Scores | None, after: Scores) -> str:
     """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
     def percent(correct: int, count: int) -> str:
         low, high = wilson(correct, count)
-        return f"{100 * correct / count:5.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+        return f"{100 * correct / count:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
     cells_after, cells_before = after.cells(), before.cells() if before else {}
     totals = [(type, None) for type in TYPES if any(cell[0] == type for cell in cells_after)]
-    lines = ["| type | depth | tasks |" + (" before |" if before else "") + " after |" + (" change |" if before else ""),
-             "|---|---|---|" + ("---|" if before else "") + "---|" + ("---|" if before else "")]
+    columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for type, depth in [*cells_after, *totals]:
         def total(cells: dict) -> tuple[int, int]:
             mine = [value for cell, value in cells.items() if cell[0] == type and depth in (None, cell[1])]
@@ -100,7 +104,8 @@ def table(before: Scores | None, after: Scores) -> str:
         line += ("all" if depth is None else f"{depth}+" if depth == DEEPEST else str(depth)) + f" | {count} |"
         if before:
             was = total(cells_before)[0]
-            lines.append(f"{line} {percent(was, count)} | {percent(correct, count)} | {100 * (correct - was) / count:+.1f} |")
+            change = 100 * (correct - was) / count
+            lines.append(f"{line} {percent(was, count)} | {percent(correct, count)} | {change:+.1f} |")
         else:
             lines.append(f"{line} {percent(correct, count)} |")
     return "\n".join(lines) + "\n"

@@ -3,8 +3,9 @@ The policy: one network that proposes and solves, and the one forward pass that 
 
 transformers loads weights, configuration and tokenizer, peft adds the LoRA adapters, bitsandbytes quantises the frozen
 weights to NF4 on request. The forward pass below is our own and reads those modules' tensors in place, so there is no
-second copy of the weights, and sampling, prefill and the update run through the same lines: the log-prob that was sampled
-is the log-prob that is trained, up to rounding. Families: Qwen2/2.5, Qwen3, Llama 3 (tests compare with transformers).
+second copy of the weights, and sampling, prefill and the update run through the same lines: the log-prob that was
+sampled is the log-prob that is trained, up to rounding. Families: Qwen2/2.5, Qwen3, Llama 3 (tests compare with
+transformers).
 
 Order of reading: `load_policy`, `forward`, `generate`, `logprobs`.
 
@@ -71,16 +72,16 @@ def adapter_off(policy: Policy):
         policy.adapter_on = was
 
 
-def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha: float = 32.0, load_in_4bit: bool = False,
-                adapter: Path | None = None, seed: int = 0) -> Policy:
+def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha: float = 32.0,
+                load_in_4bit: bool = False, adapter: Path | None = None, seed: int = 0) -> Policy:
     """Loads a hub name or a folder (Hugging Face format). `adapter` is a folder written by `save_policy`; with
     lora_rank 0 all weights are trained and `adapter` holds all of them. Raises ModelError."""
     local = Path(name).expanduser()
     if local.is_dir():
         name = str(local)
     elif name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise ModelError(f"--model {name}: no such folder; give a folder with config.json and weights, or a hub name like"
-                         " Qwen/Qwen2.5-Coder-3B")
+        raise ModelError(f"--model {name}: no such folder; give a folder with config.json and weights, or a hub name"
+                         " like Qwen/Qwen2.5-Coder-3B")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     source = str(adapter) if adapter and lora_rank == 0 else name
     options = {"dtype": torch.float32 if lora_rank == 0 else dtype}
@@ -108,7 +109,8 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
         model = add_adapter(model, lora_rank, lora_alpha, adapter, seed)
     base = model.get_base_model() if lora_rank else model
     limit = min(config.max_position_embeddings, tokenizer.model_max_length or 1 << 60)
-    return Policy(model.eval(), tokenizer, base.model, base.lm_head, config, stop_ids(name, config, tokenizer), dtype, limit)
+    return Policy(model.eval(), tokenizer, base.model, base.lm_head, config, stop_ids(name, config, tokenizer), dtype,
+                  limit)
 
 
 def check_family(name: str, config) -> None:
@@ -116,7 +118,7 @@ def check_family(name: str, config) -> None:
     odd = None
     if config.model_type not in FAMILIES:
         odd = f"its type is {config.model_type!r}"
-    elif "sliding_attention" in (getattr(config, "layer_types", None) or []) or getattr(config, "use_sliding_window", False):
+    elif "sliding_attention" in (getattr(config, "layer_types", None) or []):
         odd = "it uses sliding-window attention"
     elif rope.get("rope_type", "default") not in STATIC_ROPE:
         odd = f"its rotary embedding is of type {rope['rope_type']!r}"
@@ -209,8 +211,8 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
     """Token ids at their positions -> final hidden states, [B, T, D] in `policy.dtype`.
 
     Without a cache the rows are whole texts, padded on the right: attention is causal, so nothing real attends to
-    padding. `keep` receives each layer's (keys, values), [B, K, T, C]. With a cache T is 1: the token's keys and values are
-    written at its position and it attends to positions 0..pos of its row, within the first `length`.
+    padding. `keep` receives each layer's (keys, values), [B, K, T, C]. With a cache T is 1: the token's keys and
+    values are written at its position and it attends to positions 0..pos of its row, within the first `length`.
     """
     decoder = policy.decoder
     x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
@@ -220,7 +222,8 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
         mask = (torch.arange(length, device=ids_BT.device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
     for index, layer in enumerate(decoder.layers):
         if policy.checkpoint_layers and torch.is_grad_enabled():
-            x_BTD = checkpoint(block, policy, layer, index, x_BTD, rope, pos_BT, None, 0, None, None, use_reentrant=False)
+            x_BTD = checkpoint(block, policy, layer, index, x_BTD, rope, pos_BT, None, 0, None, None,
+                               use_reentrant=False)
         else:
             x_BTD = block(policy, layer, index, x_BTD, rope, pos_BT, cache, length, mask, keep)
     return rms_norm(decoder.norm, x_BTD)
@@ -300,10 +303,11 @@ def generate(policy: Policy, prompts: list[list[int]], n: int | list[int] = 1, m
     """n responses to each prompt (or n[i] to prompts[i]): result[i][j] is the j-th sample of prompts[i]. The seed fixes
     all draws.
 
-    A queue feeds `slots` rows (fewer where their keys and values would not fit into kv_gb). Each prompt is prefilled once and
-    its keys and values are copied to its n rows. Rows have their own positions, so nothing is padded in decoding; a
-    finished row's place is taken by the last live row, and free places are refilled from the queue. Only temperature shapes
-    the distribution: top-p and top-k would bias the ratio in the update. `progress` is called with the tokens made so far.
+    A queue feeds `slots` rows (fewer where their keys and values would not fit into kv_gb). Each prompt is prefilled
+    once and its keys and values are copied to its n rows. Rows have their own positions, so nothing is padded in
+    decoding; a finished row's place is taken by the last live row, and free places are refilled from the queue. Only
+    temperature shapes the distribution: top-p and top-k would bias the ratio in the update. `progress` is called with
+    the tokens made so far.
     """
     if not prompts:
         return []
@@ -313,9 +317,9 @@ def generate(policy: Policy, prompts: list[list[int]], n: int | list[int] = 1, m
                          f" {longest - max_new_tokens}")
     counts = [n] * len(prompts) if isinstance(n, int) else n
     samples = [[Sample([], [], "length") for _ in range(count)] for count in counts]
-    # Longest prompts first: prompts prefilled together are of like length, and the most expensive ones do not come last.
-    queue = sorted(((i, j) for i, count in enumerate(counts) for j in range(count)), key=lambda ij: -len(prompts[ij[0]]))
-    queue.reverse()  # pop() takes the next
+    # Longest first: prompts prefilled together are of like length, and the most expensive ones do not come last.
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    queue = [(i, j) for i in order for j in range(counts[i])][::-1]  # pop() takes the next
     cache = new_cache(policy, min(slots, len(queue)), longest, kv_gb)
     slots = cache.k_LBKTC.shape[1]
     noise = torch.Generator(policy.device).manual_seed(seed)
@@ -380,8 +384,8 @@ def new_cache(policy: Policy, slots: int, length: int, kv_gb: float) -> Cache:
 
 
 def prefill(policy: Policy, prompts: list[list[int]], wanted, prefilled: dict[int, tuple]) -> None:
-    """Adds (keys, values), [L, K, T-1, C] each, for every wanted prompt that has none. The last token is left to the first
-    decode step, so that all sampling happens in one place."""
+    """Adds (keys, values), [L, K, T-1, C] each, for every wanted prompt that has none. The last token is left to the
+    first decode step, so that all sampling happens in one place."""
     missing = [i for i in wanted if i not in prefilled]
     while missing:
         width = max(len(prompts[i]) for i in missing[:1])  # sorted: the first is the longest
@@ -421,11 +425,12 @@ def pick_logp(logits_NV: Tensor, ids_N: Tensor) -> Tensor:
     return logits_NV.gather(-1, ids_N[:, None])[:, 0] - logits_NV.logsumexp(-1)
 
 
-def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]], temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
+             temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """(logp_N, entropy_N) of the response tokens of all rows, one row after the other; differentiable.
 
-    A row is (prompt ids, response ids). Logits exist for LOGIT_BUDGET numbers at a time and are recomputed in the backward
-    pass, so that no [B, T, V] tensor is ever held (7.4 GB for 12k tokens of Qwen's vocabulary)."""
+    A row is (prompt ids, response ids). Logits exist for LOGIT_BUDGET numbers at a time and are recomputed in the
+    backward pass, so that no [B, T, V] tensor is ever held (7.4 GB for 12k tokens of Qwen's vocabulary)."""
     ids_BT, pos_BT = pad([prompt + response for prompt, response in rows], policy.device)
     hidden_BTD = forward(policy, ids_BT, pos_BT)
     # The hidden state at position t predicts the token at t + 1.

@@ -2,7 +2,8 @@
 Rewards, advantages and the policy loss: every number between a verdict and a gradient.
 
 Order of reading: `propose_reward`, `solve_reward`, `trr_pp` and its two alternatives, `token_weights`, `policy_loss`.
-Rows are responses; a group is a (type, role) pair. Suffixes as in model.py: _R one value per row, _N one per response token.
+Rows are responses; a group is a (type, role) pair. Suffixes as in model.py: _R one value per row, _N one per response
+token.
 """
 import torch
 from torch import Tensor
@@ -13,8 +14,8 @@ WHITENINGS = ("response", "token")
 
 
 def learnability(solve_rate: float, extreme: float = 0.0) -> float:
-    """Paper eq. 4: 0 if the task was solved never or always, else 1 - rate. `extreme` is what never and always give: 0 in
-    the paper, -0.5 in the official code."""
+    """Paper eq. 4: 0 if the task was solved never or always, else 1 - rate. `extreme` is what never and always give: 0
+    in the paper, -0.5 in the official code."""
     return extreme if solve_rate in (0.0, 1.0) else 1.0 - solve_rate
 
 
@@ -45,14 +46,14 @@ def whiten(rewards: Tensor, weights: Tensor) -> Tensor:
     """(r - mean) / std under the weights; all zeros where the rewards are all the same."""
     mean = (weights * rewards).sum() / weights.sum()
     std = ((weights * (rewards - mean).square()).sum() / weights.sum()).sqrt()
-    # Equal rewards differ from their mean by rounding at most; dividing that by its own size would make it an advantage.
+    # Equal rewards differ from their mean by rounding; divided by its own size that would become an advantage.
     return torch.zeros_like(rewards) if std < 1e-6 else (rewards - mean) / std
 
 
 def trr_pp(rewards_R: Tensor, groups_R: list, lengths_R: Tensor, whitening: str = "response") -> Tensor:
     """Task-Relative REINFORCE++, paper eq. 8: A = (r - mean) / std, with mean and std of the row's own group. With all
-    three types and both roles these are six baselines. `whitening` "response" counts each response once (paper), "token" by its
-    length (official code, which whitens after spreading the reward over the tokens)."""
+    three types and both roles these are six baselines. `whitening` "response" counts each response once (paper),
+    "token" by its length (official code, which whitens after spreading the reward over the tokens)."""
     weights_R = lengths_R.double() if whitening == "token" else torch.ones_like(rewards_R)
     adv_R = torch.zeros_like(rewards_R)
     for group in dict.fromkeys(groups_R):
@@ -82,8 +83,8 @@ def advantages(kind: str, rewards: list[float], groups: list[tuple], tasks: list
 # Loss
 
 def token_weights(kind: str, groups: list[tuple], lengths: list[int], solve_weight: float = 1.0) -> Tensor:
-    """What each row's tokens count in the loss, [R]; fixed for a whole update before it is cut into micro-batches, so that
-    the gradient does not depend on the cutting. Groups are (type, role).
+    """What each row's tokens count in the loss, [R]; fixed for a whole update before it is cut into micro-batches, so
+    that the gradient does not depend on the cutting. Groups are (type, role).
 
     response   mean over responses of the mean over a response's tokens (paper eq. 9)
     token      mean over all tokens

@@ -205,7 +205,8 @@ def fence(language: str, text: str) -> str:
 @dataclass(frozen=True)
 class Style:
     """How prompts are worded: `compact` (a few tokens, for nano), `r1` (English instructions after a think/answer
-    preamble, for base models), `chat` (the same instructions, with `wrap` putting them into the tokenizer's template)."""
+    preamble, for base models), `chat` (the same instructions, with `wrap` putting them into the tokenizer's
+    template)."""
     name: str = "r1"
     n_inputs: int = 10
     wrap: Callable[[str], str] | None = None
@@ -331,9 +332,9 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
          strict_format: bool = True) -> list[Gated]:
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
-    A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal
-    arguments, runs on every input in two processes with different hash seeds, and returns the same plain, short value in
-    both. Else the Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
+    runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
+    Else the Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
     """
     drafts, jobs = [], []
     for type, response, reference in proposals:
@@ -415,7 +416,8 @@ def verify(answers: list[tuple[Task, str]], executor: Executor) -> list[Verdict]
 
 # The only triplet that is given (paper figure 5).
 IDENTITY = "def f(a):\n    return a"
-IDENTITY_INPUTS = (("Hello world",), (1,), ({"a": 1, "b": 2},), ((1.1, 1.2),), ("[[1, 0], [0, 0]]",), (1001101100010001,))
+IDENTITY_INPUTS = (("Hello world",), (1,), ({"a": 1, "b": 2},), ((1.1, 1.2),), ("[[1, 0], [0, 0]]",),
+                   (1001101100010001,))
 
 
 def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
@@ -458,7 +460,8 @@ class Buffers:
         return chosen
 
     def to_json(self) -> dict:
-        return {"size": self.size, "train": {name: list(map(task_to_json, tasks)) for name, tasks in self.train.items()},
+        return {"size": self.size,
+                "train": {name: list(map(task_to_json, tasks)) for name, tasks in self.train.items()},
                 "heldout": {name: list(map(task_to_json, tasks)) for name, tasks in self.heldout.items()}}
 
     @staticmethod

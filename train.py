@@ -3,18 +3,20 @@ Absolute Zero Reasoner: one model proposes Python reasoning tasks and solves the
 and both roles learn by reinforcement. No human data (Zhao et al. 2025, arXiv 2505.03335).
 
     seed the buffers: the model proposes from the identity program alone, no learning
-    every step, for deduction (program, input -> output), abduction (program, output -> input), induction (examples -> program):
+    every step, for deduction (program, input -> output), abduction (program, output -> input) and induction
+    (examples -> program):
         propose    B tasks, each shown K earlier tasks as references
         gate       keep those that parse, import only what is allowed, run, and are deterministic
-        probe      n answers to each valid task by the model itself; reward for the proposer: 0 if solved never or always, else
-                   1 - solve rate
-        solve      B tasks, the new ones first; reward for the solver: correct or not
+        probe      n answers to each valid task by the model itself; the proposer's reward is 0 if the task was
+                   solved never or always, else 1 - solve rate
+        solve      B tasks, the new ones first; the solver's reward is 1 if correct
                    (both roles: -0.5 or -1 if wrong or invalid, -1 without <think>...</think><answer>...</answer>)
         advantage  TRR++: (reward - mean) / std within each of the 3 types x 2 roles
         update     one step of clipped policy gradient on all 6 B responses, LoRA weights only
 
-Where we depart from the paper (the README has the table with reasons): LoRA instead of all weights; K, B and lengths are
-preset by hardware; tasks must have literal inputs and outputs; full buffers drop the oldest task; 5% of programs are held out.
+Where we depart from the paper (the README has the table with reasons): LoRA instead of all weights; K, B and lengths
+are preset by hardware; tasks must have literal inputs and outputs; full buffers drop the oldest task; 5% of programs
+are held out.
 
     python train.py                                     # preset by hardware: nano without CUDA, 1.5b or 3b with it
     python train.py --preset nano --steps 20 --name try # any field of Config is a flag
@@ -78,17 +80,17 @@ class Config:
     prompt: Literal["r1", "chat", "compact"] = opt("r1", "r1: instructions for base models; chat: the same in the chat"
                                                    " template; compact: a few tokens, for nano")
     train_propose: bool = opt(True, "train on the proposer's responses too (off: the paper's solver-only ablation)")
-    solve_from: Literal["fresh", "probes"] = opt("fresh", "the solver's training rows: one fresh answer to each of B tasks"
-                                                 " (paper), or the probes of this step's valid tasks")
+    solve_from: Literal["fresh", "probes"] = opt("fresh", "the solver's training rows: one fresh answer to each of B"
+                                                 " tasks (paper), or the probes of this step's valid tasks")
     solve_tasks: Literal["this", "previous"] = opt("this", "the step whose tasks the solver gets first: this (paper) or"
                                                    " the previous one (official code)")
-    extreme_reward: float = opt(0.0, "proposer's reward for a task solved never or always: 0 (paper) or -0.5 (official)")
+    extreme_reward: float = opt(0.0, "proposer's reward for a task solved never or always: 0 (paper), -0.5 (official)")
     invalid_reward: float = opt(-1.0, "proposer's reward for a well-formed proposal that fails the gate")
     advantage: Literal["trr++", "reinforce++", "grpo"] = opt("trr++", "trr++: a baseline per type and role (paper);"
                                                              " reinforce++: one for all; grpo: one per task's probes")
-    whitening: Literal["response", "token"] = opt("response", "mean and std over responses (paper) or tokens (official)")
-    loss_mean: Literal["response", "token", "group"] = opt("response", "mean over responses (paper), over all tokens, or"
-                                                           " over tokens within each type and role (official)")
+    whitening: Literal["response", "token"] = opt("response", "mean and std over responses (paper), tokens (official)")
+    loss_mean: Literal["response", "token", "group"] = opt("response", "mean over responses (paper), over all tokens,"
+                                                           " or over tokens within each type and role (official)")
     solve_weight: float = opt(1.0, "lambda: what the solver's rows count against the proposer's (paper: 1)")
     heldout_fraction: float = opt(0.05, "share of programs never trained on nor shown, kept for evaluation")
     buffer_size: int = opt(16384, "tasks kept per type; the oldest are dropped (official: 16384, drops the newest)")
@@ -135,8 +137,8 @@ PRESETS = {
     "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True, kv_gb=6.0),
     "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True, kv_gb=8.0),
 }
-RUNNING_FLAGS = {"resume", "steps", "workers", "slots", "kv_gb", "micro_tokens", "eval_every", "eval_limit", "keep_samples",
-                 "save_every", "device", "checkpoint_layers"}
+RUNNING_FLAGS = {"resume", "steps", "workers", "slots", "kv_gb", "micro_tokens", "eval_every", "eval_limit",
+                 "keep_samples", "save_every", "device", "checkpoint_layers"}
 
 
 class UserError(Exception):
@@ -168,7 +170,8 @@ class Row:
 
 @dataclass
 class Training:
-    """Everything a step needs. What changes is in `policy`, `optimizer`, `buffers` and `step`: that is what a checkpoint holds."""
+    """Everything a step needs. What changes is in `policy`, `optimizer`, `buffers` and `step`: that is what a
+    checkpoint holds."""
     cfg: Config
     folder: Path
     policy: Policy
@@ -206,8 +209,8 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             mine = probes[i * cfg.n_probes:(i + 1) * cfg.n_probes]
             row.solve_rate = sum(probe.verdict == "correct" for probe in mine) / cfg.n_probes
         for row in proposals:
-            row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate, cfg.extreme_reward,
-                                                cfg.invalid_reward)
+            row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate,
+                                                cfg.extreme_reward, cfg.invalid_reward)
 
     with clock("solve"):
         if cfg.solve_from == "probes":
@@ -226,7 +229,8 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         groups = [(row.type, row.role) for row in rows]
         lengths = [len(row.sample.ids) for row in rows]
         siblings = [id(row.task) if row.role == "solve" else None for row in rows]
-        adv_R = rewards.advantages(cfg.advantage, [row.reward for row in rows], groups, siblings, lengths, cfg.whitening)
+        adv_R = rewards.advantages(cfg.advantage, [row.reward for row in rows], groups, siblings, lengths,
+                                   cfg.whitening)
         for row, advantage in zip(rows, adv_R.tolist()):
             row.advantage = advantage
         update_metrics = update(run, rows)
@@ -247,7 +251,8 @@ def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
         if len(ids) > run.cfg.max_prompt_tokens:
             raise UserError(f"a proposal prompt has {len(ids)} tokens, over --max_prompt_tokens"
                             f" {run.cfg.max_prompt_tokens}; allow more")
-        rows.append(Row("propose", "propose", type.name, prompt, ids, None, "", None, references[0] if references else None))
+        reference = references[0] if references else None
+        rows.append(Row("propose", "propose", type.name, prompt, ids, None, "", None, reference))
     return rows
 
 
@@ -291,8 +296,8 @@ def verify_all(run: Training, rows: list[Row]) -> None:
 
 
 def update(run: Training, rows: list[Row]) -> dict:
-    """epochs x minibatches optimizer steps on the rows, and what they showed. Sampler against trainer is measured before the
-    first of them: later ones train a policy that has moved on."""
+    """epochs x minibatches optimizer steps on the rows, and what they showed. Sampler against trainer is measured
+    before the first of them: later ones train a policy that has moved on."""
     cfg, order, parameters = run.cfg, list(range(len(rows))), run.policy.trained()
     rng, norms, skipped, clipped, tokens, log_ratios = run.rng("minibatches"), [], 0, 0, 0, []
     if not rows:  # solver-only training on the probes of a step without a valid task
@@ -322,8 +327,8 @@ def update(run: Training, rows: list[Row]) -> dict:
 
 
 def micro_batches(rows: list[Row], budget: int) -> list[list[int]]:
-    """Row indices in batches of like length, of at most `budget` padded tokens each; the longest first, so that a lack of
-    memory shows at once."""
+    """Row indices in batches of like length, of at most `budget` padded tokens each; the longest first, so that a lack
+    of memory shows at once."""
     length = [len(row.prompt_ids) + len(row.sample.ids) for row in rows]
     batches, order = [], sorted(range(len(rows)), key=lambda i: -length[i])
     while order:
@@ -333,7 +338,8 @@ def micro_batches(rows: list[Row], budget: int) -> list[list[int]]:
     return batches
 
 
-def micro_loss(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def micro_loss(run: Training, rows: list[Row],
+               weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss, log of trainer's over sampler's probability [N], clipped [N]) of some rows; notes each row's entropy."""
     cfg, policy = run.cfg, run.policy
     texts = [(row.prompt_ids, row.sample.ids) for row in rows]
@@ -358,8 +364,9 @@ def micro_loss(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[
 # Seeding: from the identity program alone, no learning (paper section 3.3.1 and figure 5)
 
 def seed_buffers(run: Training, log: "Log") -> None:
-    """Fills the buffers to B x S tasks each. Deduction and abduction share their seeds; induction asks for inputs to them.
-    As in the official code, seeding reads the blocks wherever they stand and does not ask for the think/answer format."""
+    """Fills the buffers to B x S tasks each. Deduction and abduction share their seeds; induction asks for inputs to
+    them. As in the official code, seeding reads the blocks wherever they stand and does not ask for the think/answer
+    format."""
     cfg = run.cfg
     target, seen = cfg.batch_size * cfg.seed_factor, set()
     both, induction = [tasks.DEDUCTION, tasks.ABDUCTION], tasks.INDUCTION
@@ -455,8 +462,9 @@ def step_line(m: dict, cfg: Config) -> str:
     def by_type(key: str) -> str:
         return "/".join("-" if m[f"{key}/{t}"] is None else f"{m[f'{key}/{t}']:.2f}" for t in cfg.types)
     learn = mean(m[f"learnability/{t}"] for t in cfg.types if m[f"learnability/{t}"] is not None)
-    length = mean(m[f"length/{r}/{t}"] for r in ("propose", "solve") for t in cfg.types if m[f"length/{r}/{t}"] is not None)
-    seconds = " ".join(f"{phase} {m[f'seconds/{phase}']:.1f}" for phase in ("propose", "gate", "probe", "solve", "update"))
+    lengths = [m[f"length/{role}/{t}"] for role in ("propose", "solve") for t in cfg.types]
+    length = mean(value for value in lengths if value is not None)
+    seconds = " ".join(f"{key[8:]} {value:.1f}" for key, value in m.items() if key.startswith("seconds/"))
     return (f"step {m['step']:4d} | solve reward {by_type('reward/solve')} | valid {by_type('valid')} | learnability"
             f" {learn or 0:.2f} | length {length or 0:.0f} | {m['tokens_per_second']:,.0f} tok/s | seconds {seconds}")
 
@@ -526,8 +534,8 @@ def save_checkpoint(run: Training, sizes: list[int]) -> None:
             current.rename(old)
         new.rename(current)
     except Exception as error:  # torch and safetensors report a full disk in classes of their own
-        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); the checkpoint before it is whole: make room,"
-                        f" then go on with --resume {run.folder}") from error
+        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); the checkpoint before it is whole: make"
+                        f" room, then go on with --resume {run.folder}") from error
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -590,7 +598,8 @@ def pick_preset(first) -> tuple[str, str]:
         return preset, f"preset {preset} (no CUDA device in use); for the other choice: {other}"
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
     preset, other = ("3b", "1.5b") if memory >= 20 else ("1.5b", "nano")
-    return preset, f"preset {preset} ({memory:.0f} GB of CUDA memory); for another choice: python train.py --preset {other}"
+    return preset, (f"preset {preset} ({memory:.0f} GB of CUDA memory); for another choice:"
+                    f" python train.py --preset {other}")
 
 
 def resumed_config(parser, argv: list[str], given: set[str], folder: Path) -> Config:
@@ -612,8 +621,8 @@ def resumed_config(parser, argv: list[str], given: set[str], folder: Path) -> Co
 
 def check(cfg: Config) -> None:
     """Combinations that cannot work, each with what to do."""
-    for name in ("steps", "batch_size", "n_probes", "seed_factor", "max_new_tokens", "max_prompt_tokens", "slots", "epochs",
-                 "minibatches", "micro_tokens", "workers", "save_every", "buffer_size", "memory_mb"):
+    for name in ("steps", "batch_size", "n_probes", "seed_factor", "max_new_tokens", "max_prompt_tokens", "slots",
+                 "epochs", "minibatches", "micro_tokens", "workers", "save_every", "buffer_size", "memory_mb"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be at least 1")
     wrong = [type for type in cfg.types if type not in TYPES]
@@ -628,12 +637,15 @@ def check(cfg: Config) -> None:
         (cfg.cpu_seconds <= 0, f"--cpu_seconds {cfg.cpu_seconds}: must be above 0"),
         (cfg.kv_gb <= 0, f"--kv_gb {cfg.kv_gb}: must be above 0"),
         (cfg.lora_rank < 0, f"--lora_rank {cfg.lora_rank}: must be 0 (train all weights) or more"),
-        (cfg.lora_rank == 0 and cfg.kl_coef, "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
-        (cfg.lora_rank == 0 and cfg.load_in_4bit, "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
+        (cfg.lora_rank == 0 and cfg.kl_coef,
+         "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
+        (cfg.lora_rank == 0 and cfg.load_in_4bit,
+         "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
         (cfg.advantage == "grpo" and cfg.solve_from != "probes",
          "--advantage grpo compares a task's probes with each other; add --solve_from probes"),
         (cfg.advantage == "grpo" and cfg.n_probes < 2, "--advantage grpo needs --n_probes 2 or more"),
-        (cfg.device.startswith("cuda") and not torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
+        (cfg.device.startswith("cuda") and not torch.cuda.is_available(),
+         "--device cuda: there is no CUDA device here"),
     ]
     for broken, message in rules:
         if broken:
@@ -678,14 +690,15 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
                          checkpoint / "policy" if checkpoint else None, cfg.seed)
     policy.checkpoint_layers = cfg.checkpoint_layers
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
-        raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed the"
-                        f" model's {policy.max_length} positions; lower one")
+        raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
+                        f" the model's {policy.max_length} positions; lower one")
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     if checkpoint:
         state = json.loads((checkpoint / "state.json").read_text())
         run.step, run.buffers = state["step"], Buffers.from_json(state["buffers"])
-        run.optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=policy.device, weights_only=True))
+        saved = torch.load(checkpoint / "optimizer.pt", map_location=policy.device, weights_only=True)
+        run.optimizer.load_state_dict(saved)
         return run, Log(folder, cfg.keep_samples, state["sizes"])
     log = Log(folder, cfg.keep_samples, [0, 0])
     seed_buffers(run, log)
@@ -756,8 +769,8 @@ def run_main(argv: list[str]) -> int:
               f" --checkpoint_layers True, and go on with --resume ({str(error).splitlines()[0]})", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); the last checkpoint is"
-              " whole: free the cause and go on with --resume", file=sys.stderr)
+        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); the last checkpoint"
+              " is whole: mend the cause and go on with --resume", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("train.py: stopped; the last checkpoint is whole, go on with --resume", file=sys.stderr)

@@ -2,12 +2,12 @@
 Makes the nano model from nothing: a tokenizer, a 0.8 M parameter Qwen2 network and a held-out task file.
 
 A language model needs to know Python and the answer format before self-play can start; web text gives that to a 3B
-model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, one to four
-statements deep, rendered in all six role formats (propose and solve, for deduction, abduction and induction) with one
-intermediate value per statement as the thinking. No human data. Deep programs are rare on purpose (see DEPTHS): shallow
-tasks end up nearly solved, deep ones hardly, which leaves self-play something to learn.
+model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, one to
+four statements deep, rendered in all six role formats (propose and solve, for deduction, abduction and induction) with
+one intermediate value per statement as the thinking. No human data. Deep programs are rare on purpose (see DEPTHS):
+shallow tasks end up nearly solved, deep ones hardly, which leaves self-play something to learn.
 
-    python nano/make.py                     # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour on 2 cores
+    python nano/make.py                     # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference; heldout.jsonl holds only such.
@@ -142,7 +142,8 @@ def draw_inputs(kinds, statements, first, rng) -> list | None:
 
 
 def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: bool = False) -> tuple[Task, str, str]:
-    """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the answer."""
+    """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the
+    answer."""
     examples = None
     while examples is None:
         program, kinds, statements, value, values = draw_program(depth, heldout, rng)
@@ -177,9 +178,9 @@ def pick(weights: dict, rng: random.Random):
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# The tokenizer: one token per lexeme of the grammar, digits and letters one by one, every printable character as a way out.
-# It is a byte-level BPE without merges plus added tokens, the only shape that transformers loads for the Qwen2 family
-# without replacing parts of it. Characters beyond ASCII are dropped.
+# The tokenizer: one token per lexeme of the grammar, digits and letters one by one, every printable character as a way
+# out. It is a byte-level BPE without merges plus added tokens, the only shape that transformers loads for the Qwen2
+# family without replacing parts of it. Characters beyond ASCII are dropped.
 
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",

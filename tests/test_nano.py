@@ -1,4 +1,4 @@
-"""The nano model's tokenizer, grammar and folder: what warm-start text teaches must be what the gate and verifier accept."""
+"""The nano model's tokenizer, grammar and folder: what the warm start teaches must be what gate and verifier accept."""
 import ast
 import json
 import os
@@ -17,6 +17,7 @@ sys.path.insert(0, str(NANO))
 
 import make  # noqa: E402
 import tasks  # noqa: E402
+from executor import Job  # noqa: E402
 from tasks import TYPES  # noqa: E402
 
 CELLS = [(role, type, depth) for role, type in map(str.split, make.ROLES) for depth in make.DEPTHS]
@@ -54,9 +55,10 @@ def ids(tokenizer, text: str) -> list[int]:
 # The tokenizer
 
 PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
-ODD_TEXTS = [PRINTABLE, PRINTABLE[::-1], "", " ", "  \n\n  ", "<think", "</think></think>", "```python\n```", "```\n\n```\n",
-             "\n\n```\n\n", "def f(x):\n    x = x\n\n    return x", "x = x  # why?", "import math\nclass A: pass", "[:-1][:1]",
-             "int list str strings", "-12.5e+3", "propose deduction\nsolve induction\n", "propose  deduction"]
+ODD_TEXTS = [PRINTABLE, PRINTABLE[::-1], "", " ", "  \n\n  ", "<think", "</think></think>", "```python\n```",
+             "```\n\n```\n", "\n\n```\n\n", "def f(x):\n    x = x\n\n    return x", "x = x  # why?", "[:-1][:1]",
+             "import math\nclass A: pass", "int list str strings", "-12.5e+3", "propose deduction\nsolve induction\n",
+             "propose  deduction"]
 
 
 def test_every_example_survives_the_way_through_tokens(tokenizer, examples):
@@ -135,7 +137,7 @@ def test_programs_come_from_the_wanted_side_of_the_split(depth, heldout):
 def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(examples):
     seen = 0
     for *_, prompt, response in examples:
-        for language, program in tasks.FENCED.findall(prompt) + tasks.FENCED.findall(response):
+        for language, program in tasks.answer_blocks(prompt) + tasks.answer_blocks(response):
             if language == "python":
                 assert not tasks.is_heldout(tasks.program_key(program), make.HELDOUT_FRACTION)
                 seen += 1
@@ -257,7 +259,7 @@ def check_heldout_file(path: Path, executor) -> None:
     for start in range(0, 120, 12):  # any first part is a fair sample of all cells
         assert set(map(cell, heldout[start:start + 12])) == ALL_CELLS
     sample = heldout[:60]
-    runs = executor.run([tasks.Job(task.program, task.inputs) for task in sample])
+    runs = executor.run([Job(task.program, task.inputs) for task in sample])
     assert [tuple(run.value for run in of_task) for of_task in runs] == [task.outputs for task in sample]
 
 

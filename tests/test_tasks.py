@@ -749,6 +749,12 @@ def test_the_held_out_share_is_what_was_asked_for():
     assert all(tasks.is_heldout(key, 0.2) for key in keys if tasks.is_heldout(key, 0.1))
 
 
+def test_which_keys_are_held_out_never_changes():
+    tail = "0" * 56
+    assert [tasks.is_heldout(head + tail, 0.05) for head in ("00000000", "0ccccccc", "0ccccccd", "ffffffff")] == [
+        True, True, False, False]
+
+
 def test_the_identity_is_never_held_out():
     assert not tasks.is_heldout(tasks.program_key(tasks.IDENTITY), 0.05)
 
