@@ -12,7 +12,9 @@ Order of reading: `load_policy`, `forward`, `generate`, `logprobs`.
 Dimension suffixes: B rows, T positions, N response tokens of a whole batch, D model width, H heads, K key/value heads,
 C head width, V vocabulary, L layers. logp_N is one log-prob per response token.
 """
+import logging
 import os
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging as transformers_logging
 
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
 LOGIT_BUDGET = 2**26   # logits held at once in `logprobs`: 256 MB of fp32, 440 tokens of Qwen's vocabulary
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
+
+# The libraries tell of retries, optional kernels and their own deprecations; none of it is the user's to act on, and
+# what fails is raised.
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+for noisy in ("huggingface_hub", "bitsandbytes"):
+    logging.getLogger(noisy).setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
 class ModelError(Exception):

@@ -75,7 +75,7 @@ def advantages(kind: str, rewards: list[float], groups: list[tuple], tasks: list
     if kind == "reinforce++":
         groups = [()] * len(rewards)
     elif kind == "grpo":
-        groups = [group if task is None else (group, task) for group, task in zip(groups, tasks)]
+        groups = list(zip(groups, tasks))
     return trr_pp(rewards_R, groups, lengths_R, whitening)
 
 
@@ -115,6 +115,7 @@ def policy_loss(logp_N: Tensor, old_logp_N: Tensor, adv_N: Tensor, weight_N: Ten
 
 
 def kl_k3(logp_N: Tensor, reference_logp_N: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(policy || reference) per token: non-negative, unbiased, low variance."""
+    """Schulman's k3 estimate of KL(policy || reference) per token: non-negative, unbiased, low variance. As a loss, its
+    gradient in expectation is that of KL(reference || policy), which pulls towards the reference all the same."""
     difference_N = (reference_logp_N - logp_N).clamp(-20, 20)
-    return difference_N.exp() - difference_N - 1
+    return torch.expm1(difference_N) - difference_N

@@ -45,8 +45,8 @@ class Task:
 
     @property
     def depth(self) -> int:
-        """Statements inside f, without defs and returns: the nano preset's measure of difficulty."""
-        statements = (node for node in ast.walk(ast.parse(self.program)) if isinstance(node, ast.stmt))
+        """Statements of the program, without defs and returns: the nano preset's measure of difficulty."""
+        statements = (node for node in ast.walk(parse_program(self.program)) if isinstance(node, ast.stmt))
         return sum(not isinstance(node, (ast.FunctionDef, ast.Return)) for node in statements)
 
 
@@ -240,7 +240,8 @@ def solve_prompt(style: Style, task: Task) -> str:
 # Parsing. A response is the text sampled after "<think>".
 
 FORMAT = re.compile(r"\A<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
-FENCED = re.compile(r"```[ \t]*(\w*)[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL)
+# Possessive (*+) and with nothing optional after (.*?): linear even where a policy repeats white space without end.
+FENCED = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)```", re.DOTALL)
 
 
 def well_formed(response: str) -> bool:
@@ -252,7 +253,14 @@ def answer_blocks(response: str) -> list[tuple[str, str]]:
     """The fenced blocks of the last answer part; of the whole response where there is none (seeding takes both)."""
     start = response.rfind("<answer>")
     answer = response[start + len("<answer>"):] if start >= 0 else response
-    return FENCED.findall(answer.split("</answer>")[0])
+    found = FENCED.findall(answer.split("</answer>")[0])
+    return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in found]
+
+
+def parse_program(program: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in model text are not news
+        return ast.parse(program)
 
 
 def inspect_program(program: str) -> str:
@@ -261,20 +269,26 @@ def inspect_program(program: str) -> str:
     if len(program) > MAX_PROGRAM_CHARS:
         raise Rejected("program too long")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in model text are not news
-            tree = ast.parse(program)
-            key = tree_key(tree)
+        tree = parse_program(program)
+        key = tree_key(tree)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Rejected("does not parse") from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
         raise Rejected("no f")
     for node in ast.walk(tree):
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-            [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+            ["." if node.level else node.module] if isinstance(node, ast.ImportFrom) else \
+            [node.id] if isinstance(node, ast.Name) and node.id == "__import__" else []
         if any(module.split(".")[0] not in ALLOWED_IMPORTS for module in modules):
             raise Rejected("import not allowed")
     return key
+
+
+# The syntax nodes that bind a name, and those that only mention one; the attribute that holds it.
+BINDS = {ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
+         ast.alias: "asname", ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name",
+         ast.MatchMapping: "rest"}
+MENTIONS = BINDS | {ast.Name: "id", ast.keyword: "arg"}
 
 
 def tree_key(tree: ast.Module) -> str:
@@ -282,15 +296,16 @@ def tree_key(tree: ast.Module) -> str:
     names = {"f": "f"}
     nodes = list(ast.walk(tree))  # breadth first: the same order for the same shape
     for node in nodes:  # first what the program binds, so that builtins keep their names
-        bound = node.arg if isinstance(node, ast.arg) else \
-            node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else \
-            node.name if isinstance(node, (ast.FunctionDef, ast.ClassDef)) else None
+        bound = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else \
+            getattr(node, BINDS.get(type(node), ""), None)
         if bound is not None:
             names.setdefault(bound, f"v{len(names)}")
     for node in nodes:
-        for attribute in ("arg", "id", "name"):
-            if isinstance(getattr(node, attribute, None), str):
-                setattr(node, attribute, names.get(getattr(node, attribute), getattr(node, attribute)))
+        attribute = MENTIONS.get(type(node))
+        if attribute and getattr(node, attribute) in names:
+            setattr(node, attribute, names[getattr(node, attribute)])
+        if isinstance(node, (ast.Global, ast.Nonlocal)):
+            node.names = [names.get(name, name) for name in node.names]
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
     return hashlib.sha256(flat(tree).encode()).hexdigest()
@@ -307,7 +322,7 @@ def flat(node) -> str:
 
 
 def program_key(program: str) -> str:
-    return tree_key(ast.parse(program))
+    return tree_key(parse_program(program))
 
 
 def is_heldout(key: str, fraction: float) -> bool:
@@ -356,6 +371,8 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
             gated.append(Gated(None, RUN_REASONS.get(bad.kind, bad.kind)))
         elif any(len(show(run.value)) > MAX_VALUE_CHARS for run in runs):
             gated.append(Gated(None, "value too long"))
+        elif any("```" in show(value) for value in (program, inputs, [run.value for run in runs])):
+            gated.append(Gated(None, "holds a fence"))  # as a prompt's block it would end early
         else:
             outputs = tuple(run.value for run in runs)
             gated.append(Gated(Task(type.name, program, inputs, outputs, message, step, key)))
@@ -371,9 +388,14 @@ def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, 
     if any(len(text) > MAX_VALUE_CHARS for text in (*inputs, message)):
         raise Rejected("value too long")
     try:
-        return program, tuple(parse_arguments(text) for text in inputs), message, key
+        parsed = tuple(map(parse_arguments, inputs))
     except ValueError as error:
         raise Rejected("input not a literal") from error
+    if () in parsed:
+        raise Rejected("no arguments")
+    if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
+        raise Rejected("value too long")
+    return program, parsed, message, key
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -488,9 +510,11 @@ def load_tasks(path: str) -> list[Task]:
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                tasks.append(task_from_json(json.loads(line)))
-                if tasks[-1].type not in TYPES or len(tasks[-1].inputs) != len(tasks[-1].outputs):
+                tasks.append(task := task_from_json(json.loads(line)))
+                if task.type not in TYPES or len(task.inputs) != len(task.outputs):
                     raise ValueError("unknown type, or inputs and outputs differ in number")
+                if (len(task.inputs) < 2) if TYPES[task.type].given_program else (len(task.inputs) != 1):
+                    raise ValueError("induction needs at least two inputs, the other types exactly one")
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
     return tasks

@@ -42,7 +42,6 @@ from typing import Literal, Optional
 import torch
 from tqdm import tqdm
 from transformers import HfArgumentParser
-from transformers.utils import logging as transformers_logging
 
 import eval as evaluation
 import rewards
@@ -179,11 +178,15 @@ class Training:
     executor: Executor
     style: Style
     buffers: Buffers
+    frozen: list[Task] = field(default_factory=list)  # the held-out file: its programs are never trained on either
     step: int = 0
 
     def rng(self, what: str) -> random.Random:
         """A fresh generator for every purpose and step, so that there is no generator state to save or to disturb."""
         return random.Random(f"{self.cfg.seed} {self.step} {what}")
+
+    def is_heldout(self, task: Task) -> bool:
+        return tasks.is_heldout(task.key, self.cfg.heldout_fraction) or task.key in {t.key for t in self.frozen}
 
 
 def train_step(run: Training) -> tuple[list[Row], dict]:
@@ -195,8 +198,9 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
 
     with clock("gate"):
         gate_all(run, proposals)
-        heldout = [row for row in proposals if row.task and tasks.is_heldout(row.task.key, cfg.heldout_fraction)]
-        proposals = [row for row in proposals if row not in heldout]
+        heldout = [row for row in proposals if row.task and run.is_heldout(row.task)]
+        failed = [row for row in proposals if row.verdict == "infra"]  # no fault of the proposer's: not trained on
+        proposals = [row for row in proposals if row not in heldout + failed]
         valid = [row for row in proposals if row.task]
         for row in valid + heldout:
             run.buffers.add(row.task, heldout=row in heldout)
@@ -235,7 +239,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             row.advantage = advantage
         update_metrics = update(run, rows)
 
-    everything = proposals + heldout + probes + (solves if solves is not probes else [])
+    everything = proposals + heldout + failed + probes + (solves if solves is not probes else [])
     return everything, step_metrics(run, proposals, heldout, probes, rows, everything, clock) | update_metrics
 
 
@@ -321,7 +325,7 @@ def update(run: Training, rows: list[Row]) -> dict:
                 skipped += 1
             run.optimizer.zero_grad()
     log_ratio_N = torch.cat(log_ratios)
-    return {"kl_sampler_trainer": float((log_ratio_N.exp() - log_ratio_N - 1).mean()),
+    return {"kl_sampler_trainer": float((torch.expm1(log_ratio_N) - log_ratio_N).mean()),
             "ratio_mean": float(log_ratio_N.exp().mean()), "ratio_max": float(log_ratio_N.exp().max()),
             "clip_frac": clipped / tokens, "grad_norm": sum(norms) / len(norms), "skipped_updates": skipped}
 
@@ -372,7 +376,7 @@ def seed_buffers(run: Training, log: "Log") -> None:
     both, induction = [tasks.DEDUCTION, tasks.ABDUCTION], tasks.INDUCTION
     if cfg.seed_tasks:
         for task in read_tasks(cfg.seed_tasks):
-            run.buffers.add(task, heldout=tasks.is_heldout(task.key, cfg.heldout_fraction))
+            run.buffers.add(task, run.is_heldout(task))
     for type in [*both, induction]:
         if not run.buffers.train[type.name]:
             run.buffers.add(tasks.identity_task(type, cfg.n_inputs))
@@ -393,9 +397,8 @@ def seed_buffers(run: Training, log: "Log") -> None:
                 if mark in seen or len(run.buffers.train[kinds[0].name]) >= target:
                     continue
                 seen.add(mark)
-                heldout = tasks.is_heldout(task.key, cfg.heldout_fraction)
                 for type in kinds:
-                    run.buffers.add(replace(task, type=type.name), heldout)
+                    run.buffers.add(replace(task, type=type.name), run.is_heldout(task))
     sizes = ", ".join(f"{len(tasks_)} {name}" for name, tasks_ in run.buffers.train.items())
     say(f"seeded: {sizes} tasks" + ("" if min(map(len, run.buffers.train.values())) >= target else
                                     f" (wanted {target}; the model gave few valid ones, training goes on with these)"))
@@ -467,6 +470,24 @@ def step_line(m: dict, cfg: Config) -> str:
     seconds = " ".join(f"{key[8:]} {value:.1f}" for key, value in m.items() if key.startswith("seconds/"))
     return (f"step {m['step']:4d} | solve reward {by_type('reward/solve')} | valid {by_type('valid')} | learnability"
             f" {learn or 0:.2f} | length {length or 0:.0f} | {m['tokens_per_second']:,.0f} tok/s | seconds {seconds}")
+
+
+def warnings_of(m: dict, cfg: Config) -> list[tuple[str, str]]:
+    """(key, line) of what a user should know about a step; each key is told once a run."""
+    found = []
+    for key, value in m.items():
+        name = key.split("/", 1)[-1]
+        if key.startswith("cut_off/") and (value or 0) > 0.2:
+            found.append((key, f"{100 * value:.0f}% of the {name} responses reached --max_new_tokens"
+                               f" {cfg.max_new_tokens} and are mostly badly formatted; raise it if this stays"))
+        if key.startswith("valid/") and value == 0:
+            found.append((key, f"no valid {name} proposal in this step; the gate/{name}/ counts in metrics.jsonl say why"))
+    if all(value == 1 for key, value in m.items() if key.startswith("zero_advantage/") and value is not None):
+        found.append(("zero", "all rewards within each type and role were equal, so this step's gradient is zero; that"
+                              " happens with small batches and early on"))
+    if m.get("skipped_updates"):
+        found.append(("skipped", "an update was skipped: nothing to train on, or its gradient was not finite"))
+    return found
 
 
 class Log:
@@ -686,6 +707,7 @@ def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
 def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
     """The run as its checkpoint holds it, or a seeded one at step 0."""
     checkpoint = find_checkpoint(folder)
+    say(f"loading {cfg.model}")
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
                          checkpoint / "policy" if checkpoint else None, cfg.seed)
     policy.checkpoint_layers = cfg.checkpoint_layers
@@ -693,7 +715,8 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
                         f" the model's {policy.max_length} positions; lower one")
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
-    run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
+    frozen = read_tasks(cfg.heldout_tasks) if cfg.heldout_tasks else []
+    run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size), frozen)
     if checkpoint:
         state = json.loads((checkpoint / "state.json").read_text())
         run.step, run.buffers = state["step"], Buffers.from_json(state["buffers"])
@@ -730,22 +753,31 @@ def main(argv: list[str]) -> None:
     folder, lock = open_folder(cfg)
     say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")
     with lock, Executor(workers=cfg.workers, cpu_seconds=cfg.cpu_seconds, memory_mb=cfg.memory_mb) as executor:
-        run, log = start(cfg, folder, executor)
-        frozen = read_tasks(cfg.heldout_tasks)[:cfg.eval_limit] if cfg.heldout_tasks else []
-        if cfg.eval_every and frozen and run.step == 0:
-            log.metrics({"step": 0, "heldout": evaluate(run, frozen).rates()})
+        try:
+            run, log = start(cfg, folder, executor)
+        except (ModelError, UserError):
+            if not cfg.resume:  # nothing was made yet: the name stays free
+                shutil.rmtree(folder)
+            raise
+        if cfg.eval_every and run.frozen and run.step == 0:
+            log.metrics({"step": 0, "heldout": evaluate(run, run.frozen[:cfg.eval_limit]).rates()})
+        told: set[str] = set()
         for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
             run.step = step + 1
             rows, metrics = train_step(run)
-            if cfg.eval_every and run.step % cfg.eval_every == 0 and frozen:
-                metrics["heldout"] = evaluate(run, frozen).rates()
+            if cfg.eval_every and run.step % cfg.eval_every == 0 and run.frozen:
+                metrics["heldout"] = evaluate(run, run.frozen[:cfg.eval_limit]).rates()
             log.metrics(metrics)
             log.samples(rows, run.step)
             sizes = log.sync()
             if run.step % cfg.save_every == 0 or run.step == cfg.steps:
                 save_checkpoint(run, sizes)
             say(step_line(metrics, cfg))
-        heldout = frozen + evaluation.own_heldout(
+            for key, line in warnings_of(metrics, cfg):
+                if key not in told:
+                    say(f"note: {line}")
+                told.add(key)
+        heldout = run.frozen[:cfg.eval_limit] + evaluation.own_heldout(
             run.policy, executor, run.style, run.buffers, cfg.eval_limit, cfg.max_new_tokens, cfg.slots, cfg.seed)
         say(f"evaluating on {len(heldout)} held-out tasks, before and after")
         after = evaluate(run, heldout)
@@ -757,8 +789,6 @@ def main(argv: list[str]) -> None:
 
 
 def run_main(argv: list[str]) -> int:
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
         main(argv)
     except (UserError, ModelError) as error:

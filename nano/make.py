@@ -18,6 +18,7 @@ import math
 import random
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -38,6 +39,7 @@ STYLE = tasks.Style("compact", N_INPUTS)
 MAX_REFERENCES = 2
 HELDOUT_FRACTION = 0.05
 HELDOUT_PER_CELL = 300  # tasks per type and depth in heldout.jsonl
+PER_PROGRAM = 15        # of those, at most this many of one program: depth 1 has only some thirty held-out programs
 
 # ----------------------------------------------------------------------------------------------------------------
 # The grammar. A statement is `x = EXPRESSION`; {k} small, {j} any, {m} multiplier, {s} {t} letters.
@@ -267,10 +269,12 @@ def write_heldout(path: Path, rng: random.Random) -> None:
     cells = []
     for type in TYPES:
         for depth in DEPTHS:
-            lines: dict[str, None] = {}
+            lines, programs = {}, Counter()
             while len(lines) < HELDOUT_PER_CELL:
                 task = draw_example("solve", type, depth, rng, heldout=True)[0]
-                lines[json.dumps(tasks.task_to_json(task))] = None
+                line = json.dumps(tasks.task_to_json(task))
+                if line not in lines and programs[task.key] < PER_PROGRAM:
+                    lines[line], programs[task.key] = None, programs[task.key] + 1
             cells.append(list(lines))
     path.write_text("\n".join(line for row in zip(*cells) for line in row) + "\n")
 

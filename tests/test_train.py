@@ -273,6 +273,23 @@ def test_heldout_programs_are_neither_trained_on_nor_shown(run, monkeypatch):
     assert not any(tasks.is_heldout(task.key, 0.5) for buffer in run.buffers.train.values() for task in buffer)
 
 
+def test_programs_of_the_heldout_file_are_held_out_too(run):
+    """With a file of one's own the hash rule alone would let its programs into training."""
+    run.cfg.heldout_fraction = 0.0
+    rows, _ = train_step(run)
+    run.frozen = [row.task for row in rows if row.kind == "propose" and row.task]
+    again, _ = train_step(run)  # same seed and step: the same prompts, sampled from a policy that hardly moved
+    keys = {task.key for task in run.frozen}
+    assert not any(row.task and row.task.key in keys for row in again if row.solve_rate is not None)
+
+
+def test_a_run_says_in_words_what_needs_attention(run):
+    _, metrics = train_step(run)
+    metrics |= {"cut_off/solve/induction": 0.5, "valid/deduction": 0.0, "skipped_updates": 1}
+    lines = " ".join(line for _, line in train.warnings_of(metrics, run.cfg))
+    assert "50% of the solve/induction responses" in lines and "no valid deduction" in lines and "skipped" in lines
+
+
 @pytest.mark.parametrize("newest", ["this", "previous"])
 def test_the_solver_gets_the_tasks_of_the_chosen_step_first(run, newest):
     run.cfg.solve_tasks = newest
@@ -465,6 +482,7 @@ def test_bad_flags_end_with_one_line(flags, says, capsys, tmp_path, monkeypatch)
 def test_a_hub_name_without_network_a_missing_folder_and_an_unsupported_model(tmp_path, tiny):
     fails(tmp_path, *TINY, "--model", "Qwen/Qwen2.5-Coder-3B", "--name", "hub", says="--preset nano")
     fails(tmp_path, *TINY, "--model", "./nowhere", "--name", "folder", says="no such folder")
+    assert not any((tmp_path / "runs").iterdir()), "the names stay free"
     config = Path(tiny()) / "config.json"
     config.write_text(config.read_text().replace('"qwen2"', '"gpt2"'))
     fails(tmp_path, *TINY, "--model", str(config.parent), "--name", "odd", says="supported families")
