@@ -148,6 +148,7 @@ BAD_PROGRAMS = [
                                   "        except BaseException:\n            pass", "timeout"),
     ("memory", "def f(x):\n    return len([0] * 10**9)", "memory"),
     ("set order", "def f(x):\n    return ''.join(set('abcdefghijklmnop'))", "not deterministic"),
+    ("a fence in the output", "def f(x):\n    return chr(96) * 3", "holds a fence"),
     ("string hash", "def f(x):\n    return hash('absolute') % 1000003", "not deterministic"),
     ("set pop", "def f(x):\n    return {str(i) for i in range(50)}.pop()", "not deterministic"),
     ("function", "def f(x):\n    return f", "value not a literal"),
@@ -190,6 +191,7 @@ BAD_INPUTS = [
     ("401 characters", repr("a" * 399), "value too long"),
     # Prompts show values, not the proposer's text of them.
     ("short to write, long to show", ", ".join(["nan"] * 75), "value too long"),
+    ("no arguments", "", "no arguments"),
 ]
 
 
@@ -201,7 +203,7 @@ def test_bad_inputs_are_rejected_with_the_reason(ex, given, wanted):
 
 
 @pytest.mark.parametrize("given, args", [
-    ("1", (1,)), ("", ()), ("1, 'a'", (1, "a")), ("[1,\n 2]", ([1, 2],)), ("-1.5  # a comment", (-1.5,)),
+    ("1", (1,)), ("1, 'a'", (1, "a")), ("[1,\n 2]", ([1, 2],)), ("-1.5  # a comment", (-1.5,)),
     ("{'a': (1, None)}, {2}", ({"a": (1, None)}, {2})), ("float('-inf'), True", (-inf, True)), ("'a\\nb'", ("a\nb",)),
 ])
 def test_inputs_are_read_as_the_arguments_of_one_call(ex, given, args):
