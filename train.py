@@ -229,7 +229,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
 
     with clock("update"):
-        rows = (proposals if cfg.train_propose else []) + solves
+        rows = (proposals if cfg.train_propose else []) + [row for row in solves if row.verdict != "infra"]
         groups = [(row.type, row.role) for row in rows]
         lengths = [len(row.sample.ids) for row in rows]
         siblings = [id(row.task) if row.role == "solve" else None for row in rows]
