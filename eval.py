@@ -46,16 +46,19 @@ class Scores:
         return {f"{type}/{depth}": correct / count for (type, depth), (correct, count) in self.cells().items()}
 
 
+def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
+    return encode(policy, prompt, chat=style.name == "chat")
+
+
 def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
-          slots: int, max_prompt_tokens: int = 1 << 30) -> Scores:
-    """Greedy answers to the tasks, judged. An answer counts if it is correct and well-formed. A task whose prompt is
-    longer than `max_prompt_tokens` counts as wrong."""
-    prompts = [encode(policy, tasks.solve_prompt(style, task), chat=style.name == "chat") for task in heldout]
-    limit = min(max_prompt_tokens, policy.max_length - max_new_tokens)
-    fits = [i for i, prompt in enumerate(prompts) if len(prompt) <= limit]
+          **sampling) -> Scores:
+    """Greedy answers to the tasks, judged. An answer counts if it is correct and well-formed; a task whose prompt does
+    not fit into the model counts as wrong. `sampling` goes to `generate`: slots, kv_gb."""
+    prompts = [to_ids(policy, style, tasks.solve_prompt(style, task)) for task in heldout]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
-        samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, temperature=0, slots=slots,
-                           progress=lambda made: bar.update(made - bar.n))
+        samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, temperature=0,
+                           progress=lambda made: bar.update(made - bar.n), **sampling)
     texts = [""] * len(heldout)
     for i, [sample] in zip(fits, samples):
         texts[i] = decode(policy, sample.ids)
@@ -63,16 +66,15 @@ def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task],
 
 
 def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
-                slots: int, seed: int) -> list[Task]:
+                seed: int, **sampling) -> list[Task]:
     """The run's own held-out tasks, the newest `limit` per type. Its induction proposer only ever sees trained
-    programs, so inputs and messages for held-out programs are asked of the policy here, where nothing is trained
-    on."""
-    chosen = [task for name in TYPES for task in buffers.heldout[name][-limit:]]
+    programs, so inputs and messages for held-out programs are asked of `policy` here, where nothing is trained on; give
+    the starting policy, so that the trained one does not choose its own examination."""
+    chosen = [task for name in TYPES for task in buffers.heldout[name][max(0, len(buffers.heldout[name]) - limit):]]
     programs = list({task.key: task for task in chosen if not TYPES[task.type].given_program}.values())
-    prompts = [encode(policy, tasks.propose_prompt(style, tasks.INDUCTION, [task]), chat=style.name == "chat")
-               for task in programs]
+    prompts = [to_ids(policy, style, tasks.propose_prompt(style, tasks.INDUCTION, [task])) for task in programs]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
-    samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, slots=slots)
+    samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, **sampling)
     proposals = [(tasks.INDUCTION, decode(policy, sample.ids), programs[i]) for i, [sample] in zip(fits, samples)]
     gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
     return chosen + [result.task for result in gated if result.task]
@@ -125,11 +127,12 @@ def main() -> None:
     try:
         policy = load_policy(args.model, args.device, adapter=args.adapter)
         heldout = tasks.load_tasks(args.tasks)[:args.limit]
-    except (ModelError, ValueError, OSError) as error:
+    except (ModelError, ValueError, OSError, ImportError) as error:
         sys.exit(f"eval.py: {error}")
     style = Style(args.prompt, wrap=chat_template(policy) if args.prompt == "chat" else None)
     with Executor() as executor:
-        print(table(None, score(policy, executor, style, heldout, args.max_new_tokens, args.slots)))
+        print(table(None, score(policy, executor, style, heldout, args.max_new_tokens,
+                                slots=args.slots)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ Dimension suffixes: B rows, T positions, N response tokens of a whole batch, D m
 C head width, V vocabulary, L layers. logp_N is one log-prob per response token.
 """
 import logging
-import os
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,10 +64,6 @@ class Policy:
     def device(self) -> torch.device:
         return self.decoder.embed_tokens.weight.device
 
-    @property
-    def has_adapter(self) -> bool:
-        return self.model is not getattr(self.model, "get_base_model", lambda: self.model)()
-
     def trained(self) -> list[nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
@@ -84,16 +79,18 @@ def adapter_off(policy: Policy):
 
 
 def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha: float = 32.0,
-                load_in_4bit: bool = False, adapter: Path | None = None, seed: int = 0) -> Policy:
+                load_in_4bit: bool = False, adapter: Path | None = None, seed: int = 0,
+                dtype: torch.dtype | None = None) -> Policy:
     """Loads a hub name or a folder (Hugging Face format). `adapter` is a folder written by `save_policy`; with
-    lora_rank 0 all weights are trained and `adapter` holds all of them. Raises ModelError."""
+    lora_rank 0 all weights are trained and `adapter` holds all of them. `dtype` is that of the frozen weights and of
+    the activations: bf16 on CUDA and fp32 on a CPU if not given. Raises ModelError."""
     local = Path(name).expanduser()
     if local.is_dir():
         name = str(local)
     elif name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ModelError(f"--model {name}: no such folder; give a folder with config.json and weights, or a hub name"
                          " like Qwen/Qwen2.5-Coder-3B")
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     source = str(adapter) if adapter and lora_rank == 0 else name
     options = {"dtype": torch.float32 if lora_rank == 0 else dtype}
     try:
@@ -103,8 +100,10 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
         if load_in_4bit:
             options |= quantised(dtype)
         model = AutoModelForCausalLM.from_pretrained(source, config=config, device_map={"": device}, **options)
-    except ModelError:
+    except (ModelError, torch.OutOfMemoryError):
         raise
+    except ImportError as error:
+        raise ModelError(f"a package is missing ({error}); pip install -r requirements.txt") from error
     except Exception as error:  # transformers, tokenizers, safetensors and the hub client share no base class
         first = str(error).strip().split("\n")[0][:200]
         if local.is_dir():
@@ -119,8 +118,13 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
     else:
         model = add_adapter(model, lora_rank, lora_alpha, adapter, seed)
     base = model.get_base_model() if lora_rank else model
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            # On some CPUs bitsandbytes repacks weights in evaluation mode into a form without a right gradient.
+            module.train()
     limit = min(config.max_position_embeddings, tokenizer.model_max_length or 1 << 60)
-    return Policy(model.eval(), tokenizer, base.model, base.lm_head, config, stop_ids(name, config, tokenizer), dtype,
+    return Policy(model, tokenizer, base.model, base.lm_head, config, stop_ids(name, config, tokenizer), dtype,
                   limit)
 
 
@@ -170,17 +174,18 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
 
 def save_policy(policy: Policy, folder: Path) -> None:
     """The adapter in peft's format, or all weights where there is none."""
-    policy.model.save_pretrained(str(folder))
+    # peft would ask the model hub, at every save, whether the vocabulary has grown.
+    options = {"save_embedding_layers": False} if hasattr(policy.model, "peft_config") else {}
+    policy.model.save_pretrained(str(folder), **options)
 
 
 def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
     """Every id that ends a response: Qwen2.5-Instruct alone has two."""
     found = [config.eos_token_id, tokenizer.eos_token_id]
-    if os.path.isdir(name) and os.path.exists(os.path.join(name, "generation_config.json")) or not os.path.isdir(name):
-        try:
-            found.append(GenerationConfig.from_pretrained(name).eos_token_id)
-        except OSError:
-            pass  # a hub model may have none
+    try:
+        found.append(GenerationConfig.from_pretrained(name).eos_token_id)
+    except OSError:
+        pass  # the file is optional
     flat = [i for entry in found for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
     if not flat:
         raise ModelError(f"--model {name}: neither its configuration nor its tokenizer names an end-of-text token")
@@ -338,23 +343,24 @@ def generate(policy: Policy, prompts: list[list[int]], n: int | list[int] = 1, m
     pos_B = torch.zeros(slots, dtype=torch.long, device=policy.device)
     rows: list[Sample] = []           # rows[b] is written by slot b; slots len(rows).. are free
     positions: list[int] = []         # pos_B on the host, for the live length
-    prefilled: dict[int, tuple] = {}  # prompt -> its keys and values, while samples of it are waiting
+    half: dict[int, tuple] = {}       # the prompt whose samples did not all find a slot: its keys and values
     made = 0
     while rows or queue:
         free = slots - len(rows)
         if queue and (free * 8 >= slots or not rows):  # refill an eighth at a time: prefilling one by one is slow
-            batch = [queue.pop() for _ in range(min(free, len(queue)))]
-            waiting = {i for i, _ in queue}
-            prefill(policy, prompts, dict.fromkeys(i for i, _ in batch), prefilled)
-            for i, j in batch:
-                b, last = len(rows), len(prompts[i]) - 1
-                k_LKTC, v_LKTC = prefilled[i]
-                cache.k_LBKTC[:, b, :, :last] = k_LKTC
-                cache.v_LBKTC[:, b, :, :last] = v_LKTC
-                tok_B[b], pos_B[b] = prompts[i][last], last  # the first step runs the prompt's last token
-                rows.append(samples[i][j])
-                positions.append(last)
-            prefilled = {i: kv for i, kv in prefilled.items() if i in waiting}
+            wanted: dict[int, list[int]] = {}
+            for i, j in (queue.pop() for _ in range(min(free, len(queue)))):
+                wanted.setdefault(i, []).append(j)
+            for i, (k_LKTC, v_LKTC) in prefill(policy, prompts, wanted, half):
+                last = len(prompts[i]) - 1
+                for j in wanted[i]:
+                    b = len(rows)
+                    cache.k_LBKTC[:, b, :, :last] = k_LKTC
+                    cache.v_LBKTC[:, b, :, :last] = v_LKTC
+                    tok_B[b], pos_B[b] = prompts[i][last], last  # the first step runs the prompt's last token
+                    rows.append(samples[i][j])
+                    positions.append(last)
+                half = {i: (k_LKTC, v_LKTC)} if queue and queue[-1][0] == i else {}
         live, length = len(rows), max(positions) + 1
         new_B, logp_B = decode_step(policy, tok_B[:live], pos_B[:live], cache, length, temperature, noise)
         tok_B[:live] = new_B
@@ -394,22 +400,21 @@ def new_cache(policy: Policy, slots: int, length: int, kv_gb: float) -> Cache:
     return Cache(*(torch.zeros(shape, dtype=policy.dtype, device=policy.device) for _ in range(2)))
 
 
-def prefill(policy: Policy, prompts: list[list[int]], wanted, prefilled: dict[int, tuple]) -> None:
-    """Adds (keys, values), [L, K, T-1, C] each, for every wanted prompt that has none. The last token is left to the
-    first decode step, so that all sampling happens in one place."""
-    missing = [i for i in wanted if i not in prefilled]
+def prefill(policy: Policy, prompts: list[list[int]], wanted: dict[int, list], known: dict[int, tuple]):
+    """Yields (prompt, its keys and values), [L, K, T-1, C] each, for every wanted prompt, PREFILL_TOKENS at a time so
+    that few are held at once. The last token is left to the first decode step: all sampling happens in one place."""
+    missing = [i for i in wanted if i not in known]
+    yield from ((i, known[i]) for i in wanted if i in known)
     while missing:
-        width = max(len(prompts[i]) for i in missing[:1])  # sorted: the first is the longest
-        part = missing[:max(1, PREFILL_TOKENS // width)]
-        missing = missing[len(part):]
+        count = max(1, PREFILL_TOKENS // len(prompts[missing[0]]))  # sorted: the first is the longest
+        part, missing = missing[:count], missing[count:]
         kept: list = []
-        if width > 1:
-            ids_BT, pos_BT = pad([prompts[i][:-1] for i in part], policy.device)
-            forward(policy, ids_BT, pos_BT, keep=kept)
+        if len(prompts[part[0]]) > 1:
+            forward(policy, *pad([prompts[i][:-1] for i in part], policy.device), keep=kept)
         for b, i in enumerate(part):
             last = len(prompts[i]) - 1
-            prefilled[i] = tuple(torch.stack([layer[which][b, :, :last] for layer in kept]) if last else 0.0
-                                 for which in (0, 1))
+            yield i, tuple(torch.stack([layer[which][b, :, :last] for layer in kept]) if last else 0.0
+                           for which in (0, 1))
 
 
 def decode_step(policy: Policy, tok_B: Tensor, pos_B: Tensor, cache: Cache, length: int, temperature: float,

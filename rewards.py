@@ -8,10 +8,6 @@ token.
 import torch
 from torch import Tensor
 
-ADVANTAGES = ("trr++", "reinforce++", "grpo")
-LOSS_MEANS = ("response", "token", "group")
-WHITENINGS = ("response", "token")
-
 
 def learnability(solve_rate: float, extreme: float = 0.0) -> float:
     """Paper eq. 4: 0 if the task was solved never or always, else 1 - rate. `extreme` is what never and always give: 0
@@ -105,7 +101,8 @@ def token_weights(kind: str, groups: list[tuple], lengths: list[int], solve_weig
 def policy_loss(logp_N: Tensor, old_logp_N: Tensor, adv_N: Tensor, weight_N: Tensor, clip_low: float = 0.2,
                 clip_high: float = 0.2) -> tuple[Tensor, Tensor]:
     """PPO's clipped surrogate, paper eq. 9: (loss, clipped_N). old_logp_N is the sampler's own record; with one
-    epoch and one mini-batch the ratio is 1 up to rounding and the clip does nothing."""
+    epoch and one mini-batch the ratio is 1 up to rounding and the clip does nothing (in bf16 and NF4 rounding is
+    visible, and the clip bounds what it can do)."""
     # A log-ratio beyond 20 means broken numbers, not a policy; exp must stay finite for the clip to handle it.
     ratio_N = (logp_N - old_logp_N).clamp(-20, 20).exp()
     kept_N = ratio_N.clamp(1 - clip_low, 1 + clip_high)

@@ -20,7 +20,6 @@ import json
 import random
 import re
 import warnings
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -132,10 +131,10 @@ PROGRAM_RULES = f"""Rules for the program:
   classes are welcome, placed above `f`;
 - the same input always gives the same output: no randomness, dates, files, network, printing or outside state;
 - it may import only from: {", ".join(ALLOWED_IMPORTS)};
-- it runs within a second, and both input and output are plain data (numbers, strings, booleans, None, lists, tuples,
-  dictionaries, sets) of at most {MAX_VALUE_CHARS} characters.
-You are graded on whether it runs, on how instructive it is (a good solver should get it right sometimes but not
-always: let several steps change some state) and on how much it differs from the references below."""
+- it runs in a fraction of a second, and both input and output are plain data (numbers, strings, booleans, None,
+  lists, tuples, dictionaries, sets) of at most {MAX_VALUE_CHARS} characters.
+You are graded on whether it runs and on how instructive it is: a good solver should get it right sometimes but not
+always, so let several steps change some state. Be original."""
 
 DEDUCTION = TaskType(
     name="deduction",
@@ -218,12 +217,14 @@ def build_prompt(style: Style, role: str, type: TaskType, shown: list[list]) -> 
     texts = ["\n".join(fence(*block) for block in blocks) for blocks in shown]
     if style.name == "compact":
         return "\n".join([f"{role} {type.name}", *texts, "<think>"])
-    if role == "propose" and len(texts) > 1:
-        texts = [f"Reference {i}:\n{text}" for i, text in enumerate(texts, 1)]
+    if role == "propose" and texts and not type.given_program:
+        references = [f"Reference {i}:\n{text}" for i, text in enumerate(texts, 1)]
+        texts = ["Your task should differ from these earlier ones.", *references]
     instructions = type.proposal if role == "propose" else type.solution
     question = "\n\n".join([instructions.replace("{n_inputs}", str(style.n_inputs)), *texts])
     if style.name == "chat":
-        return style.wrap(f"{CHAT_RULE}\n{question}") + "<think>"
+        text = style.wrap(f"{CHAT_RULE}\n{question}")
+        return text if text.rstrip().endswith("<think>") else text + "<think>"  # some templates open it themselves
     return f"{PREAMBLE}User: {question}\nAssistant: <think>"
 
 
@@ -275,13 +276,26 @@ def inspect_program(program: str) -> str:
         raise Rejected("does not parse") from error
     if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
         raise Rejected("no f")
-    for node in ast.walk(tree):
+    for node in ast.walk(tree):  # after tree_key, which renamed what the program binds: `hash` is the builtin here
+        if isinstance(node, ast.Name) and node.id in UNSTABLE_NAMES or \
+                isinstance(node, ast.Attribute) and node.attr in UNSTABLE_ATTRIBUTES:
+            raise Rejected("not deterministic")
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
             ["." if node.level else node.module] if isinstance(node, ast.ImportFrom) else \
             [node.id] if isinstance(node, ast.Name) and node.id == "__import__" else []
         if any(module.split(".")[0] not in ALLOWED_IMPORTS for module in modules):
             raise Rejected("import not allowed")
+        if isinstance(node, ast.ImportFrom) and any(alias.name in UNSTABLE_ATTRIBUTES for alias in node.names):
+            raise Rejected("import not allowed")
     return key
+
+
+# A program may be random in one bit and still agree with itself in two runs half the time, with a solve rate near one
+# half: a rewarding task. These names are the ways to such bits that need no forbidden import. They serve determinism;
+# keeping programs from doing harm is the executor's matter, no list of names can.
+UNSTABLE_NAMES = {"hash", "id", "__builtins__"}
+UNSTABLE_ATTRIBUTES = {"__hash__", "__builtins__", "__globals__", "__subclasses__", "__loader__", "__spec__", "sys",
+                       "_sys", "os", "_os", "random", "_random", "modules"}
 
 
 # The syntax nodes that bind a name, and those that only mention one; the attribute that holds it.
@@ -371,8 +385,8 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
             gated.append(Gated(None, RUN_REASONS.get(bad.kind, bad.kind)))
         elif any(len(show(run.value)) > MAX_VALUE_CHARS for run in runs):
             gated.append(Gated(None, "value too long"))
-        elif any("```" in show(value) for value in (program, inputs, [run.value for run in runs])):
-            gated.append(Gated(None, "holds a fence"))  # as a prompt's block it would end early
+        elif any(mark in show([program, inputs, message, [run.value for run in runs]]) for mark in ("```", "answer>")):
+            gated.append(Gated(None, "holds a fence or tag"))  # no prompt could show it, or no answer give it
         else:
             outputs = tuple(run.value for run in runs)
             gated.append(Gated(Task(type.name, program, inputs, outputs, message, step, key)))
@@ -393,6 +407,8 @@ def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, 
         raise Rejected("input not a literal") from error
     if () in parsed:
         raise Rejected("no arguments")
+    if len(set(map(arguments, parsed))) < len(parsed):
+        raise Rejected("inputs repeat")  # the hidden half of an induction task must not be the shown one
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
     return program, parsed, message, key
@@ -444,8 +460,9 @@ IDENTITY_INPUTS = (("Hello world",), (1,), ({"a": 1, "b": 2},), ((1.1, 1.2),), (
 
 def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
     """The zero triplet; for induction, N inputs of several types with the identity's outputs."""
-    inputs = tuple(IDENTITY_INPUTS[i % len(IDENTITY_INPUTS)] for i in range(n_inputs)) if type is INDUCTION \
-        else IDENTITY_INPUTS[:1]
+    inputs = IDENTITY_INPUTS[:1]
+    if type.given_program:
+        inputs = (*IDENTITY_INPUTS, *((i,) for i in range(2, n_inputs)))[:n_inputs]
     message = "f returns its argument." if type is INDUCTION else ""
     return Task(type.name, IDENTITY, inputs, tuple(args[0] for args in inputs), message, 0, program_key(IDENTITY))
 
@@ -518,7 +535,3 @@ def load_tasks(path: str) -> list[Task]:
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
     return tasks
-
-
-def gate_counts(gated: list[Gated]) -> dict[str, int]:
-    return dict(Counter(result.reason for result in gated))

@@ -47,8 +47,8 @@ import eval as evaluation
 import rewards
 import tasks
 from executor import Executor
-from model import (ModelError, Policy, Sample, adapter_off, chat_template, decode, encode, generate, load_policy,
-                   logprobs, save_policy)
+from model import (ModelError, Policy, Sample, adapter_off, chat_template, decode, generate, load_policy, logprobs,
+                   save_policy)
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
 
 HERE = Path(__file__).resolve().parent
@@ -98,7 +98,8 @@ class Config:
     max_new_tokens: int = opt(8096, "longest response (paper: 8096)")
     max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)")
     slots: int = opt(128, "responses generated at once")
-    kv_gb: float = opt(4.0, "memory for keys and values in generation; fewer slots where they do not fit")
+    kv_gb: float = opt(0.0, "memory for keys and values in generation, fewer slots where they do not fit; 0: 4 GB on a"
+                            " CPU, half of what is free after loading on CUDA")
     # the update
     lora_rank: int = opt(16, "rank of the LoRA adapters on all linear layers; 0 trains all weights")
     lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank")
@@ -113,7 +114,7 @@ class Config:
     clip_high: float = opt(0.2, "PPO clip above 1")
     kl_coef: float = opt(0.0, "weight of KL(policy || starting model) in the loss")
     entropy_coef: float = opt(0.0, "weight of the entropy bonus")
-    micro_tokens: int = opt(16384, "padded tokens per forward-backward pass; changes memory, not results")
+    micro_tokens: int = opt(16384, "padded tokens per forward-backward pass; changes memory, results only by rounding")
     checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time")
     # the executor
     workers: int = opt(max(1, os.cpu_count() or 1), "executor processes")
@@ -131,13 +132,15 @@ PRESETS = {
     "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
                  max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=3e-4, cpu_seconds=0.5,
                  heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
-    "0.5b": dict(model="Qwen/Qwen2.5-Coder-0.5B", max_new_tokens=1024, max_prompt_tokens=3072, slots=256, kv_gb=6.0),
+    "0.5b": dict(model="Qwen/Qwen2.5-Coder-0.5B", max_new_tokens=1024, max_prompt_tokens=3072, slots=256,
+                 checkpoint_layers=True),
     "1.5b": dict(model="Qwen/Qwen2.5-Coder-1.5B", max_new_tokens=2048, max_prompt_tokens=4096, checkpoint_layers=True),
-    "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True, kv_gb=6.0),
-    "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True, kv_gb=8.0),
+    "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True),
+    "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
 }
-RUNNING_FLAGS = {"resume", "steps", "workers", "slots", "kv_gb", "micro_tokens", "eval_every", "eval_limit",
-                 "keep_samples", "save_every", "device", "checkpoint_layers"}
+# What may change on --resume: how long and how a run runs, and where its model and files lie by now.
+RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "slots", "kv_gb", "micro_tokens",
+                 "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers"}
 
 
 class UserError(Exception):
@@ -162,7 +165,7 @@ class Row:
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason
     solve_rate: float | None = None
-    reward: float = 0.0
+    reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
     advantage: float = 0.0
     entropy: float = 0.0
 
@@ -178,15 +181,17 @@ class Training:
     executor: Executor
     style: Style
     buffers: Buffers
-    frozen: list[Task] = field(default_factory=list)  # the held-out file: its programs are never trained on either
     step: int = 0
+    frozen: list[Task] = field(default_factory=list)  # the held-out file: its programs are never trained on either
+    kv_gb: float = 4.0
 
     def rng(self, what: str) -> random.Random:
         """A fresh generator for every purpose and step, so that there is no generator state to save or to disturb."""
         return random.Random(f"{self.cfg.seed} {self.step} {what}")
 
-    def is_heldout(self, task: Task) -> bool:
-        return tasks.is_heldout(task.key, self.cfg.heldout_fraction) or task.key in {t.key for t in self.frozen}
+    def sets_aside(self, task: Task) -> bool:
+        in_file = any(task.key == other.key for other in self.frozen)
+        return in_file or tasks.is_heldout(task.key, self.cfg.heldout_fraction)
 
 
 def train_step(run: Training) -> tuple[list[Row], dict]:
@@ -198,7 +203,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
 
     with clock("gate"):
         gate_all(run, proposals)
-        heldout = [row for row in proposals if row.task and run.is_heldout(row.task)]
+        heldout = [row for row in proposals if row.task and run.sets_aside(row.task)]
         failed = [row for row in proposals if row.verdict == "infra"]  # no fault of the proposer's: not trained on
         proposals = [row for row in proposals if row not in heldout + failed]
         valid = [row for row in proposals if row.task]
@@ -240,7 +245,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         update_metrics = update(run, rows)
 
     everything = proposals + heldout + failed + probes + (solves if solves is not probes else [])
-    return everything, step_metrics(run, proposals, heldout, probes, rows, everything, clock) | update_metrics
+    return everything, step_metrics(run, everything, rows, clock) | update_metrics
 
 
 def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
@@ -266,7 +271,14 @@ def ask(run: Training, task: Task, kind: str) -> Row:
 
 
 def to_ids(run: Training, prompt: str) -> list[int]:
-    return encode(run.policy, prompt, chat=run.style.name == "chat")
+    return evaluation.to_ids(run.policy, run.style, prompt)
+
+
+def fits(run: Training, task: Task) -> bool:
+    """Whether every prompt that could ever show the task is within --max_prompt_tokens."""
+    prompts = [tasks.solve_prompt(run.style, task),
+               *(tasks.propose_prompt(run.style, type, [task]) for type in TYPES.values())]
+    return all(len(to_ids(run, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
 def sample_all(run: Training, rows: list[Row], what: str) -> None:
@@ -277,7 +289,7 @@ def sample_all(run: Training, rows: list[Row], what: str) -> None:
     with tqdm(desc=f"{what} {len(rows)}", unit="tok", leave=False, position=1, disable=None) as bar:
         samples = generate(run.policy, list(map(list, by_prompt)), list(map(len, by_prompt.values())),
                            run.cfg.max_new_tokens, run.cfg.temperature, seed=run.rng(what).getrandbits(63),
-                           slots=run.cfg.slots, kv_gb=run.cfg.kv_gb, progress=lambda made: bar.update(made - bar.n))
+                           slots=run.cfg.slots, kv_gb=run.kv_gb, progress=lambda made: bar.update(made - bar.n))
     for siblings, responses in zip(by_prompt.values(), samples):
         for row, sample in zip(siblings, responses):
             row.sample, row.text = sample, decode(run.policy, sample.ids)
@@ -288,7 +300,7 @@ def gate_all(run: Training, rows: list[Row], strict_format: bool = True) -> None
                        run.cfg.n_inputs, strict_format)
     for row, result in zip(rows, gated):
         row.well_formed = tasks.well_formed(row.text)
-        if result.task and len(to_ids(run, tasks.solve_prompt(run.style, result.task))) > run.cfg.max_prompt_tokens:
+        if result.task and not fits(run, result.task):
             result = Gated(None, "prompt too long")
         row.task, row.verdict = result.task, result.reason
 
@@ -375,8 +387,11 @@ def seed_buffers(run: Training, log: "Log") -> None:
     target, seen = cfg.batch_size * cfg.seed_factor, set()
     both, induction = [tasks.DEDUCTION, tasks.ABDUCTION], tasks.INDUCTION
     if cfg.seed_tasks:
-        for task in read_tasks(cfg.seed_tasks):
-            run.buffers.add(task, run.is_heldout(task))
+        for number, task in enumerate(read_tasks(cfg.seed_tasks), 1):
+            if not fits(run, task):
+                raise UserError(f"{cfg.seed_tasks}, line {number}: its prompts are longer than --max_prompt_tokens"
+                                f" {cfg.max_prompt_tokens}; remove it or allow more")
+            run.buffers.add(task, run.sets_aside(task))
     for type in [*both, induction]:
         if not run.buffers.train[type.name]:
             run.buffers.add(tasks.identity_task(type, cfg.n_inputs))
@@ -393,15 +408,16 @@ def seed_buffers(run: Training, log: "Log") -> None:
             gate_all(run, rows, strict_format=False)
             log.samples(rows, run.step)
             for task in (row.task for row in rows if row.task):
-                mark = repr((task.key, task.inputs))
-                if mark in seen or len(run.buffers.train[kinds[0].name]) >= target:
-                    continue
-                seen.add(mark)
-                for type in kinds:
-                    run.buffers.add(replace(task, type=type.name), run.is_heldout(task))
-    sizes = ", ".join(f"{len(tasks_)} {name}" for name, tasks_ in run.buffers.train.items())
-    say(f"seeded: {sizes} tasks" + ("" if min(map(len, run.buffers.train.values())) >= target else
-                                    f" (wanted {target}; the model gave few valid ones, training goes on with these)"))
+                mark = (task.key, *map(tasks.arguments, task.inputs))
+                copies = [replace(task, type=type.name) for type in kinds]
+                full = len(run.buffers.train[kinds[0].name]) >= target
+                if mark not in seen and not full and all(fits(run, copy) for copy in copies):
+                    seen.add(mark)
+                    for copy in copies:
+                        run.buffers.add(copy, run.sets_aside(copy))
+    sizes = {name: len(run.buffers.train[name]) for name in cfg.types}
+    few = f" (wanted {target} of each; training goes on with these)" if min(sizes.values()) < target else ""
+    say(f"seeded: {', '.join(f'{size} {name}' for name, size in sizes.items())} tasks{few}")
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -424,13 +440,12 @@ def mean(values) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def step_metrics(run: Training, proposals: list[Row], heldout: list[Row], probes: list[Row], trained: list[Row],
-                 everything: list[Row], clock: Clock) -> dict:
+def step_metrics(run: Training, everything: list[Row], trained: list[Row], clock: Clock) -> dict:
     """One flat line of numbers; keys end in /type or /role/type. None means there was nothing to measure."""
     cfg, m = run.cfg, {"step": run.step}
     for type in cfg.types:
-        mine = [row for row in proposals + heldout if row.type == type]
-        valid = [row for row in proposals if row.type == type and row.task]
+        mine = [row for row in everything if row.type == type and row.kind == "propose"]
+        valid = [row for row in mine if row.solve_rate is not None]  # and not held out
         m[f"valid/{type}"] = mean(row.task is not None for row in mine)
         for reason, count in Counter(row.verdict for row in mine).items():
             m[f"gate/{type}/{reason}"] = count
@@ -451,6 +466,8 @@ def step_metrics(run: Training, proposals: list[Row], heldout: list[Row], probes
             m[f"length/{role}/{type}"] = mean(len(row.sample.ids) for row in sampled)
             m[f"cut_off/{role}/{type}"] = mean(row.sample.finish == "length" for row in sampled)
             m[f"bad_format/{role}/{type}"] = mean(not row.well_formed for row in sampled)
+    m["heldout_proposals"] = sum(row.kind == "propose" and row.task is not None and row.solve_rate is None
+                                 for row in everything)
     generated = sum(len(row.sample.ids) for row in everything)
     m["infra_failures"] = sum(row.verdict == "infra" for row in everything)
     m["tokens_generated"] = generated
@@ -481,7 +498,7 @@ def warnings_of(m: dict, cfg: Config) -> list[tuple[str, str]]:
             found.append((key, f"{100 * value:.0f}% of the {name} responses reached --max_new_tokens"
                                f" {cfg.max_new_tokens} and are mostly badly formatted; raise it if this stays"))
         if key.startswith("valid/") and value == 0:
-            found.append((key, f"no valid {name} proposal in this step; the gate/{name}/ counts in metrics.jsonl say why"))
+            found.append((key, f"no valid {name} proposal in this step; metrics.jsonl counts why under gate/{name}/"))
     if all(value == 1 for key, value in m.items() if key.startswith("zero_advantage/") and value is not None):
         found.append(("zero", "all rewards within each type and role were equal, so this step's gradient is zero; that"
                               " happens with small batches and early on"))
@@ -499,11 +516,14 @@ class Log:
         self.keep_samples = keep_samples
         self.files = [open(folder / name, "a", encoding="utf-8") for name in self.FILES]
         for file, size in zip(self.files, sizes):
-            file.truncate(size)
-            file.seek(size)
+            file.truncate(min(size, os.fstat(file.fileno()).st_size))  # a user may have removed a large file
+            file.seek(0, os.SEEK_END)
 
     def metrics(self, metrics: dict) -> None:
-        self.files[0].write(json.dumps(metrics) + "\n")
+        """Numbers that are not finite become null: JSON has no nan."""
+        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for key, value in metrics.items()}
+        self.files[0].write(json.dumps(finite, allow_nan=False) + "\n")
 
     def samples(self, rows: list[Row], step: int) -> None:
         counts = Counter()
@@ -512,6 +532,7 @@ class Log:
             if 0 <= self.keep_samples < counts[row.type, row.kind]:
                 continue
             record = {"step": step, "role": row.role, "kind": row.kind, "type": row.type, "reward": row.reward,
+                      "heldout": row.kind == "propose" and row.task is not None and row.solve_rate is None and step > 0,
                       "well_formed": row.well_formed, "verdict": row.verdict, "solve_rate": row.solve_rate,
                       "advantage": row.advantage, "finish": row.sample.finish, "tokens": len(row.sample.ids),
                       "prompt": row.prompt, "text": row.text}
@@ -547,37 +568,51 @@ def save_checkpoint(run: Training, sizes: list[int]) -> None:
         (new / "state.json").write_text(json.dumps(state))
         (new / "checksums.json").write_text(json.dumps(checksums(new)))
         for path in [*new.rglob("*"), new]:
-            descriptor = os.open(path, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            sync(path)
         if current.exists():
             shutil.rmtree(old, ignore_errors=True)
             current.rename(old)
         new.rename(current)
+        sync(run.folder)
     except Exception as error:  # torch and safetensors report a full disk in classes of their own
-        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); the checkpoint before it is whole: make"
-                        f" room, then go on with --resume {run.folder}") from error
+        before = "the checkpoint before it is whole" if current.exists() or old.exists() else "it is the first one"
+        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); {before}: make room, then go on with"
+                        f" --resume {run.folder}") from error
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "checksums.json"}
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "checksums.json":
+            with open(path, "rb") as file:
+                sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def damage(folder: Path) -> list[str]:
+    """The files of a checkpoint that are not as they were written."""
+    try:
+        wanted, actual = json.loads((folder / "checksums.json").read_text()), checksums(folder)
+        return sorted(name for name in wanted if actual.get(name) != wanted[name])
+    except (OSError, ValueError):
+        return ["checksums.json"]
 
 
 def find_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint, verified; None if the run was stopped before its first. Raises UserError if damaged."""
-    found = next((folder / name for name in ("checkpoint", "checkpoint.old") if (folder / name).exists()), None)
-    if found is None:
-        return None
-    try:
-        wanted, actual = json.loads((found / "checksums.json").read_text()), checksums(found)
-        bad = sorted(name for name in wanted if actual.get(name) != wanted[name])
-    except (OSError, ValueError):
-        bad = ["checksums.json"]
-    if bad:
-        older = folder / "checkpoint.old"
-        way_on = (f"remove {found} to go on from the one before, {older.name}"
-                  if found.name == "checkpoint" and older.exists() else "there is no older one; start a new run")
+    new, current, old = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
+    if not current.exists() and new.exists() and not damage(new):
+        new.rename(current)  # stopped between the two renames of save_checkpoint
+    found = next((path for path in (current, old) if path.exists()), None)
+    if found and (bad := damage(found)):
+        way_on = (f"remove {found} to go on from the one before, {old.name}" if found == current and old.exists() else
+                  "there is no older one; start a new run")
         raise UserError(f"{found} is damaged ({', '.join(bad)}); {way_on}")
     return found
 
@@ -587,7 +622,7 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 def parse(argv: list[str]) -> tuple[Config, str]:
     """The configuration and the first line to print. Flags win over the resumed run's configuration or the preset."""
-    given = {word[2:].split("=")[0] for word in argv if word.startswith("--")}
+    given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
     parser = HfArgumentParser(Config, allow_abbrev=False, prog="train.py", usage="python train.py [--flag value ...]",
                               description=__doc__.split("\n\n")[0])
 
@@ -602,6 +637,8 @@ def parse(argv: list[str]) -> tuple[Config, str]:
     cfg = Config(**vars(parser.parse_args(argv)))
     cfg.preset = preset
     cfg.device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if Path(cfg.model).expanduser().is_dir():  # a run can be resumed from another folder
+        cfg.model = str(Path(cfg.model).expanduser().resolve())
     cfg.name = cfg.name or f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     check(cfg)
     return cfg, line
@@ -641,35 +678,38 @@ def resumed_config(parser, argv: list[str], given: set[str], folder: Path) -> Co
 
 
 def check(cfg: Config) -> None:
-    """Combinations that cannot work, each with what to do."""
+    """Values and combinations that cannot work, each with what to do. Written so that nan is refused too."""
     for name in ("steps", "batch_size", "n_probes", "seed_factor", "max_new_tokens", "max_prompt_tokens", "slots",
                  "epochs", "minibatches", "micro_tokens", "workers", "save_every", "buffer_size", "memory_mb"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be at least 1")
+    for name in ("temperature", "lr", "grad_clip", "cpu_seconds", "lora_alpha", "clip_high"):
+        if not 0 < getattr(cfg, name) < math.inf:
+            raise UserError(f"--{name} {getattr(cfg, name)}: must be above 0")
+    for name in ("references", "lora_rank", "weight_decay", "kl_coef", "entropy_coef", "solve_weight", "kv_gb",
+                 "eval_every", "eval_limit"):
+        if not 0 <= getattr(cfg, name) < math.inf:
+            raise UserError(f"--{name} {getattr(cfg, name)}: must be 0 or more")
     wrong = [type for type in cfg.types if type not in TYPES]
     rules = [
-        (wrong or not cfg.types, f"--types {' '.join(wrong)}: choose one or more of {' '.join(TYPES)}"),
-        (len(set(cfg.types)) < len(cfg.types), "--types: each type once"),
-        (cfg.temperature <= 0, f"--temperature {cfg.temperature}: must be above 0, training samples"),
-        (cfg.lr <= 0, f"--lr {cfg.lr}: must be above 0"),
-        (cfg.references < 0, f"--references {cfg.references}: must be 0 or more"),
-        (cfg.n_inputs < 2 or cfg.n_inputs % 2, f"--n_inputs {cfg.n_inputs}: must be even, half of them are hidden"),
-        (not 0 <= cfg.heldout_fraction < 1, f"--heldout_fraction {cfg.heldout_fraction}: must be in [0, 1)"),
-        (cfg.cpu_seconds <= 0, f"--cpu_seconds {cfg.cpu_seconds}: must be above 0"),
-        (cfg.kv_gb <= 0, f"--kv_gb {cfg.kv_gb}: must be above 0"),
-        (cfg.lora_rank < 0, f"--lora_rank {cfg.lora_rank}: must be 0 (train all weights) or more"),
-        (cfg.lora_rank == 0 and cfg.kl_coef,
+        (not wrong and cfg.types, f"--types {' '.join(wrong)}: choose one or more of {' '.join(TYPES)}"),
+        (len(set(cfg.types)) == len(cfg.types), "--types: each type once"),
+        (cfg.n_inputs >= 2 and cfg.n_inputs % 2 == 0, f"--n_inputs {cfg.n_inputs}: must be even, half are hidden"),
+        (0 <= cfg.heldout_fraction < 1, f"--heldout_fraction {cfg.heldout_fraction}: must be in [0, 1)"),
+        (0 < cfg.clip_low <= 1, f"--clip_low {cfg.clip_low}: must be in (0, 1]"),
+        (cfg.lora_rank or not cfg.kl_coef,
          "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
-        (cfg.lora_rank == 0 and cfg.load_in_4bit,
+        (cfg.lora_rank or not cfg.load_in_4bit,
          "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
-        (cfg.advantage == "grpo" and cfg.solve_from != "probes",
+        (cfg.advantage != "grpo" or cfg.solve_from == "probes",
          "--advantage grpo compares a task's probes with each other; add --solve_from probes"),
-        (cfg.advantage == "grpo" and cfg.n_probes < 2, "--advantage grpo needs --n_probes 2 or more"),
-        (cfg.device.startswith("cuda") and not torch.cuda.is_available(),
-         "--device cuda: there is no CUDA device here"),
+        (cfg.advantage != "grpo" or cfg.n_probes > 1, "--advantage grpo needs --n_probes 2 or more"),
+        (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
+        (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
+        (Path(cfg.name).name == cfg.name, f"--name {cfg.name}: a plain name, the folder is runs/NAME"),
     ]
-    for broken, message in rules:
-        if broken:
+    for holds, message in rules:
+        if not holds:
             raise UserError(message)
     for name in ("seed_tasks", "heldout_tasks"):
         if getattr(cfg, name) and not Path(getattr(cfg, name)).is_file():
@@ -688,8 +728,8 @@ def open_folder(cfg: Config) -> tuple[Path, object]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise UserError(f"{folder} is in use by another process; wait for it or stop it") from error
-    if not cfg.resume:
-        (folder / "config.json").write_text(json.dumps(asdict(cfg), indent=2) + "\n")
+    (folder / "config.json.new").write_text(json.dumps(asdict(cfg) | {"resume": None}, indent=2) + "\n")
+    os.replace(folder / "config.json.new", folder / "config.json")
     return folder, lock
 
 
@@ -705,7 +745,7 @@ def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
 
 
 def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
-    """The run as its checkpoint holds it, or a seeded one at step 0."""
+    """The run as its checkpoint holds it, or an unseeded one at step 0."""
     checkpoint = find_checkpoint(folder)
     say(f"loading {cfg.model}")
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
@@ -715,29 +755,47 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
                         f" the model's {policy.max_length} positions; lower one")
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
-    frozen = read_tasks(cfg.heldout_tasks) if cfg.heldout_tasks else []
-    run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size), frozen)
-    if checkpoint:
-        state = json.loads((checkpoint / "state.json").read_text())
-        run.step, run.buffers = state["step"], Buffers.from_json(state["buffers"])
-        saved = torch.load(checkpoint / "optimizer.pt", map_location=policy.device, weights_only=True)
-        run.optimizer.load_state_dict(saved)
-        return run, Log(folder, cfg.keep_samples, state["sizes"])
-    log = Log(folder, cfg.keep_samples, [0, 0])
-    seed_buffers(run, log)
-    save_checkpoint(run, log.sync())
-    return run, log
+    run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
+    run.frozen = read_tasks(cfg.heldout_tasks) if cfg.heldout_tasks else []
+    run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
+    if not checkpoint:
+        return run, Log(folder, cfg.keep_samples, [0, 0])
+    state = json.loads((checkpoint / "state.json").read_text())
+    run.step, run.buffers = state["step"], Buffers.from_json(state["buffers"])
+    saved = torch.load(checkpoint / "optimizer.pt", map_location=policy.device, weights_only=True)
+    run.optimizer.load_state_dict(saved)
+    return run, Log(folder, cfg.keep_samples, state["sizes"])
 
 
 def evaluate(run: Training, heldout: list[Task]) -> "evaluation.Scores":
-    return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, run.cfg.slots)
+    return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, slots=run.cfg.slots,
+                            kv_gb=run.kv_gb)
 
 
+@contextmanager
 def starting_policy(run: Training):
     """The model before training: the adapter switched off, or the weights loaded once more where all are trained."""
-    if run.policy.has_adapter:
-        return adapter_off(run.policy)
-    return contextmanager(lambda: (yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0)))()
+    if run.cfg.lora_rank:
+        with adapter_off(run.policy) as policy:
+            yield policy
+    else:
+        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0)
+
+
+def before_and_after(run: Training) -> str:
+    """Two tables of held-out accuracy: on the file, which other runs share, and on what this run set aside."""
+    cfg, text = run.cfg, ""
+    with starting_policy(run) as policy:
+        start = replace(run, policy=policy)
+        own = evaluation.own_heldout(policy, run.executor, run.style, run.buffers, cfg.eval_limit, cfg.max_new_tokens,
+                                     cfg.seed, slots=cfg.slots, kv_gb=run.kv_gb)
+        sets = {f"Held-out tasks of {cfg.heldout_tasks}": run.frozen[:cfg.eval_limit],
+                "Tasks of this run's own held-out programs": own}
+        say(f"evaluating on {sum(map(len, sets.values()))} held-out tasks, before and after")
+        before = {title: evaluate(start, heldout) for title, heldout in sets.items() if heldout}
+    for title in before:
+        text += f"{title}:\n\n{evaluation.table(before[title], evaluate(run, sets[title]))}\n"
+    return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"
 
 
 def read_tasks(path: str) -> list[Task]:
@@ -759,6 +817,9 @@ def main(argv: list[str]) -> None:
             if not cfg.resume:  # nothing was made yet: the name stays free
                 shutil.rmtree(folder)
             raise
+        if not any(run.buffers.train.values()):
+            seed_buffers(run, log)
+            save_checkpoint(run, log.sync())
         if cfg.eval_every and run.frozen and run.step == 0:
             log.metrics({"step": 0, "heldout": evaluate(run, run.frozen[:cfg.eval_limit]).rates()})
         told: set[str] = set()
@@ -777,33 +838,28 @@ def main(argv: list[str]) -> None:
                 if key not in told:
                     say(f"note: {line}")
                 told.add(key)
-        heldout = run.frozen[:cfg.eval_limit] + evaluation.own_heldout(
-            run.policy, executor, run.style, run.buffers, cfg.eval_limit, cfg.max_new_tokens, cfg.slots, cfg.seed)
-        say(f"evaluating on {len(heldout)} held-out tasks, before and after")
-        after = evaluate(run, heldout)
-        with starting_policy(run) as policy:
-            before = evaluate(replace(run, policy=policy), heldout)
-        table = evaluation.table(before, after)
+        table = before_and_after(run)
         (folder / "heldout.md").write_text(table)
         say(table)
 
 
 def run_main(argv: list[str]) -> int:
+    go_on = "what was saved is whole: go on with --resume"
     try:
         main(argv)
     except (UserError, ModelError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:
-        print("train.py: out of GPU memory; lower --micro_tokens (update) or --kv_gb and --slots (generation), or add"
-              f" --checkpoint_layers True, and go on with --resume ({str(error).splitlines()[0]})", file=sys.stderr)
+        print("train.py: out of GPU memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
+              f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); the last checkpoint"
-              " is whole: mend the cause and go on with --resume", file=sys.stderr)
+        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); mend the cause,"
+              f" {go_on}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("train.py: stopped; the last checkpoint is whole, go on with --resume", file=sys.stderr)
+        print(f"train.py: stopped; {go_on}", file=sys.stderr)
         return 130
     return 0
 

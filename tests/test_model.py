@@ -94,6 +94,42 @@ def test_nf4_equals_transformers_on_the_cpu(tiny):
         torch.testing.assert_close(logits_of(policy, forward(policy, ids, pos), 1.0), wanted, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama"])  # with and without biases
+def test_nf4_gradients_are_those_of_the_dequantised_weights_also_after_sampling(tiny, family):
+    """On some CPUs bitsandbytes repacks the weights in the first pass without gradients."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    folder = tiny(family, hidden_size=64, intermediate_size=128)
+    rows = list(zip(prompts_of([5, 9]), prompts_of([7, 4], seed=9)))
+    try:
+        policy = trained_like(load_policy(folder, lora_rank=4, load_in_4bit=True))
+        generate(policy, prompts_of([5]), max_new_tokens=3)
+    except (ModelError, RuntimeError, NotImplementedError) as error:
+        pytest.skip(f"bitsandbytes has no NF4 here: {error}")
+    quantised = torch.cat([g.flatten() for g in loss_gradients(policy, rows)])
+    plain = trained_like(load_policy(folder, lora_rank=4))
+    from bitsandbytes.functional import dequantize_4bit
+    layers = dict(policy.model.named_modules())
+    for name, module in plain.model.named_modules():
+        if name.endswith("base_layer"):
+            weight = layers[name].weight
+            module.weight.data = dequantize_4bit(weight.data, weight.quant_state).reshape(module.weight.shape).float()
+    wanted = torch.cat([g.flatten() for g in loss_gradients(plain, rows)])
+    assert torch.cosine_similarity(quantised, wanted, dim=0) > 0.999
+
+
+def test_bf16_ratio_stays_near_one(tiny):
+    """The CUDA precision, here on the CPU: sampler and trainer differ by rounding only."""
+    policy = trained_like(load_policy(tiny(), lora_rank=4, dtype=torch.bfloat16))
+    assert {p.dtype for p in policy.trained()} == {torch.float32}
+    prompts = prompts_of([6, 30, 11])
+    samples = generate(policy, prompts, n=4, max_new_tokens=16, seed=0)
+    logp, _ = logprobs(policy, all_rows(prompts, samples))
+    difference = logp.detach() - sampled_logps(samples)
+    assert float((difference.exp() - difference - 1).mean()) < 1e-3
+    logp.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in policy.trained())
+
+
 @pytest.mark.slow
 def test_real_checkpoint_equals_transformers_and_itself():
     """Needs Qwen2.5-Coder-0.5B-Instruct in the folder that AZR_REAL_MODEL names."""

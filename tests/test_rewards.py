@@ -95,7 +95,7 @@ def test_each_type_and_role_has_a_baseline_of_its_own():
     np.testing.assert_allclose(advantages("trr++", other, groups, [None] * len(values), lengths).numpy(), adv)
 
 
-@pytest.mark.parametrize("kind", rewards.ADVANTAGES)
+@pytest.mark.parametrize("kind", ["trr++", "reinforce++", "grpo"])
 def test_advantages_follow_their_rows_through_any_order(kind):
     values, groups, lengths = random_rows()
     tasks = [i % 10 if role == "solve" else None for i, (_, role) in enumerate(groups)]
@@ -105,8 +105,8 @@ def test_advantages_follow_their_rows_through_any_order(kind):
     torch.testing.assert_close(shuffled, adv[order])
 
 
-@pytest.mark.parametrize("whitening", rewards.WHITENINGS)
-@pytest.mark.parametrize("kind", rewards.ADVANTAGES)
+@pytest.mark.parametrize("whitening", ["response", "token"])
+@pytest.mark.parametrize("kind", ["trr++", "reinforce++", "grpo"])
 @pytest.mark.parametrize("value", [0.1, 0.7, 1 / 3, -0.5, -1.0, 1.0, 0.0, 0.875, 1e-9])
 def test_equal_rewards_give_no_advantage_at_all(value, kind, whitening):
     """Not even one of rounding over rounding: sums of 0.1 are not exact."""
@@ -136,7 +136,7 @@ def test_token_whitening_counts_every_response_as_often_as_it_has_tokens():
         tokens = np.repeat(part, np.array(lengths)[mine])  # the official code whitens after spreading the reward
         np.testing.assert_allclose(adv[mine], (part - tokens.mean()) / tokens.std())
     equal_lengths = [advantages("trr++", values, groups, [None] * len(values), [17] * len(values), whitening)
-                     for whitening in rewards.WHITENINGS]
+                     for whitening in ["response", "token"]]
     torch.testing.assert_close(*equal_lengths)
 
 
@@ -182,13 +182,13 @@ def test_token_weights_by_hand(kind, wanted):
     torch.testing.assert_close(weights, torch.tensor(wanted))
 
 
-@pytest.mark.parametrize("kind", rewards.LOSS_MEANS)
+@pytest.mark.parametrize("kind", ["response", "token", "group"])
 def test_token_weights_sum_to_one_over_all_tokens(kind):
     _, groups, lengths = random_rows()
     assert float(token_weights(kind, groups, lengths) @ torch.tensor(lengths).float()) == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", rewards.LOSS_MEANS)
+@pytest.mark.parametrize("kind", ["response", "token", "group"])
 def test_the_solve_weight_multiplies_the_solvers_rows_only(kind):
     plain, weighted = token_weights(kind, GROUPS, LENGTHS), token_weights(kind, GROUPS, LENGTHS, solve_weight=2.5)
     factors = torch.tensor([2.5 if role == "solve" else 1.0 for _, role in GROUPS])
@@ -213,7 +213,7 @@ def log_probs(logits, ids):
     return logits.log_softmax(-1).gather(-1, ids)[:, 0]
 
 
-@pytest.mark.parametrize("kind", rewards.LOSS_MEANS)
+@pytest.mark.parametrize("kind", ["response", "token", "group"])
 def test_micro_batching_does_not_change_the_gradient(kind):
     logits, ids, adv_R, lengths, groups = token_rows()
     weight_N = token_weights(kind, groups, lengths.tolist()).double().repeat_interleave(lengths)

@@ -93,6 +93,7 @@ GOOD_PROGRAMS = {
     "module-level state": "table = {1: 'one'}\n\ndef f(x):\n    return table.get(x, 'many')",
     "set in any order": "def f(x):\n    return {'a', 'b', 'cc', 'dd', str(x)}",
     "invalid escape": "def f(x):\n    return '\\d' * x",
+    "own hash and id": "def f(hash):\n    id = 3\n    return hash * id",
     "process_input": "def process_input(x):\n    return x\n\ndef f(x):\n    return process_input(x)",
 }
 
@@ -148,7 +149,14 @@ BAD_PROGRAMS = [
                                   "        except BaseException:\n            pass", "timeout"),
     ("memory", "def f(x):\n    return len([0] * 10**9)", "memory"),
     ("set order", "def f(x):\n    return ''.join(set('abcdefghijklmnop'))", "not deterministic"),
-    ("a fence in the output", "def f(x):\n    return chr(96) * 3", "holds a fence"),
+    ("a fence in the output", "def f(x):\n    return chr(96) * 3", "holds a fence or tag"),
+    ("an end tag in the output", "def f(x):\n    return '</ans' + 'wer>'", "holds a fence or tag"),
+    ("one random bit", "def f(x):\n    return hash(str(x)) % 2", "not deterministic"),
+    ("address", "def f(x):\n    return id([]) % 2", "not deterministic"),
+    ("hash by method", "def f(x):\n    return str(x).__hash__() % 2", "not deterministic"),
+    ("module within a module", "import dataclasses\n" + "def f(x):\n    return dataclasses.sys.argv", "not deterministic"),
+    ("module from a module", "from enum import sys\n" + PLUS_ONE, "import not allowed"),
+    ("builtins", "def f(x):\n    return __builtins__['__import__']('os').getppid() % 2", "not deterministic"),
     ("string hash", "def f(x):\n    return hash('absolute') % 1000003", "not deterministic"),
     ("set pop", "def f(x):\n    return {str(i) for i in range(50)}.pop()", "not deterministic"),
     ("function", "def f(x):\n    return f", "value not a literal"),
@@ -245,6 +253,7 @@ def test_induction_proposals_need_enough_inputs_and_a_message(ex):
     assert outcome(induction_proposal("1234")) == "valid"
     assert outcome(induction_proposal("")) == "no input block"
     assert outcome(induction_proposal("123")) == "too few inputs"
+    assert outcome(induction_proposal("1233")) == "inputs repeat"
     assert outcome(response(*[("input", text) for text in "1234"])) == "no message"
     assert outcome(induction_proposal(["1", "2", "3", "x"])) == "input not a literal"
     assert outcome(induction_proposal(["1", "2", "3", "4, 5"])) == "error"
@@ -290,7 +299,7 @@ def test_every_run_is_made_under_two_hash_seeds_and_only_for_sound_proposals():
     assert [job.seeds for job in fake.jobs] == [2, 2]
     assert [job.inputs for job in fake.jobs] == [((1,),), ((1,), (2,))]
     assert [result.reason for result in gated] == ["no f", "valid", "valid", "bad format"]
-    assert tasks.gate_counts(gated) == {"no f": 1, "valid": 2, "bad format": 1}
+    assert [result.reason for result in gated].count("valid") == 2
 
 
 def test_results_keep_the_order_of_the_proposals(ex):
@@ -634,7 +643,8 @@ def test_references_are_numbered_where_there_are_several():
     references = some_tasks("deduction")
     prompt = tasks.propose_prompt(STYLES["r1"], DEDUCTION, references)
     assert [f"Reference {i}:" in prompt for i in (1, 2, 3, 4)] == [True, True, True, False]
-    assert "Reference 1:" not in tasks.propose_prompt(STYLES["r1"], DEDUCTION, references[:1])
+    alone = tasks.propose_prompt(STYLES["r1"], DEDUCTION, [])  # the ablation without references speaks of none
+    assert "Reference" not in alone and "earlier" not in alone
 
 
 def test_chat_prompts_are_wrapped_once_and_open_the_think_tag_outside():

@@ -140,7 +140,7 @@ def gradient(run: Training, rows: list[Row], micro_tokens: int) -> list[torch.Te
     return found
 
 
-@pytest.mark.parametrize("loss_mean", rewards.LOSS_MEANS)
+@pytest.mark.parametrize("loss_mean", ["response", "token", "group"])
 def test_micro_batches_change_no_gradient(run, loss_mean):
     rows = sampled_rows(run)
     for i, row in enumerate(rows):
@@ -384,7 +384,7 @@ def test_a_run_leaves_its_files(whole):
     assert {"role", "kind", "type", "prompt", "text", "reward", "verdict", "finish"} <= set(samples[0])
     assert (whole / "checkpoint" / "policy" / "adapter_model.safetensors").is_file()
     assert (whole / "checkpoint.old" / "state.json").is_file()
-    assert (whole / "heldout.md").read_text().startswith("| type | depth | tasks | before | after | change |")
+    assert "| type | depth | tasks | before | after | change |" in (whole / "heldout.md").read_text()
 
 
 def test_the_same_seed_gives_the_same_run(whole, tmp_path):
@@ -421,6 +421,11 @@ def test_a_killed_rename_leaves_the_previous_checkpoint_in_use(whole, tmp_path):
     assert train.find_checkpoint(tmp_path) is None
     shutil.copytree(whole / "checkpoint.old", tmp_path / "checkpoint.old")
     assert train.find_checkpoint(tmp_path) == tmp_path / "checkpoint.old"
+    shutil.copytree(whole / "checkpoint", tmp_path / "checkpoint.new")
+    (tmp_path / "checkpoint.new" / "optimizer.pt").rename(tmp_path / "optimizer.pt")
+    assert train.find_checkpoint(tmp_path) == tmp_path / "checkpoint.old"  # the new one is not complete
+    (tmp_path / "optimizer.pt").rename(tmp_path / "checkpoint.new" / "optimizer.pt")
+    assert train.find_checkpoint(tmp_path) == tmp_path / "checkpoint"
 
 
 def test_keep_samples_thins_the_samples_file(run, tmp_path):
@@ -469,6 +474,8 @@ def fails(folder: Path, *flags: str, says: str, **options) -> None:
     (["--preset", "huge"], "choose from nano"), (["--types", "deduction", "magic"], "magic"),
     (["--prompt", "poem"], "poem"), (["--advantage", "grpo"], "--solve_from probes"), (["--n_inputs", "5"], "even"),
     (["--lora_rank", "0", "--kl_coef", "0.1"], "--kl_coef"), (["--temperature", "0"], "--temperature"),
+    (["--lr", "nan"], "--lr"), (["--grad_clip", "0"], "--grad_clip"), (["--device", "gpu"], "cpu or cuda"),
+    (["--name", "../x"], "--name"), (["--eval_limit", "-1"], "--eval_limit"), (["--clip_low", "-3"], "--clip_low"),
     (["--seed_tasks", "nowhere.jsonl"], "no such file"), (["--lora_rank", "0", "--load_in_4bit"], "--load_in_4bit"),
 ])
 def test_bad_flags_end_with_one_line(flags, says, capsys, tmp_path, monkeypatch):
@@ -492,7 +499,7 @@ def test_a_run_folder_is_never_overwritten_and_never_used_twice(whole, capsys, m
     monkeypatch.chdir(whole.parent.parent)
     assert train.run_main([*TINY, "--name", "a"]) != 0
     assert "exists already" in capsys.readouterr().err
-    _, lock = train.open_folder(replace(config(), resume="runs/a"))
+    _, lock = train.open_folder(parse(["--resume", "runs/a"])[0])
     with lock:
         fails(whole.parent.parent, "--resume", "runs/a", says="in use")
     assert train.run_main(["--resume", "runs/none"]) != 0
@@ -522,6 +529,39 @@ def test_a_full_disk_loses_the_current_step_only_and_more_steps_go_on(whole, tmp
     if limit_bytes == 100_000:
         assert run_train(tmp_path, "--resume", "runs/a", "--steps", "4").returncode == 0
         assert [line["step"] for line in metrics_of(folder)] == [1, 2, 3, 4]
+
+
+def test_a_full_disk_at_the_first_checkpoint_keeps_the_folder(tmp_path):
+    fails(tmp_path, *TINY, "--steps", "1", "--name", "a", says="it is the first one", limit_bytes=60_000)
+    assert (tmp_path / "runs" / "a" / "samples.jsonl").stat().st_size > 0
+    assert run_train(tmp_path, "--resume", "runs/a").returncode == 0
+    assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [1]
+
+
+def test_a_removed_samples_file_is_begun_anew(whole, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("x" * 10)
+    log = train.Log(tmp_path, -1, [5, 300])
+    log.metrics({"step": 1, "grad_norm": float("nan")})
+    assert log.sync()[1] == 0
+    assert (tmp_path / "metrics.jsonl").read_text() == 'xxxxx{"step": 1, "grad_norm": null}\n'
+    assert (tmp_path / "samples.jsonl").read_text() == ""
+
+
+def test_a_valid_task_whose_prompts_would_not_fit_is_not_kept(run, monkeypatch):
+    """Shown as a reference it would be longer than as a question, and end the run at every resume."""
+    long = "def f(x):\n    return x + [1]"
+    text = f"int</think><answer>```python\n{long}\n```\n```input\n{[1] * 125}\n```</answer>"
+    row = Row("propose", "propose", "deduction", "", [1], Sample([1], [0.0], "stop"), text, None, None)
+    train.gate_all(run, [row])
+    assert row.task is None and row.verdict == "prompt too long"
+
+
+def test_resume_keeps_its_own_flags(whole, tmp_path):
+    folder = shutil.copytree(whole, tmp_path / "a")
+    cfg, _ = parse(["--resume", str(folder), "--steps", "9", "--slots", "7"])
+    train.open_folder(cfg)[1].close()
+    again, _ = parse(["--resume", str(folder)])
+    assert (again.steps, again.slots, again.resume) == (9, 7, str(folder))
 
 
 def test_interrupt_leaves_no_process_and_a_whole_checkpoint(tmp_path):
