@@ -136,14 +136,41 @@ PROGRAM_RULES = f"""Rules for the program:
 You are graded on whether it runs and on how instructive it is: a good solver should get it right sometimes but not
 always, so let several steps change some state. Be original."""
 
+PROPOSAL_FORM = """
+The input is written as the arguments of one call of `f`, separated by commas. The answer has exactly this form:
+<answer>
+```python
+def f(items, word):
+    ...
+    return ...
+```
+```input
+[3, 1], 'ab'
+```
+</answer>"""
+INDUCTION_FORM = """
+Each input is written as the arguments of one call of `f`, separated by commas. The answer has exactly this form, with
+{n_inputs} input blocks:
+<answer>
+```input
+[3, 1], 'ab'
+```
+```input
+[], 'xyz'
+```
+...
+```message
+...
+```
+</answer>"""
+
 DEDUCTION = TaskType(
     name="deduction",
     proposal="Invent a Python program together with one input for it. A solver will see the program and the input and"
     " must work out the output in its head, so choose a computation that takes careful reasoning to follow.\n"
-    + PROGRAM_RULES + "\nGive the program in a ```python block and the input in an ```input block, written as the"
-    " arguments of one call, separated by commas, for example:\n```input\n[3, 1], 'ab'\n```",
-    solution="Work out what `f` returns for the input below. Give the value, as a Python literal, in an ```output"
-    " block.",
+    + PROGRAM_RULES + PROPOSAL_FORM,
+    solution="Work out what `f` returns for the input below. The answer is the value, as a Python literal, in exactly"
+    " this form:\n<answer>\n```output\n[1, 'a']\n```\n</answer>",
     show_reference=show_triplet,
     show_task=lambda task: show_triplet(task)[:2],
     draft=code_and_input,
@@ -154,10 +181,10 @@ ABDUCTION = TaskType(
     name="abduction",
     proposal="Invent a Python program together with one input for it. A solver will see the program and the output and"
     " must find an input that gives this output, so choose a computation that takes careful reasoning to undo.\n"
-    + PROGRAM_RULES + "\nGive the program in a ```python block and the input in an ```input block, written as the"
-    " arguments of one call, separated by commas, for example:\n```input\n[3, 1], 'ab'\n```",
-    solution="Find an input for which `f` returns the output below; any such input will do. Give it in an ```input"
-    " block, written as the arguments of one call: Python literals separated by commas.",
+    + PROGRAM_RULES + PROPOSAL_FORM,
+    solution="Find an input for which `f` returns the output below; any such input will do. The answer is the"
+    " arguments of one call of `f`, Python literals separated by commas, in exactly this form:\n<answer>\n```input\n"
+    "[3, 1], 'ab'\n```\n</answer>",
     show_reference=show_triplet,
     show_task=lambda task: [block for block in show_triplet(task) if block[0] != "input"],
     draft=code_and_input,
@@ -169,12 +196,11 @@ INDUCTION = TaskType(
     proposal="Below is a Python program. Choose {n_inputs} inputs for it, as different from each other as you can, and"
     " write a short message. A solver will see half of the inputs with their outputs and your message, and must"
     " write a program that behaves the same on the other half. Together they should pin the function down without"
-    " giving it away; the message may describe the task but must not contain the code.\nGive each input in an"
-    " ```input block of its own, written as the arguments of one call (Python literals separated by commas), and"
-    " then the message in a ```message block.",
+    " giving it away; the message may describe the task but must not contain the code." + INDUCTION_FORM,
     solution="Below are inputs and outputs of a hidden function, and a message about it. Write a Python program with a"
-    " function `f` that gives these outputs and also the right ones on further, hidden inputs. Give it in a ```python"
-    f" block. It may import only from: {', '.join(ALLOWED_IMPORTS)}.",
+    " function `f` that gives these outputs and also the right ones on further, hidden inputs. It may import only"
+    f" from: {', '.join(ALLOWED_IMPORTS)}. The answer has exactly this form:\n<answer>\n```python\ndef f(...):\n    ..."
+    "\n    return ...\n```\n</answer>",
     show_reference=lambda task: [("python", task.program)],
     show_task=show_examples,
     draft=inputs_and_message,
@@ -221,7 +247,9 @@ def build_prompt(style: Style, role: str, type: TaskType, shown: list[list]) -> 
         references = [f"Reference {i}:\n{text}" for i, text in enumerate(texts, 1)]
         texts = ["Your task should differ from these earlier ones.", *references]
     instructions = type.proposal if role == "propose" else type.solution
-    question = "\n\n".join([instructions.replace("{n_inputs}", str(style.n_inputs)), *texts])
+    # Small models forget the form by the end of a long prompt, so the last line reminds them of it.
+    reminder = "Think first, then write the whole answer between <answer> and </answer>, in the form given above."
+    question = "\n\n".join([instructions.replace("{n_inputs}", str(style.n_inputs)), *texts, reminder])
     if style.name == "chat":
         text = style.wrap(f"{CHAT_RULE}\n{question}")
         return text if text.rstrip().endswith("<think>") else text + "<think>"  # some templates open it themselves
