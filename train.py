@@ -324,7 +324,8 @@ def update(run: Training, rows: list[Row]) -> dict:
             part = [rows[i] for i in order[start::cfg.minibatches]]
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in part],
                                               [len(row.sample.ids) for row in part], cfg.solve_weight)
-            for micro in micro_batches(part, cfg.micro_tokens):
+            micros = micro_batches(part, cfg.micro_tokens)
+            for micro in tqdm(micros, desc="update", unit="batch", leave=False, position=1, disable=None):
                 loss, log_ratio_N, clipped_N = micro_loss(run, [part[i] for i in micro], weights_R[micro])
                 loss.backward()
                 clipped, tokens = clipped + int(clipped_N.sum()), tokens + len(clipped_N)
@@ -383,41 +384,47 @@ def seed_buffers(run: Training, log: "Log") -> None:
     """Fills the buffers to B x S tasks each. Deduction and abduction share their seeds; induction asks for inputs to
     them. As in the official code, seeding reads the blocks wherever they stand and does not ask for the think/answer
     format."""
-    cfg = run.cfg
-    target, seen = cfg.batch_size * cfg.seed_factor, set()
-    both, induction = [tasks.DEDUCTION, tasks.ABDUCTION], tasks.INDUCTION
+    cfg, target = run.cfg, run.cfg.batch_size * run.cfg.seed_factor
     if cfg.seed_tasks:
         for number, task in enumerate(read_tasks(cfg.seed_tasks), 1):
             if not fits(run, task):
                 raise UserError(f"{cfg.seed_tasks}, line {number}: its prompts are longer than --max_prompt_tokens"
                                 f" {cfg.max_prompt_tokens}; remove it or allow more")
             run.buffers.add(task, run.sets_aside(task))
-    for type in [*both, induction]:
-        if not run.buffers.train[type.name]:
+    given = {name for name, buffer in run.buffers.train.items() if buffer}
+    for type in TYPES.values():
+        if type.name not in given:
             run.buffers.add(tasks.identity_task(type, cfg.n_inputs))
-    for kinds in (both, [induction] if induction.name in cfg.types else []):
-        if cfg.seed_tasks and all(len(run.buffers.train[type.name]) > 1 for type in kinds):
-            continue
-        for attempt in range(8 * cfg.seed_factor):  # a model that gives one valid task in eight still gets there
-            have = len(run.buffers.train[kinds[0].name]) if kinds else target
-            if have >= target:
-                break
-            say(f"seeding {' and '.join(type.name for type in kinds)}: {have} of {target} tasks")
-            rows = propose(run, kinds[attempt % len(kinds)], salt=f"seed {attempt}")
-            sample_all(run, rows, f"seed {kinds[0].name} {attempt}")
-            gate_all(run, rows, strict_format=False)
-            log.samples(rows, run.step)
-            for task in (row.task for row in rows if row.task):
-                mark = (task.key, *map(tasks.arguments, task.inputs))
-                copies = [replace(task, type=type.name) for type in kinds]
-                full = len(run.buffers.train[kinds[0].name]) >= target
-                if mark not in seen and not full and all(fits(run, copy) for copy in copies):
-                    seen.add(mark)
-                    for copy in copies:
-                        run.buffers.add(copy, run.sets_aside(copy))
+    if not {"deduction", "abduction"} <= given:
+        grow(run, log, [tasks.DEDUCTION, tasks.ABDUCTION], target)
+    if "induction" in cfg.types and "induction" not in given:
+        grow(run, log, [tasks.INDUCTION], target)
     sizes = {name: len(run.buffers.train[name]) for name in cfg.types}
     few = f" (wanted {target} of each; training goes on with these)" if min(sizes.values()) < target else ""
     say(f"seeded: {', '.join(f'{size} {name}' for name, size in sizes.items())} tasks{few}")
+
+
+def grow(run: Training, log: "Log", types: list[TaskType], target: int) -> None:
+    """Proposes tasks, a type after the other, until each of the types has `target`; new ones count for all of them."""
+    seen: set[tuple] = set()
+
+    def have() -> int:
+        return min(len(run.buffers.train[type.name]) for type in types)
+    for attempt in range(8 * run.cfg.seed_factor):  # a model that gives one valid task in eight still gets there
+        if have() >= target:
+            break
+        say(f"seeding {' and '.join(type.name for type in types)}: {have()} of {target} tasks")
+        rows = propose(run, types[attempt % len(types)], salt=f"seed {attempt}")
+        sample_all(run, rows, f"seed {types[0].name} {attempt}")
+        gate_all(run, rows, strict_format=False)
+        log.samples(rows, run.step)
+        for task in (row.task for row in rows if row.task):
+            mark = (task.key, *map(tasks.arguments, task.inputs))
+            copies = [replace(task, type=type.name) for type in types]
+            if mark not in seen and have() < target and all(fits(run, copy) for copy in copies):
+                seen.add(mark)
+                for copy in copies:
+                    run.buffers.add(copy, run.sets_aside(copy))
 
 
 # ----------------------------------------------------------------------------------------------------------------
