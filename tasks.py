@@ -435,8 +435,9 @@ def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, 
         raise Rejected("input not a literal") from error
     if () in parsed:
         raise Rejected("no arguments")
-    if len(set(map(arguments, parsed))) < len(parsed):
-        raise Rejected("inputs repeat")  # the hidden half of an induction task must not be the shown one
+    shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
+    if set(map(arguments, hidden)) <= set(map(arguments, shown)):
+        raise Rejected("inputs repeat")  # a solver could copy the examples it was shown
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
     return program, parsed, message, key
