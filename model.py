@@ -193,10 +193,9 @@ def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
 
 
 def encode(policy: Policy, text: str, chat: bool = False) -> list[int]:
-    """Prompt text to ids. A chat template writes its own beginning-of-text token."""
-    ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-    bos = policy.tokenizer.bos_token_id
-    return [bos, *ids] if bos is not None and not chat else ids
+    """Prompt text to ids, with a beginning-of-text token where the tokenizer puts one (Llama does, Qwen does not, though
+    it may name one). A chat template has written its own."""
+    return policy.tokenizer(text, add_special_tokens=not chat)["input_ids"]
 
 
 def decode(policy: Policy, ids: list[int]) -> str:

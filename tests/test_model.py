@@ -147,7 +147,9 @@ def test_real_checkpoint_equals_transformers_and_itself():
         logp, _ = logprobs(policy, all_rows(prompts, samples))
     difference = logp - sampled_logps(samples)
     assert float((difference.exp() - difference - 1).mean()) < 1e-6
-    greedy = policy.model.generate(torch.tensor([prompts[0]]), max_new_tokens=12, do_sample=False)[0, len(prompts[0]):]
+    ids = torch.tensor([prompts[0]])
+    greedy = policy.model.generate(ids, max_new_tokens=12, do_sample=False, attention_mask=torch.ones_like(ids))
+    greedy = greedy[0, len(prompts[0]):]
     assert generate(policy, prompts[:1], max_new_tokens=12, temperature=0)[0][0].ids == greedy.tolist()
 
 
