@@ -31,6 +31,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -812,7 +813,20 @@ def read_tasks(path: str) -> list[Task]:
         raise UserError(str(error)) from error
 
 
+def catch_interrupts() -> list[int]:
+    """Ctrl-C raises at once, as ever. Where that hits code whose exceptions Python drops (a destructor), the list that
+    this returns still holds the signal, and the loop stops after its step."""
+    seen: list[int] = []
+
+    def handler(number: int, frame) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGINT, handler)
+    return seen
+
+
 def main(argv: list[str]) -> None:
+    interrupts = catch_interrupts()
     cfg, first_line = parse(argv)
     say(first_line)
     folder, lock = open_folder(cfg)
@@ -831,6 +845,8 @@ def main(argv: list[str]) -> None:
             log.metrics({"step": 0, "heldout": evaluate(run, run.frozen[:cfg.eval_limit]).rates()})
         told: set[str] = set()
         for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
+            if interrupts:
+                raise KeyboardInterrupt
             run.step = step + 1
             rows, metrics = train_step(run)
             if cfg.eval_every and run.step % cfg.eval_every == 0 and run.frozen:
