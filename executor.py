@@ -2,25 +2,20 @@
 
 The trainer never compiles, evaluates or unpickles model text.  It starts worker processes by
 exec (never fork: CUDA and threads) with a clean environment; each worker preloads a few standard
-modules and then forks one child per (program, hash seed).  The child runs the program on all its
-inputs, each in a fresh namespace, and writes tagged JSON to a pipe that the worker passes on
-unread; the exit status and the CPU time come from the kernel.  Neither programs nor results stay
-in the worker's memory, so a later child cannot find them there.
+modules, gives up nearly every right it has (sandbox.py), and then forks one child per (program,
+hash seed).  The child runs the program on all its inputs, each in a fresh namespace, and writes
+tagged JSON to a pipe that the worker passes on unread; exit status and CPU time come from the
+kernel.  Neither programs nor results stay in the worker's memory, so a later child cannot find
+them there.
 
-Stopped: endless loops, memory bombs, crashes, forged types (objects with an evil __eq__, int and
-str subclasses), output floods, hash-order and call-order dependence, injection through argument
-text, and any influence of one program on the next through Python state.  A child can forge only
-the value of its own run, so never put an expected value into a Job.
+A child can forge only the value of its own run, so never put an expected value into a Job.  Runs
+of one child share imported modules; `seeds=2` exposes programs that depend on that, on the order
+of hashes or calls, on addresses or on time.  Limits are CPU time: a busy machine changes no
+verdict.  `Executor.level` says what the kernel really keeps from programs here.
 
-Not stopped yet: there is no kernel confinement.  A program runs as the same user as the trainer
-and can, with some effort, signal or trace its processes, fork, use the network, and (as root, who
-may raise his own limits) open files.  Use a machine or container that holds nothing of value.
-Runs of one child share imported modules; `seeds=2` exposes programs that depend on that.
-
-Linux only.  As a command: python executor.py ARGUMENTS... < program.py
+As a command: python executor.py ARGUMENTS... < program.py
 """
 
-import ast
 import collections
 import fcntl
 import gc
@@ -28,7 +23,6 @@ import importlib
 import json
 import math
 import os
-import resource
 import select
 import signal
 import struct
@@ -37,23 +31,29 @@ import sys
 import termios
 import threading
 import time
+import traceback
 import warnings
 import weakref
 from dataclasses import dataclass, field, replace
 
-ALLOWED_IMPORTS = (
-    "math", "re", "itertools", "functools", "collections", "string", "heapq", "bisect", "operator",
-    "typing", "dataclasses", "copy", "json", "statistics", "fractions", "decimal", "cmath", "enum",
-    "abc", "textwrap", "numbers",
-)  # fmt: skip
+import sandbox
+from parsing import (  # the rest of the literals' grammar; used below and by callers
+    ALLOWED_IMPORTS,
+    MAX_DEPTH,
+    MAX_INT_BITS,
+    parse_arguments,
+    parse_literal,
+)
 
-MAX_TEXT = 20_000  # characters of a literal
+LEVELS = ("weak", "partial", "kernel")
 MAX_PROGRAM = 100_000  # characters of source
 MAX_VALUE = 64_000  # characters of one encoded value
 MAX_RECORD = MAX_VALUE + 100  # bytes of one run's record
-MAX_DEPTH = 50  # nested containers
-MAX_INT_BITS = 14_000  # stays below CPython's 4,300-digit limit, so repr never fails
 MAX_ERROR = 200  # characters of an error text
+
+
+class ExecutorError(Exception):
+    """The executor cannot start; the text is one line that says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class Job:
 class Run:
     """The outcome of one call.  Values may be shared with the cache: do not change them.
 
-    kind: ok | error (it raised) | timeout | memory | crash (no result) | unserializable | too_big
-    | nondeterministic | refused (not run, or no such function) | infra (ours to blame, no verdict)
+    kind: ok | error (it raised) | timeout | memory | crash (no result) | violation (it tried what only
+    an attack does) | unserializable | too_big | nondeterministic | refused (not run, or no such
+    function) | infra (ours to blame, no verdict)
     """
 
     kind: str
@@ -90,94 +91,6 @@ class Run:
 # ---- values: text, equality, wire format ---------------------------------------------------------
 
 _SCALARS = (type(None), bool, int, float, str)
-_NAMES = {"nan": math.nan, "inf": math.inf}  # and what repr writes for such complex numbers:
-_NAMES |= {"nanj": complex(0, math.nan), "infj": complex(0, math.inf)}
-
-
-def _literal(node, depth=MAX_DEPTH):
-    match node:
-        case ast.Constant(value=value) if type(value) in (*_SCALARS, complex, bytes):
-            if type(value) is int and value.bit_length() > MAX_INT_BITS:
-                raise ValueError("integer too long")
-            return value
-        case ast.Name(id=name) if name in _NAMES:
-            return _NAMES[name]
-        case ast.Call(
-            func=ast.Name(id="float"), args=[ast.Constant(value="nan" | "inf" | "-inf" as text)],
-            keywords=[],
-        ):  # fmt: skip
-            return float(text)
-        case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
-            value = _literal(operand, depth)
-            if type(value) in (int, float, complex):
-                return -value if isinstance(node.op, ast.USub) else value
-            raise ValueError("sign before something that is not a number")
-        case ast.BinOp(op=ast.Add() | ast.Sub(), left=left, right=ast.Constant() | ast.Name()):
-            real, imaginary = _literal(left, depth), _literal(node.right, depth)
-            if type(real) in (int, float) and type(imaginary) is complex:
-                sign = -1 if isinstance(node.op, ast.Sub) else 1
-                return complex(real, sign * imaginary.imag)
-            raise ValueError("arithmetic is not a literal")
-    if depth == 0:
-        raise ValueError("nested too deeply")
-    match node:
-        case ast.List(elts=items):
-            return [_literal(item, depth - 1) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_literal(item, depth - 1) for item in items)
-        case ast.Set(elts=items):
-            return {_literal(item, depth - 1) for item in items}
-        case ast.Dict(keys=keys, values=values) if None not in keys:
-            return {_literal(k, depth - 1): _literal(v, depth - 1) for k, v in zip(keys, values)}
-        case ast.Call(func=ast.Name(id="set"), args=[], keywords=[]):
-            return set()
-        case ast.Call(func=ast.Name(id="frozenset"), args=[], keywords=[]):
-            return frozenset()
-        case ast.Call(
-            func=ast.Name(id="frozenset"), keywords=[],
-            args=[ast.List(elts=items) | ast.Tuple(elts=items) | ast.Set(elts=items)],
-        ):  # fmt: skip
-            return frozenset(_literal(item, depth - 1) for item in items)
-    raise ValueError(f"{type(node).__name__} is not a literal")
-
-
-def _parse(text, before, after, read):
-    """read(expression node) of `before + text + after`; every failure becomes ValueError."""
-    if len(text) > MAX_TEXT:
-        raise ValueError(f"longer than {MAX_TEXT} characters")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes are the model's business
-            return read(ast.parse(before + text.strip() + after, mode="eval").body)
-    except SyntaxError:
-        raise ValueError("not a Python expression") from None
-    except (RecursionError, MemoryError):
-        raise ValueError("too complex") from None
-    except (TypeError, OverflowError) as error:  # unhashable element, integer too big for a float
-        raise ValueError(str(error)) from None
-
-
-def parse_literal(text):
-    """The value of a Python literal, without evaluating anything; ValueError says why not.
-
-    Besides what ast.literal_eval takes: nan, inf, float('nan' | 'inf' | '-inf'), frozenset(...).
-    """
-    return _parse(text, "", "", _literal)
-
-
-def _arguments(node):
-    match node:
-        case ast.Call(func=ast.Name(id="f"), args=args, keywords=[]):
-            return tuple(_literal(arg) for arg in args)
-    raise ValueError("not the positional arguments of one call")
-
-
-def parse_arguments(text):
-    """The tuple of values in `1, [2]` as in f(1, [2]); ValueError for anything else."""
-    # The newline ends a trailing comment.  `1) or (True` parses, but not as one call of f.
-    return _parse(text, "f(", "\n)", _arguments)
-
-
 def _in_order(values):
     """The elements of a set in an order that does not depend on the hash seed."""
     kinds = set(map(type, values))
@@ -308,32 +221,12 @@ def _decode(tree, depth=MAX_DEPTH):
 _HEAD = struct.Struct("!4sII")  # trainer -> worker: magic, bytes of the job that follows, runs
 _MAGIC = b"\0job"  # a job is JSON, which has no NUL: leftovers of a job never pass for a head
 _FRAME = struct.Struct("!cId")  # worker -> trainer: tag, size or exit status, CPU seconds so far
-_DATA, _ENDED, _LATE = b"D", b"E", b"L"
+# What a frame brings: the layers that are missing; a child's bytes; a child's end, by itself or by
+# the worker at the CPU limit or, asleep, at the wall limit.
+_HELLO, _DATA, _ENDED, _SPENT, _LATE = b"H", b"D", b"E", b"T", b"L"
 _RESULT_FD, _MAX_FDS = 3, 32
-_PRELOAD = (*ALLOWED_IMPORTS, "ctypes", "unicodedata", "encodings.ascii", "encodings.latin_1")
-
-
-def _die_with_parent(parent):
-    """Ask for SIGKILL when the parent (its pid) goes, however it goes."""
-    import ctypes  # only workers need it
-
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def confine(parent):
-    """Give up what a worker does not need; runs once, before its first job.
-
-    The one place for kernel confinement: what is given up here, every child inherits.  `parent`:
-    pid to die with, or 0.
-    """
-    if parent:
-        _die_with_parent(parent)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MAX_FDS, _MAX_FDS))
+_GLANCE_MS = 5
+_PRELOAD = (*ALLOWED_IMPORTS, "ast", "hashlib", "unicodedata", "encodings.ascii", "encodings.latin_1")  # fmt: skip
 
 
 def _read_exactly(fd, size):
@@ -356,6 +249,17 @@ def _waiting_bytes(fd):
     return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
 
 
+def _pass_on(source, out, size):
+    """Move `size` waiting bytes; by splice they never enter the worker's memory."""
+    while size:
+        if hasattr(os, "splice"):
+            size -= os.splice(source, out, size)
+        else:
+            data = os.read(source, size)
+            size -= len(data)
+            _write_all(out, data)
+
+
 def _describe(error):
     """'TypeName: message'; the class is the program's own, so nothing about it is trusted."""
     try:
@@ -365,11 +269,16 @@ def _describe(error):
         return "exception"
 
 
-def _run_once(program, entry, arguments):
-    """(kind, JSON of the encoded value or of an error text) of one call in a fresh namespace."""
+def _run_once(code, entry, arguments):
+    """(kind, JSON of the encoded value or of an error text) of one call in a fresh namespace.
+
+    `code` is the compiled program, or what compiling it raised.
+    """
     try:
+        if isinstance(code, BaseException):
+            raise code
         namespace = {"__name__": "program"}
-        exec(compile(program, "<program>", "exec", dont_inherit=True), namespace)
+        exec(code, namespace)
         function = namespace.get(entry)
         if not callable(function):
             return "refused", json.dumps(f"no {entry}")
@@ -388,35 +297,36 @@ def _run_once(program, entry, arguments):
         return "memory", '""'
 
 
-def _child(jobs, result, size, runs, worker, cpu_seconds, memory_mb):
-    _die_with_parent(worker)
-    os.setpgid(0, 0)  # lets the worker kill what the program may fork
-    program, entry, inputs = json.loads(_read_exactly(jobs, size))
+def _child(jobs, result, size, worker, lock):
+    sandbox.die_with_parent(worker)
+    body = _read_exactly(jobs, size)
     os.dup2(result, _RESULT_FD)
     os.closerange(_RESULT_FD + 1, _MAX_FDS)
-    seconds = math.ceil(cpu_seconds * runs) + 1  # backstop for a program that disarms the timer
-    memory = memory_mb << 20
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # does not bind root
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # nothing more can be opened
+    lock()
+    program, entry, inputs = json.loads(body)
+    try:
+        code = compile(program, "<program>", "exec", dont_inherit=True)
+    except BaseException as error:
+        code = error
     for position, arguments in enumerate(inputs):
-        # The default action of SIGPROF ends the process: no `except` in the program sees it.
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        kind, payload = _run_once(program, entry, arguments)
+        kind, payload = _run_once(code, entry, arguments)
         record = f'[{position}, "{kind}", {payload}]'.encode()
         _write_all(_RESULT_FD, struct.pack("!I", len(record)) + record)
     os._exit(0)
 
 
-def _supervise(jobs, out, size, runs, cpu_seconds, memory_mb):
-    """Fork a child for the job waiting in `jobs`, pass its bytes on unread, report its end."""
+def _supervise(jobs, out, size, runs, cpu_seconds, lock):
+    """Fork a child for the job waiting in `jobs`, pass its bytes on unread, report its end.
+
+    The limits are kept from outside, by the child's CPU clock: no timer that it could disarm.
+    """
     worker = os.getpid()
     source, result = os.pipe()
-    pid = os.fork()
+    # Not os.fork, whose upkeep in the child (locks, threads, random) costs as much as the fork.
+    pid = sandbox.libc.fork()
     if pid == 0:
         try:
-            _child(jobs, result, size, runs, worker, cpu_seconds, memory_mb)
+            _child(jobs, result, size, worker, lock)
         finally:
             os._exit(1)
     os.close(result)
@@ -425,83 +335,94 @@ def _supervise(jobs, out, size, runs, cpu_seconds, memory_mb):
     poller.register(source, select.POLLIN)
     poller.register(exited, select.POLLIN)
     poller.register(jobs, 0)  # reports only a hang-up: the trainer is gone
-    wall, resets, cpu, tag, done = 2 + 6 * cpu_seconds, runs, 0.0, _ENDED, False
-    deadline = time.monotonic() + wall
+    wall, resets, tag, done = 2 + 6 * cpu_seconds, runs, _ENDED, False
+    deadline, cpu, counted_from = time.monotonic() + wall, 0.0, 0.0
+    # Most children end within milliseconds: one look at the end of those, not one at every result.
+    glance = select.poll()
+    glance.register(exited, select.POLLIN)
+    glance.poll(min(_GLANCE_MS, cpu_seconds * 1000))
     while not done:
-        patience = None if tag == _LATE else max(0, deadline - time.monotonic()) * 1000
-        ready = dict(poller.poll(patience))
+        patience = min(deadline - time.monotonic(), counted_from + cpu_seconds - cpu)
+        ready = dict(poller.poll(None if tag != _ENDED else max(0, math.ceil(patience * 1000))))
         if jobs in ready:
             os._exit(0)
         done = exited in ready
         waiting = _waiting_bytes(source)
+        try:
+            cpu = time.clock_gettime(~pid << 3 | 2)  # the CPU clock of process `pid`
+        except OSError:
+            pass  # it has just ended
         if waiting:
-            try:
-                cpu = time.clock_gettime(~pid << 3 | 2)  # the CPU clock of process `pid`
-            except OSError:
-                pass  # it has just ended
-            os.write(out, _FRAME.pack(_DATA, waiting, cpu))
-            while waiting:
-                waiting -= os.splice(source, out, waiting)
+            _write_all(out, _FRAME.pack(_DATA, waiting, cpu))
+            _pass_on(source, out, waiting)
             if resets:  # a run has finished, or a hostile program pretends so: not for ever
                 resets -= 1
-                deadline = time.monotonic() + wall
+                deadline, counted_from = time.monotonic() + wall, cpu
         elif source in ready:
             poller.unregister(source)  # closed by a child that goes on without it
-        if not done and tag != _LATE and time.monotonic() >= deadline:
-            os.kill(pid, signal.SIGKILL)
-            tag = _LATE
-    try:
-        os.killpg(pid, signal.SIGKILL)  # before the wait, while the number is still taken
-    except ProcessLookupError:
-        pass  # it ended before setpgid
+        if not done and tag == _ENDED:
+            if cpu - counted_from >= cpu_seconds:
+                tag = _SPENT
+            elif time.monotonic() >= deadline:
+                tag = _LATE
+            if tag != _ENDED:
+                signal.pidfd_send_signal(exited, signal.SIGKILL)
     _, status, usage = os.wait4(pid, 0)
     os.close(source)
     os.close(exited)
-    os.write(out, _FRAME.pack(tag, status, usage.ru_utime + usage.ru_stime))
+    _write_all(out, _FRAME.pack(tag, status, usage.ru_utime + usage.ru_stime))
 
 
-def _worker_main(cpu_seconds, memory_mb, parent):
-    for name in _PRELOAD:
-        importlib.import_module(name)
-    warnings.simplefilter("ignore")
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    for number in (signal.SIGPROF, signal.SIGXCPU):
-        signal.signal(number, signal.SIG_DFL)
-    jobs, out = os.dup(0), os.dup(1)
+def _worker_main(cpu_seconds, memory_mb, parent, without):
+    jobs, out, errors = os.dup(0), os.dup(1), os.dup(2)
     null = os.open(os.devnull, os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    os.close(null)
-    confine(parent)
-    gc.collect()
-    gc.freeze()  # keeps collections in the children from touching, and so copying, every page
-    while head := _read_exactly(jobs, _HEAD.size):
-        magic, size, runs = _HEAD.unpack(head)
-        if magic != _MAGIC:
-            break  # a child died before it had read its job; a fresh worker is simplest
-        _supervise(jobs, out, size, runs, cpu_seconds, memory_mb)
+    for fd in (0, 1, 2, _RESULT_FD):
+        if fd not in (jobs, out, errors):
+            os.dup2(null, fd)
+    try:
+        for name in _PRELOAD:
+            importlib.import_module(name)
+        warnings.simplefilter("ignore")
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        missing = sandbox.confine(parent, memory_mb, without)
+        lock = sandbox.child_lock(missing)
+        hello = json.dumps(missing).encode()
+        _write_all(out, _FRAME.pack(_HELLO, len(hello), 0.0) + hello)
+        gc.collect()
+        gc.freeze()  # keeps collections in the children from touching, and so copying, every page
+        while head := _read_exactly(jobs, _HEAD.size):
+            magic, size, runs = _HEAD.unpack(head)
+            if magic != _MAGIC:
+                break  # a child died before it had read its job; a fresh worker is simplest
+            _supervise(jobs, out, size, runs, cpu_seconds, lock)
+    except BaseException:
+        os.write(errors, traceback.format_exc().encode())
+        os._exit(1)
+    os._exit(0)
 
 
 # ---- the trainer's side --------------------------------------------------------------------------
+
+_AHEAD = 4  # jobs sent to a worker before the first has ended: it need not wait for the trainer
+_MAX_WAITING = 10_000  # tasks; `submit` waits where there are more
 
 
 class _Lost(Exception):
     """The worker died, stopped answering, or sent nonsense."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Group:
-    """Equal jobs of one batch, run once for all of them."""
+    """Equal jobs in flight, run once for all of them."""
 
     key: tuple
     job: Job
     inputs: tuple  # JSON text of each argument list; None where refused
-    indices: list
+    tickets: list
     tasks: list = field(default_factory=list)  # one per hash seed
-    runs: list = None  # the result, once known
 
 
-@dataclass
+@dataclass(eq=False)
 class _Task:
     """One job under one hash seed: the inputs (their indices) still to run, and what ran."""
 
@@ -528,38 +449,46 @@ def _read_record(data, position):
 
 
 class _Worker:
-    """A worker process with one hash seed, and the state of the job it is on."""
+    """A worker process with one hash seed, and the tasks it has been sent; the first is running."""
 
-    def __init__(self, hash_seed, cpu_seconds, memory_mb):
+    def __init__(self, hash_seed, cpu_seconds, memory_mb, without):
         # Parent-death signals follow the thread that forked, so only the main thread's count;
         # otherwise (and also) a worker leaves when its job pipe hangs up.
         main = threading.current_thread() is threading.main_thread()
-        arguments = ["--worker", str(cpu_seconds), str(memory_mb), str(os.getpid() if main else 0)]
+        parent = os.getpid() if main else 0
+        arguments = map(str, (cpu_seconds, memory_mb, parent, ",".join(without)))
         self.hash_seed, self.cpu_seconds = hash_seed, cpu_seconds
         self.process = subprocess.Popen(
             # Not -I: it would ignore PYTHONHASHSEED.
-            [sys.executable, "-s", "-S", "-P", "-B", os.path.abspath(__file__), *arguments],
+            [sys.executable, "-s", "-S", "-B", os.path.abspath(__file__), "--worker", *arguments],
             env={"PYTHONHASHSEED": str(hash_seed), "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             bufsize=0, cwd="/", close_fds=True, start_new_session=True,
         )  # fmt: skip
         self.to, self.back = self.process.stdin.fileno(), self.process.stdout.fileno()
-        os.set_blocking(self.to, False)
-        os.set_blocking(self.back, False)
+        for fd in (self.to, self.back, self.process.stderr.fileno()):
+            os.set_blocking(fd, False)
+        self.tasks, self.unsent = collections.deque(), memoryview(b"")
+        self.frames, self.missing = bytearray(), None
+        self._new_head()
 
-    def start(self, task):
-        """Send the task's pending inputs to a new child."""
-        job = task.group.job
-        inputs = ",".join(task.group.inputs[index] for index in task.pending)
-        body = f"[{json.dumps(job.program)},{json.dumps(job.entry)},[{inputs}]]".encode()
-        head = _HEAD.pack(_MAGIC, len(body), len(task.pending))
-        self.unsent = memoryview(head + body)
-        self.frames, self.records = bytearray(), bytearray()
-        self.task, self.position, self.cpu, self.malformed = task, 0, 0.0, False
+    def _new_head(self):
+        self.records, self.position, self.cpu, self.malformed = bytearray(), 0, 0.0, False
         self._extend()
 
     def _extend(self):
         self.deadline = time.monotonic() + 5 + 10 * self.cpu_seconds
+
+    def push(self, task):
+        """Send the task's pending inputs; only when all that was sent before has left."""
+        job = task.group.job
+        inputs = ",".join(task.group.inputs[index] for index in task.pending)
+        body = f"[{json.dumps(job.program)},{json.dumps(job.entry)},[{inputs}]]".encode()
+        self.unsent = memoryview(_HEAD.pack(_MAGIC, len(body), len(task.pending)) + body)
+        if not self.tasks:
+            self._new_head()
+        self.tasks.append(task)
+        self.send()
 
     def send(self):
         try:
@@ -570,33 +499,44 @@ class _Worker:
             raise _Lost from None
 
     def receive(self):
-        """Read what is there; true when the child has ended and its task is up to date."""
-        data = os.read(self.back, 1 << 16)
+        """Read what is there; the tasks whose child has ended, done or (if pending) not."""
+        try:
+            data = os.read(self.back, 1 << 16)
+        except BlockingIOError:
+            return []
         if not data:
             raise _Lost
         self.frames += data
+        ended = []
         while len(self.frames) >= _FRAME.size:
             tag, number, cpu = _FRAME.unpack_from(self.frames)
-            if tag in (_ENDED, _LATE):
-                if self.unsent:
+            if tag in (_ENDED, _SPENT, _LATE) and self.tasks:
+                if self.unsent and len(self.tasks) == 1:
                     raise _Lost  # the child died while reading its job
-                self._ended(number, tag == _LATE, cpu)
-                return True
+                self._ended(tag, number, cpu)
+                ended.append(self.tasks.popleft())
+                del self.frames[: _FRAME.size]
+                self._new_head()
+                continue
             end = _FRAME.size + number
-            if tag != _DATA or number > 1 << 20:
+            if tag not in (_HELLO, _DATA) or number > 1 << 20:
                 raise _Lost
             if len(self.frames) < end:
                 break
-            self.records += self.frames[_FRAME.size : end]
+            content = self.frames[_FRAME.size : end]
             del self.frames[:end]
-            self._take_records(cpu)
-        return False
+            if tag == _HELLO:
+                self.missing = json.loads(content)
+            elif self.tasks:
+                self.records += content
+                self._take_records(cpu)
+        return ended
 
     def _take_records(self, cpu):
-        runs = []
+        task, runs = self.tasks[0], []
         while not self.malformed and len(self.records) >= 4:
             end = 4 + int.from_bytes(self.records[:4], "big")
-            if end > 4 + MAX_RECORD or len(runs) == len(self.task.pending):
+            if end > 4 + MAX_RECORD or len(runs) == len(task.pending):
                 self.malformed = True
             elif len(self.records) < end:
                 break
@@ -609,35 +549,46 @@ class _Worker:
         if self.malformed:
             self.records.clear()
         for run in runs:
-            index = self.task.pending.pop(0)
-            self.task.runs[index] = replace(run, cpu_seconds=(cpu - self.cpu) / len(runs))
+            task.runs[task.pending.pop(0)] = replace(run, cpu_seconds=(cpu - self.cpu) / len(runs))
         if runs:
             self.cpu = cpu
             self._extend()
 
-    def _ended(self, status, late, cpu):
+    def _ended(self, tag, status, cpu):
         """The child is gone; if inputs are left, it took the first of them with it."""
-        if not self.task.pending:
+        task, used = self.tasks[0], cpu - self.cpu
+        if not task.pending:
             return
-        used = cpu - self.cpu
-        starved = late and 0.1 * self.cpu_seconds < used < self.cpu_seconds
-        if starved and not self.malformed:
-            raise _Lost  # neither asleep nor over its limit: the machine was too busy
         code = os.waitstatus_to_exitcode(status)
-        backstop = code == -signal.SIGKILL and used >= self.cpu_seconds  # the hard CPU limit
-        if late or backstop or code in (-signal.SIGPROF, -signal.SIGXCPU):
-            run = Run("timeout", error=f"over {self.cpu_seconds:g} s")
+        starved = tag == _LATE and used > 0.1 * self.cpu_seconds
+        shot = tag == _ENDED and code == -signal.SIGKILL and "seccomp" not in self.missing
+        if (starved or shot) and not self.malformed:
+            # Neither asleep nor over its limit: the machine was too busy.  Or killed, which under
+            # seccomp it cannot do to itself: the machine was out of memory.
+            raise _Lost
+        if tag != _ENDED:
+            what = "of CPU time" if tag == _SPENT else "asleep"
+            run = Run("timeout", error=f"over {self.cpu_seconds:g} s {what}")
         elif self.malformed:
             run = Run("crash", error="malformed result")
+        elif code == -signal.SIGSYS:
+            run = Run("violation", error="a system call that only an attack makes")
         else:
             end = f"signal {-code}" if code < 0 else f"exit {code}"
             run = Run("crash", error=f"{end} without a result")
-        self.task.runs[self.task.pending.pop(0)] = replace(run, cpu_seconds=used)
+        task.runs[task.pending.pop(0)] = replace(run, cpu_seconds=used)
+
+    def last_words(self):
+        """What a dying worker wrote to its stderr; it is ours, no program can reach it."""
+        try:
+            return (os.read(self.process.stderr.fileno(), 10_000) or b"").decode(errors="replace")
+        except BlockingIOError:
+            return ""
 
     def kill(self):
         self.process.kill()
-        self.process.stdin.close()
-        self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            pipe.close()
         self.process.wait()
 
 
@@ -670,23 +621,61 @@ def _merge(runs):
 
 
 class Executor:
-    """Runs Jobs in `workers` worker slots; see the module docstring for what that stops.
+    """Runs Jobs in `workers` worker slots, one program at a time in each.
 
-    cpu_seconds and memory_mb (address space) limit every run.  One stream or run at a time: a
-    second one, from another thread too, raises RuntimeError.  Up to `cached_jobs` results are kept.
+    cpu_seconds and memory_mb (address space) limit every run; pool_mb all programs together (half
+    of the machine's memory if not given): fewer slots are used where they would exceed it.
+    `require` is the least `level` to start with, else ExecutorError; `without` leaves out layers
+    of sandbox.py, for tests and measurements.  Up to `cached_jobs` results are kept.  Only one
+    thread may use an executor at a time.
     """
 
-    def __init__(self, workers=2, cpu_seconds=1.0, memory_mb=512, cached_jobs=10_000):
-        if workers < 1:
-            raise ValueError("workers must be at least 1")
-        self._limits = cpu_seconds, memory_mb
+    def __init__(
+        self, workers=2, cpu_seconds=1.0, memory_mb=512, require="kernel", cached_jobs=10_000,
+        pool_mb=None, without=(),
+    ):  # fmt: skip
+        if workers < 1 or cpu_seconds <= 0 or memory_mb < 64:
+            raise ValueError("an executor needs a worker, CPU time, and 64 MB a program")
+        if require not in LEVELS or not set(without) <= set(sandbox.LAYERS):
+            raise ValueError(f"require is one of {LEVELS}, without some of {sandbox.LAYERS}")
+        if pool_mb is None:
+            pool_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21
+        self._options = cpu_seconds, memory_mb, tuple(without)
         self._cached_jobs = cached_jobs
         self._cache = collections.OrderedDict()
         self._lock = threading.Lock()
-        self._slots = []  # per slot {hash seed: worker}; a slot runs one child at a time
+        self._tickets, self._done = 0, {}  # ticket: its Runs, until they are collected
+        self._groups = {}  # key: the group in flight
+        self._queues = collections.defaultdict(collections.deque)  # hash seed: tasks to send
+        self._busy, self._idle_since = {}, time.monotonic()  # slot number: worker
+        self._complained = False
+        self._slots = []  # per slot {hash seed: worker}; one of them runs at a time
         self._finalizer = weakref.finalize(self, _kill_all, self._slots, os.getpid())
-        for _ in range(workers):
-            self._slots.append({0: _Worker(0, *self._limits)})
+        for _ in range(max(1, min(workers, pool_mb // memory_mb))):
+            self._slots.append({0: _Worker(0, *self._options)})
+        try:
+            self._measure(require)
+        except BaseException:
+            self.close()
+            raise
+
+    def _measure(self, require):
+        """Set `level` to what a canary, run like any program, shows the sandbox to be."""
+        worker = self._slots[0][0]
+        ((canary,),) = self.run([Job(sandbox.CANARY, ((),))])
+        self._cache.clear()
+        if canary.kind != "ok" or worker.missing is None:
+            said = worker.last_words().strip().split("\n")[-1] or canary.error
+            raise ExecutorError(f"no worker process of the executor starts here: {said}")
+        self.leaks, self.level = canary.value, sandbox.level_of(canary.value)
+        if LEVELS.index(self.level) < LEVELS.index(require):
+            reasons = "; ".join(f"{name}: {why}" for name, why in worker.missing.items())
+            raise ExecutorError(
+                f"the sandbox reaches only level {self.level!r} here, and {require!r} is required:"
+                f" programs can {', '.join(self.leaks)} ({reasons or 'no layer is missing'}). Use"
+                " Linux with seccomp (a default Docker container has it), or accept the risk with"
+                f" --require {self.level}"
+            )
 
     def close(self):
         """End all workers; idempotent.  Also done at garbage collection and interpreter exit."""
@@ -708,127 +697,199 @@ class Executor:
 
     def stream(self, jobs):
         """Yield (index of the job, its list of Runs) as jobs finish."""
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another stream of this executor is running")
-        busy = {}  # slot number: worker
+        indices = {}  # ticket: index
         try:
-            yield from self._stream(list(jobs), busy)
+            for index, job in enumerate(jobs):
+                indices[self.submit(job)] = index
+            while indices:
+                for ticket, runs in self._collect(indices):
+                    yield indices.pop(ticket), runs
+                if indices:
+                    self._wait(None)
         finally:
-            for number in list(busy):  # not empty only if abandoned in the middle
-                self._drop(number, busy)
-            self._lock.release()
+            for ticket in indices:  # abandoned in the middle
+                self._forget(ticket)
 
-    def _stream(self, jobs, busy):
-        queue, finished = self._plan(jobs)
-        while True:
-            for number in range(len(self._slots)):
-                if queue and number not in busy:
-                    self._start(number, queue.popleft(), busy)
-            paused = time.monotonic()
-            for group in finished:
-                for index in group.indices:
-                    yield index, list(group.runs)
-            for worker in busy.values():  # the time the caller took does not count
-                worker.deadline += time.monotonic() - paused
-            if not busy:
-                return
-            finished = []
-            for task in self._step(busy):
-                if task.pending:
-                    queue.appendleft(task)
-                elif self._finish(task.group):
-                    finished.append(task.group)
+    def submit(self, job):
+        """Queue a job and start it as soon as a worker is free; its ticket, for `poll`."""
+        self._tickets += 1
+        ticket = self._tickets
+        inputs = tuple(map(_encode_arguments, job.inputs))
+        key = job.program, job.entry, job.seeds, inputs
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            self._done[ticket] = self._cache[key]
+        elif key in self._groups:
+            self._groups[key].tickets.append(ticket)
+        else:
+            self._plan(_Group(key, job, inputs, [ticket]))
+            while sum(map(len, self._queues.values())) > _MAX_WAITING:
+                self._wait(None)
+            if len(self._busy) < len(self._slots):
+                self._wait(0)
+        return ticket
 
-    def _plan(self, jobs):
-        """The tasks to run, and the groups that need none."""
-        groups, queue, finished = {}, collections.deque(), []
-        for index, job in enumerate(jobs):
-            inputs = tuple(map(_encode_arguments, job.inputs))
-            key = job.program, job.entry, job.seeds, inputs
-            groups.setdefault(key, _Group(key, job, inputs, [])).indices.append(index)
-        for key, group in groups.items():
-            if key in self._cache:
-                self._cache.move_to_end(key)
-                group.runs = self._cache[key]
-                finished.append(group)
-                continue
-            good, refused = [], {}
-            for index, encoded in enumerate(group.inputs):
-                if len(group.job.program) > MAX_PROGRAM:
-                    refused[index] = Run("refused", error="program too long")
-                elif encoded is None:
-                    refused[index] = Run("refused", error="input too big or not plain data")
-                else:
-                    good.append(index)
-            for seed in range(group.job.seeds):
-                pending = good[::-1] if seed % 2 else good[:]
-                group.tasks.append(_Task(group, seed, pending, dict(refused)))
-            if good:
-                queue += group.tasks
-            elif self._finish(group):
-                finished.append(group)
-        return queue, finished
+    def poll(self, seconds=0.0):
+        """[(ticket, Runs)] of submitted jobs that have finished; waits for one up to `seconds`."""
+        deadline = time.monotonic() + seconds
+        self._wait(0)
+        while self._groups and not self._done and (left := deadline - time.monotonic()) > 0:
+            self._wait(left)
+        return list(self._collect(list(self._done)))
+
+    def _collect(self, tickets):
+        for ticket in list(tickets):
+            if ticket in self._done:
+                yield ticket, list(self._done.pop(ticket))
+
+    def _forget(self, ticket):
+        self._done.pop(ticket, None)
+        for group in self._groups.values():
+            if ticket in group.tickets:
+                group.tickets.remove(ticket)  # a task without tickets is not started
+
+    def _plan(self, group):
+        """Queue the tasks of a new group, or finish it where there is nothing to run."""
+        good, refused = [], {}
+        for index, encoded in enumerate(group.inputs):
+            if len(group.job.program) > MAX_PROGRAM:
+                refused[index] = Run("refused", error="program too long")
+            elif encoded is None:
+                refused[index] = Run("refused", error="input too big or not plain data")
+            else:
+                good.append(index)
+        self._groups[group.key] = group
+        for seed in range(group.job.seeds):
+            pending = good[::-1] if seed % 2 else good[:]
+            group.tasks.append(_Task(group, seed, pending, dict(refused)))
+        if good:
+            for task in group.tasks:
+                self._queues[task.hash_seed].append(task)
+        else:
+            self._finish(group)
 
     def _finish(self, group):
-        """Merge and keep the group's Runs; false if some of its tasks have inputs left to run."""
+        """Merge and keep the group's Runs, if all of its tasks are done."""
         if any(task.pending for task in group.tasks):
-            return False
+            return
         count = range(len(group.inputs))
-        group.runs = [_merge([task.runs[index] for task in group.tasks]) for index in count]
-        if all(run.kind != "infra" for run in group.runs):
-            self._cache[group.key] = group.runs
+        runs = [_merge([task.runs[index] for task in group.tasks]) for index in count]
+        del self._groups[group.key]
+        self._done |= dict.fromkeys(group.tickets, runs)
+        if all(run.kind != "infra" for run in runs):
+            self._cache[group.key] = runs
             if len(self._cache) > self._cached_jobs:
                 self._cache.popitem(last=False)
-        return True
 
-    def _start(self, number, task, busy):
+    def _wait(self, seconds):
+        """Feed the workers and take their news, once; for up to `seconds` (None: until some)."""
         if not self._finalizer.alive:
             raise RuntimeError("the executor is closed")
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("another thread is using this executor")
+        try:
+            away = time.monotonic() - self._idle_since
+            for worker in self._busy.values():  # the time the caller took does not count
+                worker.deadline += away
+            self._feed()
+            if self._busy:
+                self._step(seconds)
+                self._feed()
+        except BaseException:  # interrupted, perhaps in the middle of a message: start afresh
+            while self._busy:
+                self._drop(next(iter(self._busy)))
+            for group in self._groups.values():
+                for task in group.tasks:
+                    if task.pending and task not in self._queues[task.hash_seed]:
+                        self._queues[task.hash_seed].append(task)
+            raise
+        finally:
+            self._idle_since = time.monotonic()
+            self._lock.release()
+
+    def _feed(self):
+        """Send queued tasks, to every slot its first before any gets a second."""
+        for ahead in range(_AHEAD):
+            for number in range(len(self._slots)):
+                worker = self._busy.get(number)
+                seed = worker.hash_seed if worker else max(self._queues, key=self._waiting, default=0)
+                if len(worker.tasks) == ahead and not worker.unsent if worker else not ahead:
+                    if task := self._next(seed):
+                        self._send(number, task)
+
+    def _waiting(self, seed):
+        return len(self._queues[seed])
+
+    def _next(self, seed):
+        queue = self._queues[seed]
+        while queue:
+            task = queue.popleft()
+            if task.group.tickets:
+                return task
+            self._groups.pop(task.group.key, None)  # nobody wants it any more
+        return None
+
+    def _send(self, number, task):
         slot = self._slots[number]
         worker = slot.get(task.hash_seed)
-        if worker and worker.process.poll() is not None:  # died while idle
+        if worker and not worker.tasks and worker.process.poll() is not None:  # died while idle
             slot.pop(task.hash_seed).kill()
             worker = None
         if worker is None:
-            worker = slot[task.hash_seed] = _Worker(task.hash_seed, *self._limits)
-        busy[number] = worker
-        worker.start(task)
+            worker = slot[task.hash_seed] = _Worker(task.hash_seed, *self._options)
+        self._busy[number] = worker
+        try:
+            worker.push(task)
+        except _Lost:
+            self._lost(number)
 
-    def _drop(self, number, busy):
-        worker = busy.pop(number)
+    def _drop(self, number):
+        worker = self._busy.pop(number)
         worker.kill()
         self._slots[number].pop(worker.hash_seed, None)
+        return worker
 
-    def _step(self, busy):
-        """Wait for news of the busy workers; the tasks that left one, done or (if pending) not."""
+    def _lost(self, number):
+        """Replace the slot's worker and queue its tasks again; the first is to blame."""
+        words = self._busy[number].last_words()
+        if words and not self._complained:
+            self._complained = True
+            print(f"executor: a worker process failed and is replaced:\n{words}", file=sys.stderr)
+        tasks = list(self._drop(number).tasks)
+        tasks[0].losses += 1
+        if tasks[0].losses > 1:
+            lost = Run("infra", error="the worker was lost twice")
+            tasks[0].runs |= dict.fromkeys(tasks[0].pending, lost)
+            tasks[0].pending.clear()
+            self._finish(tasks.pop(0).group)
+        self._queues[tasks[0].hash_seed if tasks else 0].extendleft(reversed(tasks))
+
+    def _step(self, seconds):
+        """Wait for news of the busy workers and take it."""
         poller = select.poll()
-        for worker in busy.values():
+        for worker in self._busy.values():
             poller.register(worker.back, select.POLLIN)
             if worker.unsent:
                 poller.register(worker.to, select.POLLOUT)
-        patience = min(worker.deadline for worker in busy.values()) - time.monotonic()
-        ready = dict(poller.poll(math.ceil(max(0, patience) * 1000)))
-        left = []
-        for number, worker in list(busy.items()):
-            task = worker.task
+        patience = min(worker.deadline for worker in self._busy.values()) - time.monotonic()
+        patience = max(0, patience if seconds is None else min(patience, seconds))
+        ready = dict(poller.poll(math.ceil(patience * 1000)))
+        for number, worker in list(self._busy.items()):
             try:
                 if worker.to in ready:
                     worker.send()
                 if worker.back in ready:
-                    if worker.receive():
-                        del busy[number]
-                        left.append(task)
+                    for task in worker.receive():
+                        if task.pending:  # a child died on one input: go on with the next
+                            self._queues[task.hash_seed].appendleft(task)
+                        else:
+                            self._finish(task.group)
+                    if not worker.tasks:
+                        del self._busy[number]
                 elif time.monotonic() > worker.deadline:
                     raise _Lost
             except _Lost:
-                self._drop(number, busy)
-                task.losses += 1
-                if task.losses > 1:
-                    lost = Run("infra", error="the worker was lost twice")
-                    task.runs |= dict.fromkeys(task.pending, lost)
-                    task.pending.clear()
-                left.append(task)
-        return left
+                self._lost(number)
 
 
 def _main(arguments):
@@ -837,7 +898,8 @@ def _main(arguments):
     except ValueError as error:
         sys.exit(f"arguments: {error}")
     program = sys.stdin.read()
-    with Executor(workers=1) as executor:
+    with Executor(workers=1, require="weak") as executor:
+        print(f"sandbox: {executor.level}")
         for run in executor.run([Job(program, inputs)])[0]:
             text = show(run.value) if run.kind == "ok" else run.error
             print(f"{run.kind:8} {text}  ({run.cpu_seconds:.3f} s)")
@@ -845,6 +907,7 @@ def _main(arguments):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        _worker_main(float(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+        cpu, memory, parent, without = sys.argv[2:]
+        _worker_main(float(cpu), int(memory), int(parent), tuple(filter(None, without.split(","))))
     else:
         _main(sys.argv[1:])

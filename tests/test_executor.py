@@ -237,7 +237,7 @@ CASES = {
     "dribble": ("import os, time\ndef f():\n while 1:\n  os.write(3, b'\\0')\n"
                 "  time.sleep(0.001)", "timeout"),
     "memory": ("def f(): return [0] * 10**9", "memory"),
-    "memory in steps": ("def f():\n x = []\n while True: x.append(bytearray(10**7))", "memory"),
+    "memory in steps": ("def f():\n x = []\n while True: x.append(bytes(10**7))", "memory"),
     "_exit": ("import os\ndef f(): os._exit(0)", "crash"),
     "_exit at import": ("import os; os._exit(0)\ndef f(): return 1", "crash"),
     "segfault": ("import ctypes\ndef f(): ctypes.string_at(0)", "crash"),
