@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 import tasks
-from executor import Executor
+from executor import LEVELS, Executor, ExecutorError
 from model import ModelError, Policy, chat_template, decode, encode, generate, load_policy
 from tasks import TYPES, Buffers, Style, Task, Verdict
 
@@ -123,16 +123,16 @@ def main() -> None:
     parser.add_argument("--max_new_tokens", type=int, default=192, help="longest response")
     parser.add_argument("--slots", type=int, default=256, help="responses generated at once")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
     args = parser.parse_args()
     try:
-        policy = load_policy(args.model, args.device, adapter=args.adapter)
-        heldout = tasks.load_tasks(args.tasks)[:args.limit]
-    except (ModelError, ValueError, OSError, ImportError) as error:
+        with Executor(require=args.require) as executor:
+            heldout = tasks.load_tasks(args.tasks, executor)[:args.limit]
+            policy = load_policy(args.model, args.device, adapter=args.adapter)
+            style = Style(args.prompt, wrap=chat_template(policy) if args.prompt == "chat" else None)
+            print(table(None, score(policy, executor, style, heldout, args.max_new_tokens, slots=args.slots)))
+    except (ModelError, ExecutorError, ValueError, OSError, ImportError) as error:
         sys.exit(f"eval.py: {error}")
-    style = Style(args.prompt, wrap=chat_template(policy) if args.prompt == "chat" else None)
-    with Executor() as executor:
-        print(table(None, score(policy, executor, style, heldout, args.max_new_tokens,
-                                slots=args.slots)))
 
 
 if __name__ == "__main__":

@@ -648,7 +648,7 @@ class Executor:
         self._groups = {}  # key: the group in flight
         self._queues = collections.defaultdict(collections.deque)  # hash seed: tasks to send
         self._busy, self._idle_since = {}, time.monotonic()  # slot number: worker
-        self._complained = False
+        self._complaint, self.level = "", None
         self._slots = []  # per slot {hash seed: worker}; one of them runs at a time
         self._finalizer = weakref.finalize(self, _kill_all, self._slots, os.getpid())
         for _ in range(max(1, min(workers, pool_mb // memory_mb))):
@@ -665,7 +665,7 @@ class Executor:
         ((canary,),) = self.run([Job(sandbox.CANARY, ((),))])
         self._cache.clear()
         if canary.kind != "ok" or worker.missing is None:
-            said = worker.last_words().strip().split("\n")[-1] or canary.error
+            said = self._complaint.strip().split("\n")[-1] or canary.error
             raise ExecutorError(f"no worker process of the executor starts here: {said}")
         self.leaks, self.level = canary.value, sandbox.level_of(canary.value)
         if LEVELS.index(self.level) < LEVELS.index(require):
@@ -770,8 +770,8 @@ class Executor:
 
     def _finish(self, group):
         """Merge and keep the group's Runs, if all of its tasks are done."""
-        if any(task.pending for task in group.tasks):
-            return
+        if any(task.pending for task in group.tasks) or self._groups.get(group.key) is not group:
+            return  # the latter: all results were in before the last child had ended
         count = range(len(group.inputs))
         runs = [_merge([task.runs[index] for task in group.tasks]) for index in count]
         del self._groups[group.key]
@@ -852,17 +852,20 @@ class Executor:
     def _lost(self, number):
         """Replace the slot's worker and queue its tasks again; the first is to blame."""
         words = self._busy[number].last_words()
-        if words and not self._complained:
-            self._complained = True
-            print(f"executor: a worker process failed and is replaced:\n{words}", file=sys.stderr)
-        tasks = list(self._drop(number).tasks)
-        tasks[0].losses += 1
-        if tasks[0].losses > 1:
-            lost = Run("infra", error="the worker was lost twice")
-            tasks[0].runs |= dict.fromkeys(tasks[0].pending, lost)
-            tasks[0].pending.clear()
-            self._finish(tasks.pop(0).group)
-        self._queues[tasks[0].hash_seed if tasks else 0].extendleft(reversed(tasks))
+        if words and not self._complaint:  # once: the next ones will say the same
+            self._complaint = words
+            if self.level:
+                print(f"executor: a worker failed and is replaced:\n{words}", file=sys.stderr)
+        worker = self._drop(number)
+        tasks = [task for task in worker.tasks if task.pending]
+        if tasks and tasks[0] is worker.tasks[0]:
+            tasks[0].losses += 1
+            if tasks[0].losses > 1:
+                lost = Run("infra", error="the worker was lost twice")
+                tasks[0].runs |= dict.fromkeys(tasks[0].pending, lost)
+                tasks[0].pending.clear()
+                self._finish(tasks.pop(0).group)
+        self._queues[worker.hash_seed].extendleft(reversed(tasks))
 
     def _step(self, seconds):
         """Wait for news of the busy workers and take it."""

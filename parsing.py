@@ -1,9 +1,8 @@
 """Reading model text with Python's own parser: literals, calls' arguments, and what a program binds, imports and mentions.
 
 The parser is C code that deep or odd text has crashed before, so the trainer never runs these functions on text that a
-model wrote: it sends this whole file to an executor process as a job whose input is the text (`SOURCE`, used by
-tasks.py). Only trusted text (our own grammar, our own `show`) is parsed in place. Hence: no import beyond what executor
-processes preload, plain data in and out.
+model wrote: `tasks.read_all` has an executor process do it, as a job whose input is the text. Only trusted text (our own
+grammar, what our own `show` wrote) is parsed in place. Hence: plain data in and out.
 """
 import ast
 import hashlib
@@ -122,29 +121,33 @@ def parse_program(program: str) -> ast.Module:
 
 
 def inspect_program(program: str) -> dict:
-    """What the gate wants to know of a program without running it: {"reason": why it is refused} or
-    {"key": program_key, "depth": statements without defs and returns, the nano preset's measure of difficulty}."""
+    """What there is to know of a program without running it: `key` (tree_key), `depth` (statements without defs and
+    returns: the nano preset's measure of difficulty), and `reason`, why the gate refuses it, or ""."""
     try:
         tree = parse_program(program)
         depth = sum(isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Return))
                     for node in ast.walk(tree))
-        key = tree_key(tree)
+        key = tree_key(tree)  # which also renames what the program binds: `hash` is the builtin below
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {"reason": "does not parse"}
-    if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
-        return {"reason": "no f"}
-    for node in ast.walk(tree):  # after tree_key, which renamed what the program binds: `hash` is the builtin here
-        if isinstance(node, ast.Name) and node.id in UNSTABLE_NAMES or \
-                isinstance(node, ast.Attribute) and node.attr in UNSTABLE_ATTRIBUTES:
-            return {"reason": "not deterministic"}
-        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-            ["." if node.level else node.module] if isinstance(node, ast.ImportFrom) else \
-            [node.id] if isinstance(node, ast.Name) and node.id == "__import__" else []
-        if any(module.split(".")[0] not in ALLOWED_IMPORTS for module in modules):
-            return {"reason": "import not allowed"}
-        if isinstance(node, ast.ImportFrom) and any(alias.name in UNSTABLE_ATTRIBUTES for alias in node.names):
-            return {"reason": "import not allowed"}
-    return {"key": key, "depth": depth}
+        return {"key": "", "depth": 0, "reason": "does not parse"}
+    defines_f = any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body)
+    reasons = (reason for node in ast.walk(tree) if (reason := refusal(node)))
+    return {"key": key, "depth": depth, "reason": next(reasons, "") if defines_f else "no f"}
+
+
+def refusal(node: ast.AST) -> str:
+    """Why a program with this node is refused, or ""."""
+    if isinstance(node, ast.Name) and node.id in UNSTABLE_NAMES or \
+            isinstance(node, ast.Attribute) and node.attr in UNSTABLE_ATTRIBUTES:
+        return "not deterministic"
+    modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
+        ["." if node.level else node.module] if isinstance(node, ast.ImportFrom) else \
+        [node.id] if isinstance(node, ast.Name) and node.id == "__import__" else []
+    if any(module.split(".")[0] not in ALLOWED_IMPORTS for module in modules):
+        return "import not allowed"
+    if isinstance(node, ast.ImportFrom) and any(alias.name in UNSTABLE_ATTRIBUTES for alias in node.names):
+        return "import not allowed"
+    return ""
 
 
 # The syntax nodes that bind a name, and those that only mention one; the attribute that holds it.

@@ -10,20 +10,19 @@ A triplet is (program, input, output); each task type hides one of the three:
 Every response, in both roles, reads `<think>...</think><answer>...</answer>` and gives what it has to give in
 fenced blocks (```python, ```input, ```output, ```message), in any order. The prompt ends inside the think tag.
 
-Order of reading: Task and TaskType, the three types, prompts, parsing, `gate` (proposals -> tasks), `verify`
-(answers -> verdicts), buffers. Nothing here evaluates model text: programs run in executor.py's processes,
-inputs and answers are parsed as literals and compared in `same_value`.
+Order of reading: Task and TaskType, the three types, prompts, responses, `read_all` (model text -> data), `gate`
+(proposals -> tasks), `verify` (answers -> verdicts), buffers. Nothing here evaluates or even parses model text: that
+happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
 """
-import ast
-import hashlib
 import json
 import random
 import re
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from executor import ALLOWED_IMPORTS, Executor, Job, Run, parse_arguments, parse_literal, same_value, show
+import parsing
+from executor import Executor, Job, Run, same_value, show
+from parsing import ALLOWED_IMPORTS
 
 MAX_PROGRAM_CHARS = 4_000
 # Official code cuts longer values to 200 + "..." + 200 characters and keeps the (then unsolvable) task; we refuse it.
@@ -40,13 +39,8 @@ class Task:
     outputs: tuple              # f(*inputs[i]), plain literal data
     message: str = ""           # induction: the proposer's hint
     step: int = 0               # the step that proposed it; 0 is seeding
-    key: str = ""               # program_key(program)
-
-    @property
-    def depth(self) -> int:
-        """Statements of the program, without defs and returns: the nano preset's measure of difficulty."""
-        statements = (node for node in ast.walk(parse_program(self.program)) if isinstance(node, ast.stmt))
-        return sum(not isinstance(node, (ast.FunctionDef, ast.Return)) for node in statements)
+    key: str = ""               # parsing.inspect_program: the program up to layout and names
+    depth: int = 0              # its statements, without defs and returns
 
 
 class Rejected(Exception):
@@ -62,9 +56,14 @@ class TaskType:
     show_reference: Callable[[Task], list]               # what the proposer sees of a reference
     show_task: Callable[[Task], list]                    # what the solver sees
     draft: Callable[[list, Task | None, int], tuple]     # proposal's blocks -> (program, input texts, message)
-    attempt: Callable[[Task, list], Job | list[Run]]     # solver's blocks -> a job to run, or its runs at once
+    answer: tuple[str, ...]                              # fence languages of the solver's answer ...
+    reader: str                                          # ... and the function of parsing.py that reads its text
+    attempt: Callable[[Task, str, object], Job | list[Run]]  # (task, text, what was read) -> a job, or runs at once
     targets: Callable[[Task], tuple]                     # what those runs must return, in the trainer only
     given_program: bool = False                          # the proposer is given a program instead of references
+
+
+CODE = ("python", "py", "")  # fence languages of a program
 
 
 def arguments(args: tuple) -> str:
@@ -83,7 +82,7 @@ def first_block(blocks: list, missing: str, *languages: str) -> str:
 
 
 def code_and_input(blocks: list, reference: Task | None, n_inputs: int) -> tuple[str, list[str], str]:
-    program = first_block(blocks, "no code block", "python", "py", "")
+    program = first_block(blocks, "no code block", *CODE)
     return program, [first_block(blocks, "no input block", "input")], ""
 
 
@@ -93,26 +92,6 @@ def inputs_and_message(blocks: list, reference: Task, n_inputs: int) -> tuple[st
         raise Rejected("too few inputs" if inputs else "no input block")
     # The last N, as in the official code: a model may think again.
     return reference.program, inputs[-n_inputs:], first_block(blocks, "no message", "message").strip()
-
-
-def deduction_attempt(task: Task, blocks: list) -> list[Run]:
-    try:
-        return [Run("ok", parse_literal(first_block(blocks, "no answer", "output")))]
-    except ValueError as error:
-        raise Rejected("answer not a literal") from error
-
-
-def abduction_attempt(task: Task, blocks: list) -> Job:
-    try:
-        return Job(task.program, (parse_arguments(first_block(blocks, "no answer", "input")),))
-    except ValueError as error:
-        raise Rejected("answer not a literal") from error
-
-
-def induction_attempt(task: Task, blocks: list) -> Job:
-    program = first_block(blocks, "no answer", "python", "py", "")
-    inspect_program(program)  # the solver's program meets the same rules as a proposed one
-    return Job(program, task.inputs[len(task.inputs) // 2:])
 
 
 def show_triplet(task: Task) -> list:
@@ -174,7 +153,9 @@ DEDUCTION = TaskType(
     show_reference=show_triplet,
     show_task=lambda task: show_triplet(task)[:2],
     draft=code_and_input,
-    attempt=deduction_attempt,
+    answer=("output",),
+    reader="parse_literal",
+    attempt=lambda task, text, value: [Run("ok", value)],
     targets=lambda task: task.outputs,
 )
 ABDUCTION = TaskType(
@@ -188,7 +169,9 @@ ABDUCTION = TaskType(
     show_reference=show_triplet,
     show_task=lambda task: [block for block in show_triplet(task) if block[0] != "input"],
     draft=code_and_input,
-    attempt=abduction_attempt,
+    answer=("input",),
+    reader="parse_arguments",
+    attempt=lambda task, text, args: Job(task.program, (args,)),
     targets=lambda task: task.outputs,
 )
 INDUCTION = TaskType(
@@ -204,7 +187,9 @@ INDUCTION = TaskType(
     show_reference=lambda task: [("python", task.program)],
     show_task=show_examples,
     draft=inputs_and_message,
-    attempt=induction_attempt,
+    answer=CODE,
+    reader="inspect_program",  # the solver's program meets the same rules as a proposed one
+    attempt=lambda task, program, facts: Job(program, task.inputs[len(task.inputs) // 2:]),
     targets=lambda task: task.outputs[len(task.outputs) // 2:],
     given_program=True,
 )
@@ -286,90 +271,41 @@ def answer_blocks(response: str) -> list[tuple[str, str]]:
     return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in found]
 
 
-def parse_program(program: str) -> ast.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in model text are not news
-        return ast.parse(program)
-
-
-def inspect_program(program: str) -> str:
-    """The static half of the gate. Parses (never compiles: nested comprehensions crash some CPython compilers) and
-    returns the program's key; raises Rejected with the reason."""
-    if len(program) > MAX_PROGRAM_CHARS:
-        raise Rejected("program too long")
-    try:
-        tree = parse_program(program)
-        key = tree_key(tree)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise Rejected("does not parse") from error
-    if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
-        raise Rejected("no f")
-    for node in ast.walk(tree):  # after tree_key, which renamed what the program binds: `hash` is the builtin here
-        if isinstance(node, ast.Name) and node.id in UNSTABLE_NAMES or \
-                isinstance(node, ast.Attribute) and node.attr in UNSTABLE_ATTRIBUTES:
-            raise Rejected("not deterministic")
-        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-            ["." if node.level else node.module] if isinstance(node, ast.ImportFrom) else \
-            [node.id] if isinstance(node, ast.Name) and node.id == "__import__" else []
-        if any(module.split(".")[0] not in ALLOWED_IMPORTS for module in modules):
-            raise Rejected("import not allowed")
-        if isinstance(node, ast.ImportFrom) and any(alias.name in UNSTABLE_ATTRIBUTES for alias in node.names):
-            raise Rejected("import not allowed")
-    return key
-
-
-# A program may be random in one bit and still agree with itself in two runs half the time, with a solve rate near one
-# half: a rewarding task. These names are the ways to such bits that need no forbidden import. They serve determinism;
-# keeping programs from doing harm is the executor's matter, no list of names can.
-UNSTABLE_NAMES = {"hash", "id", "__builtins__"}
-UNSTABLE_ATTRIBUTES = {"__hash__", "__builtins__", "__globals__", "__subclasses__", "__loader__", "__spec__", "sys",
-                       "_sys", "os", "_os", "random", "_random", "modules"}
-
-
-# The syntax nodes that bind a name, and those that only mention one; the attribute that holds it.
-BINDS = {ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
-         ast.alias: "asname", ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name",
-         ast.MatchMapping: "rest"}
-MENTIONS = BINDS | {ast.Name: "id", ast.keyword: "arg"}
-
-
-def tree_key(tree: ast.Module) -> str:
-    """A hash of the program up to layout, comments, docstrings and the names it binds. Renames `tree` in place."""
-    names = {"f": "f"}
-    nodes = list(ast.walk(tree))  # breadth first: the same order for the same shape
-    for node in nodes:  # first what the program binds, so that builtins keep their names
-        bound = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else \
-            getattr(node, BINDS.get(type(node), ""), None)
-        if bound is not None:
-            names.setdefault(bound, f"v{len(names)}")
-    for node in nodes:
-        attribute = MENTIONS.get(type(node))
-        if attribute and getattr(node, attribute) in names:
-            setattr(node, attribute, names[getattr(node, attribute)])
-        if isinstance(node, (ast.Global, ast.Nonlocal)):
-            node.names = [names.get(name, name) for name in node.names]
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return hashlib.sha256(flat(tree).encode()).hexdigest()
-
-
-def flat(node) -> str:
-    """The syntax tree as text, the same on every Python version (ast.dump is not: 3.12 adds fields, 3.13 drops empty
-    ones), since keys decide what is held out and outlive the interpreter."""
-    if isinstance(node, ast.AST):
-        fields = ((name, getattr(node, name, None)) for name in node._fields)
-        inner = (f"{name}={flat(value)}" for name, value in fields if value is not None and value != [])
-        return f"{type(node).__name__}({','.join(inner)})"
-    return f"[{','.join(map(flat, node))}]" if isinstance(node, list) else repr(node)
-
-
-def program_key(program: str) -> str:
-    return tree_key(parse_program(program))
-
-
 def is_heldout(key: str, fraction: float) -> bool:
     """The same programs are held out in every run, seed and file: the decision hangs on the program's key alone."""
     return int(key[:8], 16) < fraction * 2**32
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Reading model text, in the executor's processes
+
+def read_all(texts: list[tuple[str, str]], executor: Executor) -> list[Run]:
+    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Runs with a value, or that
+    of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
+    wanted: dict[str, dict] = {}
+    for reader, text in texts:
+        wanted.setdefault(reader, {})[text] = None
+    jobs = [(reader, part) for reader, found in wanted.items() for part in chunks(list(found), 32)]
+    ran = executor.run(Job(f"from parsing import {reader}", tuple((text,) for text in part), reader)
+                       for reader, part in jobs)
+    for (reader, part), runs in zip(jobs, ran):
+        wanted[reader] |= zip(part, runs)
+    return [wanted[reader][text] for reader, text in texts]
+
+
+def chunks(items: list, size: int) -> list[list]:
+    return [items[start:start + size] for start in range(0, len(items), size)]
+
+
+def check_program(text: str, run: Run) -> None:
+    """Rejected, unless `run` is inspect_program's approval of the program."""
+    if len(text) > MAX_PROGRAM_CHARS:
+        raise Rejected("program too long")
+    if run.kind == "infra":
+        raise Rejected("infra")
+    reason = run.value["reason"] if run.kind == "ok" else "does not parse"  # or its parser died of it
+    if reason:
+        raise Rejected(reason)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -393,46 +329,51 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
     Else the Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
     """
-    drafts, jobs = [], []
-    for type, response, reference in proposals:
-        try:
-            drafts.append(draft(type, response, reference, n_inputs, strict_format))
-            jobs.append(Job(drafts[-1][0], drafts[-1][1], seeds=2))
-        except Rejected as rejected:
-            drafts.append(str(rejected))
+    drafts: list = [draft(*proposal, n_inputs, strict_format) for proposal in proposals]
+    texts = [text for drafted in drafts if isinstance(drafted, tuple) for text in texts_of(drafted)]
+    read = iter(read_all(texts, executor))
+    jobs = []
+    for i, drafted in enumerate(drafts):
+        if isinstance(drafted, tuple):
+            try:
+                drafts[i] = check_draft(proposals[i][0], drafted, [next(read) for _ in texts_of(drafted)], step)
+                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
+            except Rejected as rejected:
+                drafts[i] = str(rejected)
     ran = iter(executor.run(jobs))
-    gated = []
-    for (type, _, _), drafted in zip(proposals, drafts):
-        if isinstance(drafted, str):
-            gated.append(Gated(None, drafted))
-            continue
-        program, inputs, message, key = drafted
-        runs = next(ran)
-        bad = next((run for run in runs if run.kind != "ok"), None)
-        if bad is not None:
-            gated.append(Gated(None, RUN_REASONS.get(bad.kind, bad.kind)))
-        elif any(len(show(run.value)) > MAX_VALUE_CHARS for run in runs):
-            gated.append(Gated(None, "value too long"))
-        elif any(mark in show([program, inputs, message, [run.value for run in runs]]) for mark in ("```", "answer>")):
-            gated.append(Gated(None, "holds a fence or tag"))  # no prompt could show it, or no answer give it
-        else:
-            outputs = tuple(run.value for run in runs)
-            gated.append(Gated(Task(type.name, program, inputs, outputs, message, step, key)))
-    return gated
+    return [Gated(None, drafted) if isinstance(drafted, str) else check_runs(drafted, next(ran)) for drafted in drafts]
 
 
-def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict_format: bool) -> tuple:
-    """The gate's static half: (program, inputs, message, key), or Rejected."""
-    if strict_format and not well_formed(response):
-        raise Rejected("bad format")
-    program, inputs, message = type.draft(answer_blocks(response), reference, n_inputs)
-    key = inspect_program(program)
-    if any(len(text) > MAX_VALUE_CHARS for text in (*inputs, message)):
-        raise Rejected("value too long")
+def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict_format: bool) -> tuple | str:
+    """A proposal's (program, input texts, message), or why it has none."""
     try:
-        parsed = tuple(map(parse_arguments, inputs))
-    except ValueError as error:
-        raise Rejected("input not a literal") from error
+        if strict_format and not well_formed(response):
+            raise Rejected("bad format")
+        program, inputs, message = type.draft(answer_blocks(response), reference, n_inputs)
+        if len(program) > MAX_PROGRAM_CHARS:
+            raise Rejected("program too long")
+        if any(len(text) > MAX_VALUE_CHARS for text in (*inputs, message)):
+            raise Rejected("value too long")
+        return program, inputs, message
+    except Rejected as rejected:
+        return str(rejected)
+
+
+def texts_of(drafted: tuple) -> list[tuple[str, str]]:
+    program, inputs, _ = drafted
+    return [("inspect_program", program), *(("parse_arguments", text) for text in inputs)]
+
+
+def check_draft(type: TaskType, drafted: tuple, read: list[Run], step: int) -> Task:
+    """The task that a proposal would be, without outputs; Rejected for what can be seen before running it."""
+    program, _, message = drafted
+    facts, *inputs = read
+    check_program(program, facts)
+    if any(run.kind == "infra" for run in inputs):
+        raise Rejected("infra")
+    if any(run.kind != "ok" for run in inputs):
+        raise Rejected("input not a literal")
+    parsed = tuple(run.value for run in inputs)
     if () in parsed:
         raise Rejected("no arguments")
     shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
@@ -440,7 +381,20 @@ def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, 
         raise Rejected("inputs repeat")  # a solver could copy the examples it was shown
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
-    return program, parsed, message, key
+    return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
+
+
+def check_runs(task: Task, runs: list[Run]) -> Gated:
+    """The gate's last part: the task with its outputs, if its program ran as a task must."""
+    bad = next((run for run in runs if run.kind != "ok"), None)
+    if bad is not None:
+        return Gated(None, RUN_REASONS.get(bad.kind, bad.kind))
+    task = replace(task, outputs=tuple(run.value for run in runs))
+    if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
+        return Gated(None, "value too long")
+    if any(mark in show([task.program, task.inputs, task.message, task.outputs]) for mark in ("```", "answer>")):
+        return Gated(None, "holds a fence or tag")  # no prompt could show it, or no answer give it
+    return Gated(task)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -456,26 +410,40 @@ class Verdict:
 def verify(answers: list[tuple[Task, str]], executor: Executor) -> list[Verdict]:
     """Judges solver responses, in order (paper eq. 5 and section 3.3.4). The true outputs stay in this process: an
     executor process only ever sees the program and the inputs, and what it returns is compared here as plain data."""
+    types = [TYPES[task.type] for task, _ in answers]
+    texts = [next(iter(blocks_of(answer_blocks(response), *type.answer)), None)
+             for type, (_, response) in zip(types, answers)]
+    read = iter(read_all([(type.reader, text) for type, text in zip(types, texts) if text is not None], executor))
     attempts, jobs = [], []
-    for task, response in answers:
+    for type, (task, _), text in zip(types, answers, texts):
         try:
-            attempts.append(TYPES[task.type].attempt(task, answer_blocks(response)))
+            if text is None:
+                raise Rejected("no answer")
+            attempts.append(attempt(type, task, text, next(read)))
             if isinstance(attempts[-1], Job):
                 jobs.append(attempts[-1])
         except Rejected as rejected:
             attempts.append(str(rejected))
     ran = iter(executor.run(jobs))
-    verdicts = []
-    for (task, response), attempt in zip(answers, attempts):
-        if isinstance(attempt, str):
-            verdicts.append(Verdict(False, attempt, well_formed(response)))
-            continue
-        runs = next(ran) if isinstance(attempt, Job) else attempt
-        bad = next((run.kind for run in runs if run.kind != "ok"), None)
-        correct = bad is None and all(same_value(run.value, true)
-                                      for run, true in zip(runs, TYPES[task.type].targets(task), strict=True))
-        verdicts.append(Verdict(correct, "correct" if correct else bad or "wrong", well_formed(response)))
-    return verdicts
+    return [judge(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
+            for type, (task, response), tried in zip(types, answers, attempts)]
+
+
+def attempt(type: TaskType, task: Task, text: str, run: Run) -> Job | list[Run]:
+    if type.reader == "inspect_program":
+        check_program(text, run)
+    elif run.kind != "ok":
+        raise Rejected("infra" if run.kind == "infra" else "answer not a literal")
+    return type.attempt(task, text, run.value)
+
+
+def judge(type: TaskType, task: Task, runs: list[Run] | str, formed: bool) -> Verdict:
+    if isinstance(runs, str):
+        return Verdict(False, runs, formed)
+    bad = next((run.kind for run in runs if run.kind != "ok"), None)
+    correct = bad is None and all(same_value(run.value, true)
+                                  for run, true in zip(runs, type.targets(task), strict=True))
+    return Verdict(correct, "correct" if correct else bad or "wrong", formed)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -493,7 +461,8 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
     if type.given_program:
         inputs = (*IDENTITY_INPUTS, *((i,) for i in range(2, n_inputs)))[:n_inputs]
     message = "f returns its argument." if type is INDUCTION else ""
-    return Task(type.name, IDENTITY, inputs, tuple(args[0] for args in inputs), message, 0, program_key(IDENTITY))
+    key = parsing.program_key(IDENTITY)
+    return Task(type.name, IDENTITY, inputs, tuple(args[0] for args in inputs), message, 0, key)
 
 
 @dataclass
@@ -539,28 +508,48 @@ class Buffers:
 
 
 def task_to_json(task: Task) -> dict:
-    """One line of a task file: values as the literals that prompts show."""
+    """One line of a task file or checkpoint: values as the literals that prompts show."""
     return {"type": task.type, "program": task.program, "inputs": [arguments(args) for args in task.inputs],
-            "outputs": [show(value) for value in task.outputs], "message": task.message, "step": task.step}
+            "outputs": [show(value) for value in task.outputs], "message": task.message, "step": task.step,
+            "key": task.key, "depth": task.depth}
 
 
 def task_from_json(data: dict) -> Task:
-    return Task(data["type"], data["program"], tuple(map(parse_arguments, data["inputs"])),
-                tuple(map(parse_literal, data["outputs"])), data.get("message", ""), data.get("step", 0),
-                program_key(data["program"]))
+    """Of a checkpoint: its literals were written by `show`, so parsing them here is safe."""
+    return Task(data["type"], data["program"], tuple(map(parsing.parse_arguments, data["inputs"])),
+                tuple(map(parsing.parse_literal, data["outputs"])), data["message"], data["step"], data["key"],
+                data["depth"])
 
 
-def load_tasks(path: str) -> list[Task]:
-    """Reads a task file (JSON lines as written by `task_to_json`); ValueError names the line that is wrong."""
-    tasks = []
+def load_tasks(path: str, executor: Executor) -> list[Task]:
+    """Reads a task file (JSON lines as written by `task_to_json`; message, step, key and depth may be missing, and the
+    last two are found anew); ValueError names the line that is wrong. Files may come from anywhere, so their texts are
+    read in the executor."""
+    rows = []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                tasks.append(task := task_from_json(json.loads(line)))
-                if task.type not in TYPES or len(task.inputs) != len(task.outputs):
+                data = json.loads(line)
+                texts = [("inspect_program", data["program"]), *(("parse_arguments", text) for text in data["inputs"]),
+                         *(("parse_literal", text) for text in data["outputs"])]
+                n_inputs, message, step = len(data["inputs"]), data.get("message", ""), data.get("step", 0)
+                if not all(isinstance(text, str) for text in (message, *(text for _, text in texts))):
+                    raise ValueError("program, inputs, outputs and message are texts")
+                if data["type"] not in TYPES or n_inputs != len(data["outputs"]):
                     raise ValueError("unknown type, or inputs and outputs differ in number")
-                if (len(task.inputs) < 2) if TYPES[task.type].given_program else (len(task.inputs) != 1):
+                if (n_inputs < 2) if TYPES[data["type"]].given_program else (n_inputs != 1):
                     raise ValueError("induction needs at least two inputs, the other types exactly one")
-            except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
+                rows.append((number, data["type"], n_inputs, message, int(step), texts))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
+    read = iter(read_all([text for row in rows for text in row[-1]], executor))
+    tasks = []
+    for number, name, n_inputs, message, step, texts in rows:
+        facts, *values = [next(read) for _ in texts]
+        bad = next((run.error or run.kind for run in (facts, *values) if run.kind != "ok"), None)
+        if bad or not facts.value["key"]:
+            raise ValueError(f"{path}, line {number}: not a task ({bad or facts.value['reason']})")
+        values = [run.value for run in values]
+        tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
+                          facts.value["key"], facts.value["depth"]))
     return tasks

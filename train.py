@@ -35,7 +35,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal, Optional
@@ -47,7 +47,7 @@ from transformers import HfArgumentParser
 import eval as evaluation
 import rewards
 import tasks
-from executor import Executor
+from executor import Executor, ExecutorError
 from model import (ModelError, Policy, Sample, adapter_off, chat_template, decode, generate, load_policy, logprobs,
                    save_policy)
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
@@ -121,6 +121,8 @@ class Config:
     workers: int = opt(max(1, os.cpu_count() or 1), "executor processes")
     cpu_seconds: float = opt(1.0, "CPU time of one run of a program")
     memory_mb: int = opt(512, "memory of one run of a program")
+    require: Literal["kernel", "partial", "weak"] = opt("kernel", "the least sandbox to run programs in; below kernel"
+                                                        " they can reach more than their own result")
     # evaluation, logs, checkpoints
     heldout_tasks: Optional[str] = opt(None, "a task file to evaluate on, beside the run's own held-out tasks")
     eval_every: int = opt(0, "steps between evaluations on the held-out file; 0: only at the end")
@@ -140,7 +142,7 @@ PRESETS = {
     "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
 }
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
-RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "slots", "kv_gb", "micro_tokens",
+RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
                  "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers"}
 
 
@@ -183,7 +185,8 @@ class Training:
     style: Style
     buffers: Buffers
     step: int = 0
-    frozen: list[Task] = field(default_factory=list)  # the held-out file: its programs are never trained on either
+    frozen: list[Task] = field(default_factory=list)  # the held-out file
+    frozen_keys: set[str] = field(default_factory=set)  # its programs are never trained on either
     kv_gb: float = 4.0
 
     def rng(self, what: str) -> random.Random:
@@ -191,8 +194,7 @@ class Training:
         return random.Random(f"{self.cfg.seed} {self.step} {what}")
 
     def sets_aside(self, task: Task) -> bool:
-        in_file = any(task.key == other.key for other in self.frozen)
-        return in_file or tasks.is_heldout(task.key, self.cfg.heldout_fraction)
+        return task.key in self.frozen_keys or tasks.is_heldout(task.key, self.cfg.heldout_fraction)
 
 
 def train_step(run: Training) -> tuple[list[Row], dict]:
@@ -387,7 +389,7 @@ def seed_buffers(run: Training, log: "Log") -> None:
     format."""
     cfg, target = run.cfg, run.cfg.batch_size * run.cfg.seed_factor
     if cfg.seed_tasks:
-        for number, task in enumerate(read_tasks(cfg.seed_tasks), 1):
+        for number, task in enumerate(read_tasks(cfg.seed_tasks, run.executor), 1):
             if not fits(run, task):
                 raise UserError(f"{cfg.seed_tasks}, line {number}: its prompts are longer than --max_prompt_tokens"
                                 f" {cfg.max_prompt_tokens}; remove it or allow more")
@@ -764,7 +766,8 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
                         f" the model's {policy.max_length} positions; lower one")
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
-    run.frozen = read_tasks(cfg.heldout_tasks) if cfg.heldout_tasks else []
+    run.frozen = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
+    run.frozen_keys = {task.key for task in run.frozen}
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
     if not checkpoint:
         return run, Log(folder, cfg.keep_samples, [0, 0])
@@ -806,9 +809,9 @@ def before_and_after(run: Training) -> str:
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"
 
 
-def read_tasks(path: str) -> list[Task]:
+def read_tasks(path: str, executor: Executor) -> list[Task]:
     try:
-        return tasks.load_tasks(path)
+        return tasks.load_tasks(path, executor)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -829,9 +832,11 @@ def main(argv: list[str]) -> None:
     interrupts = catch_interrupts()
     cfg, first_line = parse(argv)
     say(first_line)
-    folder, lock = open_folder(cfg)
-    say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")
-    with lock, Executor(workers=cfg.workers, cpu_seconds=cfg.cpu_seconds, memory_mb=cfg.memory_mb) as executor:
+    with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
+        say(f"sandbox: level {executor.level}" + (f", programs can {', '.join(executor.leaks)}" if executor.leaks else ""))
+        folder, lock = open_folder(cfg)
+        stack.enter_context(lock)
+        say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")
         try:
             run, log = start(cfg, folder, executor)
         except (ModelError, UserError):
@@ -870,7 +875,7 @@ def run_main(argv: list[str]) -> int:
     go_on = "what was saved is whole: go on with --resume"
     try:
         main(argv)
-    except (UserError, ModelError) as error:
+    except (UserError, ModelError, ExecutorError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:

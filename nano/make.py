@@ -27,6 +27,7 @@ from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import parsing  # noqa: E402
 import tasks  # noqa: E402
 from tasks import TYPES, Task, arguments, fence, show  # noqa: E402
 
@@ -127,7 +128,7 @@ def draw_program(depth: int, heldout: bool, rng: random.Random):
         if program not in KEYS:
             if len(KEYS) > 200_000:
                 KEYS.clear()
-            KEYS[program] = tasks.program_key(program)
+            KEYS[program] = parsing.program_key(program)
         if tasks.is_heldout(KEYS[program], HELDOUT_FRACTION) == heldout:
             return program, kinds, statements, value, values
 
@@ -153,7 +154,7 @@ def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: 
     inputs = tuple((v,) for v in examples)
     outputs = tuple(trace(statements, v)[-1] for v in examples)
     message = f"{depth} steps" if type == "induction" else ""
-    task = Task(type, program, inputs, outputs, message, key=KEYS[program])
+    task = Task(type, program, inputs, outputs, message, key=KEYS[program], depth=depth)
     if role == "propose":
         references = [task] if type == "induction" else [
             draw_example("solve", type, pick(DEPTHS, rng), rng)[0] for _ in range(rng.randint(1, MAX_REFERENCES))]

@@ -13,7 +13,7 @@ sys.path.insert(0, str(ROOT))
 @pytest.fixture(scope="session")
 def executor():
     from executor import Executor
-    with Executor(workers=1, cpu_seconds=1.0) as running:
+    with Executor(workers=1, cpu_seconds=1.0, require="weak") as running:
         yield running
 
 

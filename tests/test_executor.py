@@ -20,7 +20,15 @@ nan, inf = math.nan, math.inf
 
 @pytest.fixture(scope="module")
 def ex():
-    with Executor(workers=2, cpu_seconds=0.4, memory_mb=256) as it:
+    with Executor(workers=2, cpu_seconds=0.4, memory_mb=256, require="weak") as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def open_ex():
+    """Without seccomp: what the protocol must hold against by itself."""
+    options = dict(cpu_seconds=0.4, memory_mb=256, require="weak", without=("seccomp",))
+    with Executor(workers=2, **options) as it:
         yield it
 
 
@@ -265,11 +273,17 @@ CASES = {
 }  # fmt: skip
 
 
-def test_kinds(ex):
-    runs = dict(zip(CASES, ex.run([Job(program, ((),)) for program, _ in CASES.values()])))
-    assert {name: run.kind for name, (run,) in runs.items()} == {
-        name: kind for name, (_, kind) in CASES.items()
-    }, runs
+# Under seccomp these only get an exception for an answer.
+TAMED = dict.fromkeys(["disarmed", "stopped", "closed pipe", "killed"], "error")
+
+
+@pytest.mark.parametrize("without", [(), ("seccomp",)])
+def test_kinds(without):
+    with Executor(workers=2, cpu_seconds=0.4, memory_mb=256, require="weak", without=without) as ex:
+        runs = dict(zip(CASES, ex.run([Job(program, ((),)) for program, _ in CASES.values()])))
+    expected = {name: kind for name, (_, kind) in CASES.items()}
+    expected |= TAMED if ex.level == "kernel" else {}
+    assert {name: run.kind for name, (run,) in runs.items()} == expected, runs
     assert all((run.value is not None) == (run.kind == "ok") for (run,) in runs.values())
     assert runs["raises"][0].error == "ValueError: no"
     assert runs["exit"][0].error == "SystemExit: 0"
@@ -388,9 +402,9 @@ def test_output_is_discarded(ex, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_clean_environment_and_descriptors(ex, monkeypatch):
+def test_clean_environment_and_descriptors(monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
-    with Executor(workers=1) as one:
+    with Executor(workers=1, require="weak", without=("seccomp",)) as one:
         run = call(one, "import os, sys\ndef f(): return dict(os.environ), os.getcwd()")
         open_fds = call(one, """
 import os
@@ -510,7 +524,8 @@ def f(x):
         assert call(one, "def f(): return 3").value == 3
 
 
-def test_a_program_that_kills_workers_is_infra_and_not_cached(ex):
+def test_a_program_that_kills_workers_is_infra_and_not_cached(open_ex):
+    ex = open_ex
     job = Job("import os\ndef f(x): os.kill(os.getppid(), 9)", ((1,), (2,)))
     fine = Job("def f(x): return x", ((5,),))
     runs = ex.run([job, fine])
@@ -537,15 +552,85 @@ def test_abandoned_stream_leaves_a_working_executor(ex):
     jobs = [Job(f"def f(): return {i} + 1000", ((),)) for i in range(20)]
     stream = ex.stream(jobs)
     next(stream)
-    with pytest.raises(RuntimeError):
-        ex.run(jobs)
+    assert [runs[0].value for runs in ex.run(jobs)] == list(range(1000, 1020))  # in between
     stream.close()
+    next(ex.stream(jobs))  # dropped at once
     assert [runs[0].value for runs in ex.run(jobs)] == list(range(1000, 1020))
+    ex.poll(0)
+    assert not ex._groups and not ex._done
+
+
+def test_submit_and_poll(ex):
+    assert ex.poll(0.1) == []
+    jobs = [Job(f"def f(x): return x * {i}", ((2,),)) for i in (50, 51, 50, 52)]
+    tickets = [ex.submit(job) for job in jobs]
+    found = {}
+    while len(found) < 4:
+        found |= dict(ex.poll(5.0))
+    assert [found[ticket][0].value for ticket in tickets] == [100, 102, 100, 104]
+    assert len(set(tickets)) == 4 and ex.poll() == []
+    ticket = ex.submit(jobs[0])  # cached
+    assert dict(ex.poll()) == {ticket: found[tickets[0]]}
+
+
+def test_more_jobs_than_may_wait(ex, monkeypatch):
+    monkeypatch.setattr(executor, "_MAX_WAITING", 3)
+    jobs = (Job(f"def f(): return {i} + 2000", ((),)) for i in range(40))
+    assert [runs[0].value for runs in ex.run(jobs)] == list(range(2000, 2040))
+
+
+def test_an_interrupt_in_the_middle_leaves_a_working_executor(ex, monkeypatch):
+    jobs = [Job(f"def f(): return {i} + 3000", ((),), seeds=2) for i in range(10)]
+    step, calls = executor.Executor._step, []
+
+    def interrupted(self, seconds):
+        step(self, seconds)
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(executor.Executor, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ex.run(jobs)
+    assert [runs[0].value for runs in ex.run(jobs)] == list(range(3000, 3010))
+    assert len(calls) > 3
+
+
+def test_two_threads_are_told_apart(ex):
+    with ex._lock, pytest.raises(RuntimeError, match="another thread"):
+        ex.run([Job("def f(): return 'two threads'", ((),))])
+    assert call(ex, "def f(): return 'two threads'").value == "two threads"
+
+
+def test_require(monkeypatch):
+    with pytest.raises(ValueError):
+        Executor(require="strong")
+    with pytest.raises(ValueError):
+        Executor(without=("walls",))
+    with pytest.raises(executor.ExecutorError) as failed:
+        Executor(workers=1, without=("seccomp",))
+    text = str(failed.value)
+    assert "'kernel' is required" in text and "seccomp: switched off" in text and "\n" not in text
+    assert "see files" in text and "--require" in text
+    monkeypatch.setattr(executor.sandbox, "CANARY", "import nothing_like_it")
+    with pytest.raises(executor.ExecutorError, match="no worker process"):
+        Executor(workers=1, require="weak")
+
+
+def test_the_pool_is_bounded():
+    with Executor(workers=8, memory_mb=128, pool_mb=300, require="weak") as small:
+        assert len(small._slots) == 2
+
+
+def test_a_worker_that_cannot_start_says_why(monkeypatch):
+    monkeypatch.setattr(executor, "__file__", str(Path(__file__).parent / "nothing.py"))
+    with pytest.raises(executor.ExecutorError, match="nothing.py"):
+        Executor(workers=1, require="weak")
 
 
 def test_close_leaves_nothing():
     before = len(os.listdir("/proc/self/fd"))
-    with Executor(workers=2) as two:
+    with Executor(workers=2, require="weak") as two:
         pids = workers(two)
         run = call(two, "import os\ndef f(): return os.getpid()", seeds=1)
         call(two, "def f(): return 1", seeds=2)
@@ -556,7 +641,7 @@ def test_close_leaves_nothing():
     two.close()
     with pytest.raises(RuntimeError):
         call(two, "def f(): return 2")
-    dropped = Executor(workers=1)
+    dropped = Executor(workers=1, require="weak")
     pids = workers(dropped)
     del dropped
     assert gone(pids)
@@ -603,14 +688,15 @@ def test_command():
     command = [sys.executable, executor.__file__, "1", "1, 0", "3, b'#' # x"]
     done = subprocess.run(command, input=program, capture_output=True, text=True, timeout=60)
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert lines[0][:2] == ["ok", "0.5"] and [line[0] for line in lines] == ["ok", "error", "error"]
+    assert lines[0][0] == "sandbox:" and lines[0][1] in executor.LEVELS
+    assert lines[1][:2] == ["ok", "0.5"] and [line[0] for line in lines[1:]] == ["ok", "error", "error"]
     assert "ZeroDivisionError: division by zero" in done.stdout and done.stderr == ""
 
 
 def test_only_the_standard_library_and_no_unsafe_loading():
     tree = ast.parse(Path(executor.__file__).read_text())
     imported = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    assert imported <= set(sys.stdlib_module_names) and not imported & {"pickle", "marshal"}
+    assert imported <= {*sys.stdlib_module_names, "sandbox"} and not imported & {"pickle", "marshal"}
     called = [n.func.id for n in ast.walk(tree)
               if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]  # fmt: skip
     assert "eval" not in called and called.count("exec") == called.count("compile") == 1

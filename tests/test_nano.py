@@ -16,6 +16,7 @@ NANO = Path(__file__).resolve().parent.parent / "nano"
 sys.path.insert(0, str(NANO))
 
 import make  # noqa: E402
+import parsing  # noqa: E402
 import tasks  # noqa: E402
 from executor import Job  # noqa: E402
 from tasks import TYPES  # noqa: E402
@@ -130,7 +131,7 @@ def test_programs_come_from_the_wanted_side_of_the_split(depth, heldout):
     rng = random.Random(depth)
     for _ in range(40):
         program, kinds, statements, value, values = make.draw_program(depth, heldout, rng)
-        assert tasks.is_heldout(tasks.program_key(program), make.HELDOUT_FRACTION) is heldout
+        assert tasks.is_heldout(parsing.program_key(program), make.HELDOUT_FRACTION) is heldout
         assert len(statements) == len(values) == depth == len(kinds) - 1
 
 
@@ -139,10 +140,10 @@ def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(exampl
     for *_, prompt, response in examples:
         for language, program in tasks.answer_blocks(prompt) + tasks.answer_blocks(response):
             if language == "python":
-                assert not tasks.is_heldout(tasks.program_key(program), make.HELDOUT_FRACTION)
+                assert not tasks.is_heldout(parsing.program_key(program), make.HELDOUT_FRACTION)
                 seen += 1
     assert seen > len(examples)
-    assert not tasks.is_heldout(tasks.program_key(tasks.IDENTITY), make.HELDOUT_FRACTION)
+    assert not tasks.is_heldout(parsing.program_key(tasks.IDENTITY), make.HELDOUT_FRACTION)
 
 
 def test_the_run_holds_out_the_same_programs_as_the_warm_start():
@@ -252,7 +253,7 @@ ALL_CELLS = {(type, depth) for type in TYPES for depth in make.DEPTHS}
 
 
 def check_heldout_file(path: Path, executor) -> None:
-    heldout = tasks.load_tasks(str(path))
+    heldout = tasks.load_tasks(str(path), executor)
     assert Counter(map(cell, heldout)) == dict.fromkeys(ALL_CELLS, make.HELDOUT_PER_CELL)
     assert all(tasks.is_heldout(task.key, make.HELDOUT_FRACTION) for task in heldout)
     assert len(set(map(json.dumps, map(tasks.task_to_json, heldout)))) == len(heldout)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import parsing
 import rewards
 import tasks
 import train
@@ -60,7 +61,7 @@ def run(policy, executor, tmp_path):
         for type in tasks.TYPES.values():
             inputs = tuple((i,) for i in range(6 if type.given_program else 1))
             buffers.add(tasks.Task(type.name, program, inputs, tuple(i[0] + k for i in inputs), "1 steps", 0,
-                                   tasks.program_key(program)))
+                                   parsing.program_key(program)))
     return Training(cfg, tmp_path, policy, train.make_optimizer(cfg, policy), executor, tasks.Style("compact", 6), buffers, 1)
 
 
