@@ -498,33 +498,36 @@ class Buffers:
 
     def to_json(self) -> dict:
         return {"size": self.size,
-                "train": {name: list(map(task_to_json, tasks)) for name, tasks in self.train.items()},
-                "heldout": {name: list(map(task_to_json, tasks)) for name, tasks in self.heldout.items()}}
+                "train": {name: list(map(task_to_state, tasks)) for name, tasks in self.train.items()},
+                "heldout": {name: list(map(task_to_state, tasks)) for name, tasks in self.heldout.items()}}
 
     @staticmethod
     def from_json(data: dict) -> "Buffers":
-        return Buffers(data["size"], {name: list(map(task_from_json, data["train"][name])) for name in TYPES},
-                       {name: list(map(task_from_json, data["heldout"][name])) for name in TYPES})
+        return Buffers(data["size"], {name: list(map(task_from_state, data["train"][name])) for name in TYPES},
+                       {name: list(map(task_from_state, data["heldout"][name])) for name in TYPES})
 
 
 def task_to_json(task: Task) -> dict:
-    """One line of a task file or checkpoint: values as the literals that prompts show."""
+    """One line of a task file: values as the literals that prompts show."""
     return {"type": task.type, "program": task.program, "inputs": [arguments(args) for args in task.inputs],
-            "outputs": [show(value) for value in task.outputs], "message": task.message, "step": task.step,
-            "key": task.key, "depth": task.depth}
+            "outputs": [show(value) for value in task.outputs], "message": task.message, "step": task.step}
 
 
-def task_from_json(data: dict) -> Task:
-    """Of a checkpoint: its literals were written by `show`, so parsing them here is safe."""
+def task_to_state(task: Task) -> dict:
+    """A task in a checkpoint: with what would else be found by parsing its program."""
+    return task_to_json(task) | {"key": task.key, "depth": task.depth}
+
+
+def task_from_state(data: dict) -> Task:
+    """The literals were written by `show`, so parsing them in this process is safe."""
     return Task(data["type"], data["program"], tuple(map(parsing.parse_arguments, data["inputs"])),
                 tuple(map(parsing.parse_literal, data["outputs"])), data["message"], data["step"], data["key"],
                 data["depth"])
 
 
 def load_tasks(path: str, executor: Executor) -> list[Task]:
-    """Reads a task file (JSON lines as written by `task_to_json`; message, step, key and depth may be missing, and the
-    last two are found anew); ValueError names the line that is wrong. Files may come from anywhere, so their texts are
-    read in the executor."""
+    """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing); ValueError names
+    the line that is wrong. Files may come from anywhere, so their texts are read in the executor."""
     rows = []
     with open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):

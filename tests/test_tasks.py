@@ -764,7 +764,7 @@ def test_keys_do_not_depend_on_the_python_version():
 
 def test_the_gate_and_the_files_agree_on_keys(ex):
     task = gate_one(ex, proposal(PROGRAM, "[1, 2, 3], 1")).task
-    assert task.key == parsing.program_key(PROGRAM) == tasks.task_from_json(tasks.task_to_json(task)).key
+    assert task.key == parsing.program_key(PROGRAM) == tasks.task_from_state(tasks.task_to_state(task)).key
 
 
 def test_the_held_out_share_is_what_was_asked_for():
@@ -900,8 +900,8 @@ ODD_VALUES = [nan, inf, -inf, -0.0, 1e300, 10**40, True, None, "it's \"\\\n\té\
 @pytest.mark.parametrize("value", ODD_VALUES, ids=ascii)
 def test_tasks_survive_the_way_through_a_file(value):
     task = make_task("induction", PLUS_ONE, ((value, 1), value), ((value,), [value]), message="say \"hi\"\n", step=12)
-    line = json.dumps(tasks.task_to_json(task), allow_nan=False)  # strict JSON: values travel as literals
-    back = tasks.task_from_json(json.loads(line))
+    line = json.dumps(tasks.task_to_state(task), allow_nan=False)  # strict JSON: values travel as literals
+    back = tasks.task_from_state(json.loads(line))
     assert same_value(list(back.inputs), list(task.inputs)) and same_value(list(back.outputs), list(task.outputs))
     assert show(back.inputs) == show(task.inputs) and show(back.outputs) == show(task.outputs)
     assert replace(back, inputs=(), outputs=()) == replace(task, inputs=(), outputs=())
@@ -925,7 +925,7 @@ def test_task_files_are_read_in_order(tmp_path, ex):
     wanted = [numbered("deduction", 1, step=2), numbered("abduction", 2), induction_task(PLUS_ONE, [0, 1], [1, 2])]
     path.write_text("".join(json.dumps(tasks.task_to_json(task)) + "\n" for task in wanted))
     assert tasks.load_tasks(str(path), ex) == wanted
-    # Message and step may be left out, key and depth are found anew.
+    # Message and step may be left out.
     path.write_text(json.dumps({"type": "deduction", "program": PLUS_ONE, "inputs": ["1"], "outputs": ["2"]}))
     assert tasks.load_tasks(str(path), ex) == [make_task("deduction", PLUS_ONE, ((1,), 2))]
 
@@ -984,4 +984,4 @@ def test_oddities_in_model_text_do_not_warn():
         warnings.simplefilter("error")
         task = make_task("deduction", program, ((1,), "d"))
         assert task.depth == 0 and parsing.inspect_program(program)["key"] == task.key
-        assert tasks.task_from_json(tasks.task_to_json(task)).key == task.key
+        assert tasks.task_from_state(tasks.task_to_state(task)).key == task.key

@@ -61,7 +61,7 @@ def run(policy, executor, tmp_path):
         for type in tasks.TYPES.values():
             inputs = tuple((i,) for i in range(6 if type.given_program else 1))
             buffers.add(tasks.Task(type.name, program, inputs, tuple(i[0] + k for i in inputs), "1 steps", 0,
-                                   parsing.program_key(program)))
+                                   parsing.program_key(program), depth=1))
     return Training(cfg, tmp_path, policy, train.make_optimizer(cfg, policy), executor, tasks.Style("compact", 6), buffers, 1)
 
 
@@ -279,6 +279,7 @@ def test_programs_of_the_heldout_file_are_held_out_too(run):
     run.cfg.heldout_fraction = 0.0
     rows, _ = train_step(run)
     run.frozen = [row.task for row in rows if row.kind == "propose" and row.task]
+    run.frozen_keys = {task.key for task in run.frozen}
     again, _ = train_step(run)  # same seed and step: the same prompts, sampled from a policy that hardly moved
     keys = {task.key for task in run.frozen}
     assert not any(row.task and row.task.key in keys for row in again if row.solve_rate is not None)
