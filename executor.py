@@ -77,9 +77,9 @@ class Job:
 class Run:
     """The outcome of one call.  Values may be shared with the cache: do not change them.
 
-    kind: ok | error (it raised) | timeout | memory | crash (no result) | violation (it tried what only
-    an attack does) | unserializable | too_big | nondeterministic | refused (not run, or no such
-    function) | infra (ours to blame, no verdict)
+    kind: ok | error (it raised) | timeout | memory | crash (no result) | violation (it tried what
+    only an attack does) | unserializable | too_big | nondeterministic | refused (not run, or no
+    such function) | infra (ours to blame, no verdict)
     """
 
     kind: str
@@ -153,6 +153,16 @@ def same_value(a, b):
     return _canonical(a) == _canonical(b)
 
 
+def _check_hashes(items):
+    """ValueError where many elements of a set or keys of a dict share a hash.
+
+    Building and comparing those takes time in the square of their number: 1.2 s for 64 kB of
+    frozensets.  Honest values share hashes in twos (-1 and -2).
+    """
+    if len(items) > 50 and max(collections.Counter(map(hash, items)).values()) > 50:
+        raise ValueError("too many equal hashes")
+
+
 _TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z", dict: "d"}
 
 
@@ -181,6 +191,8 @@ def _encode(value):
             raise TypeError("the value is not plain data")
         if depth == 0:
             raise ValueError("nested too deeply")
+        if kind in (dict, set, frozenset):
+            _check_hashes(value)
         if kind is dict:
             items = [part for pair in value.items() for part in pair]
         else:
@@ -211,6 +223,8 @@ def _decode(tree, depth=MAX_DEPTH):
     if depth == 0:
         raise ValueError("nested too deeply")
     items = [_decode(item, depth - 1) for item in rest]
+    if tag in ("d", "s", "z"):
+        _check_hashes(items[::2] if tag == "d" else items)
     if tag == "d":
         return dict(zip(items[::2], items[1::2], strict=True))
     return {"l": list, "t": tuple, "s": set, "z": frozenset}[tag](items)
@@ -226,7 +240,12 @@ _FRAME = struct.Struct("!cId")  # worker -> trainer: tag, size or exit status, C
 _HELLO, _DATA, _ENDED, _SPENT, _LATE = b"H", b"D", b"E", b"T", b"L"
 _RESULT_FD, _MAX_FDS = 3, 32
 _GLANCE_MS = 5
-_PRELOAD = (*ALLOWED_IMPORTS, "ast", "hashlib", "unicodedata", "encodings.ascii", "encodings.latin_1")  # fmt: skip
+# Elsewhere (macOS, to try the code) a pipe tells of a child's end, and only the wall limit holds.
+_LINUX = hasattr(os, "pidfd_open")
+_CODECS = "ascii latin_1 utf_7 utf_16 utf_32 utf_8_sig cp437 cp1252 idna shift_jis gbk big5"
+_PRELOAD = (
+    *ALLOWED_IMPORTS, "ast", "hashlib", "unicodedata", *(f"encodings.{c}" for c in _CODECS.split()),
+)  # fmt: skip
 
 
 def _read_exactly(fd, size):
@@ -297,11 +316,13 @@ def _run_once(code, entry, arguments):
         return "memory", '""'
 
 
-def _child(jobs, result, size, worker, lock):
+def _child(jobs, result, held, size, worker, lock):
     sandbox.die_with_parent(worker)
     body = _read_exactly(jobs, size)
     os.dup2(result, _RESULT_FD)
-    os.closerange(_RESULT_FD + 1, _MAX_FDS)
+    if held:
+        os.dup2(held, _RESULT_FD + 1)
+    os.closerange(_RESULT_FD + (2 if held else 1), _MAX_FDS)
     lock()
     program, entry, inputs = json.loads(body)
     try:
@@ -315,6 +336,13 @@ def _child(jobs, result, size, worker, lock):
     os._exit(0)
 
 
+def _kill(pid, exited):
+    if _LINUX:  # by descriptor: a child, which can have none, cannot do the same to its worker
+        signal.pidfd_send_signal(exited, signal.SIGKILL)
+    else:
+        os.kill(pid, signal.SIGKILL)
+
+
 def _supervise(jobs, out, size, runs, cpu_seconds, lock):
     """Fork a child for the job waiting in `jobs`, pass its bytes on unread, report its end.
 
@@ -322,20 +350,25 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
     """
     worker = os.getpid()
     source, result = os.pipe()
+    exited, held = (None, None) if _LINUX else os.pipe()
     # Not os.fork, whose upkeep in the child (locks, threads, random) costs as much as the fork.
-    pid = sandbox.libc.fork()
+    pid = sandbox.libc.fork() if _LINUX else os.fork()
     if pid == 0:
         try:
-            _child(jobs, result, size, worker, lock)
+            _child(jobs, result, held, size, worker, lock)
         finally:
             os._exit(1)
     os.close(result)
-    exited = os.pidfd_open(pid)  # a descendant may keep the pipe open, so its end says nothing
+    if _LINUX:
+        exited = os.pidfd_open(pid)  # a descendant may keep the pipe open, so its end says nothing
+    else:
+        os.close(held)  # the child holds the other copy to its end
     poller = select.poll()
     poller.register(source, select.POLLIN)
     poller.register(exited, select.POLLIN)
     poller.register(jobs, 0)  # reports only a hang-up: the trainer is gone
     wall, resets, tag, done = 2 + 6 * cpu_seconds, runs, _ENDED, False
+    room = runs * (MAX_RECORD + 4)  # bytes that honest records can have
     deadline, cpu, counted_from = time.monotonic() + wall, 0.0, 0.0
     # Most children end within milliseconds: one look at the end of those, not one at every result.
     glance = select.poll()
@@ -355,18 +388,21 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
         if waiting:
             _write_all(out, _FRAME.pack(_DATA, waiting, cpu))
             _pass_on(source, out, waiting)
+            room -= waiting
             if resets:  # a run has finished, or a hostile program pretends so: not for ever
                 resets -= 1
                 deadline, counted_from = time.monotonic() + wall, cpu
         elif source in ready:
             poller.unregister(source)  # closed by a child that goes on without it
-        if not done and tag == _ENDED:
+        if not done and room < 0:
+            _kill(pid, exited)
+        elif not done and tag == _ENDED:
             if cpu - counted_from >= cpu_seconds:
                 tag = _SPENT
             elif time.monotonic() >= deadline:
                 tag = _LATE
             if tag != _ENDED:
-                signal.pidfd_send_signal(exited, signal.SIGKILL)
+                _kill(pid, exited)
     _, status, usage = os.wait4(pid, 0)
     os.close(source)
     os.close(exited)
@@ -405,6 +441,7 @@ def _worker_main(cpu_seconds, memory_mb, parent, without):
 
 _AHEAD = 4  # jobs sent to a worker before the first has ended: it need not wait for the trainer
 _MAX_WAITING = 10_000  # tasks; `submit` waits where there are more
+_MAX_CACHED = 20_000  # characters of program, inputs and results of a job that is worth keeping
 
 
 class _Lost(Exception):
@@ -431,6 +468,7 @@ class _Task:
     pending: list
     runs: dict
     losses: int = 0
+    size: int = 0  # of its results, in bytes
 
 
 def _read_record(data, position):
@@ -507,6 +545,12 @@ class _Worker:
         if not data:
             raise _Lost
         self.frames += data
+        try:
+            return self._take_frames()
+        except ValueError:  # no JSON, or no exit status: not our worker any more
+            raise _Lost from None
+
+    def _take_frames(self):
         ended = []
         while len(self.frames) >= _FRAME.size:
             tag, number, cpu = _FRAME.unpack_from(self.frames)
@@ -542,6 +586,7 @@ class _Worker:
                 break
             elif run := _read_record(bytes(self.records[4:end]), self.position):
                 runs.append(run)
+                task.size += end
                 self.position += 1
                 del self.records[:end]
             else:
@@ -701,6 +746,8 @@ class Executor:
         try:
             for index, job in enumerate(jobs):
                 indices[self.submit(job)] = index
+                for ticket, runs in self._collect(indices) if self._done else ():
+                    yield indices.pop(ticket), runs
             while indices:
                 for ticket, runs in self._collect(indices):
                     yield indices.pop(ticket), runs
@@ -725,7 +772,7 @@ class Executor:
             self._plan(_Group(key, job, inputs, [ticket]))
             while sum(map(len, self._queues.values())) > _MAX_WAITING:
                 self._wait(None)
-            if len(self._busy) < len(self._slots):
+            if len(self._busy) < len(self._slots) or ticket % 16 == 0:  # or now and then
                 self._wait(0)
         return ticket
 
@@ -776,7 +823,9 @@ class Executor:
         runs = [_merge([task.runs[index] for task in group.tasks]) for index in count]
         del self._groups[group.key]
         self._done |= dict.fromkeys(group.tickets, runs)
-        if all(run.kind != "infra" for run in runs):
+        size = len(group.job.program) + sum(len(text or "") for text in group.inputs)
+        size += sum(task.size for task in group.tasks)
+        if size <= _MAX_CACHED and all(run.kind != "infra" for run in runs):
             self._cache[group.key] = runs
             if len(self._cache) > self._cached_jobs:
                 self._cache.popitem(last=False)
@@ -812,10 +861,11 @@ class Executor:
         for ahead in range(_AHEAD):
             for number in range(len(self._slots)):
                 worker = self._busy.get(number)
-                seed = worker.hash_seed if worker else max(self._queues, key=self._waiting, default=0)
-                if len(worker.tasks) == ahead and not worker.unsent if worker else not ahead:
-                    if task := self._next(seed):
-                        self._send(number, task)
+                if worker and (len(worker.tasks) != ahead or worker.unsent) or not worker and ahead:
+                    continue
+                longest = max(self._queues, key=self._waiting, default=0)
+                if task := self._next(worker.hash_seed if worker else longest):
+                    self._send(number, task)
 
     def _waiting(self, seed):
         return len(self._queues[seed])

@@ -15,10 +15,11 @@ All through ctypes: no library, no root, nothing but a plain Linux account or a 
                 dumps; as an ordinary user also processes and threads
     uid         what root may do: past limits, other people's files and  root
                 processes; every worker gets a user id of its own
-    privileges  gaining rights from setuid programs (no_new_privs)       Linux 3.5
+    privileges  gaining rights from setuid programs (no_new_privs); an   Linux 3.5
+                ordinary user needs it for the two layers above
 
-Together they hold twice: without `landlock`, `limits` (but for memory), `uid` or `privileges`
-alone nothing leaks.  Without `seccomp` leak file metadata (landlock does not cover it), executable
+Most of it is stopped twice: without `landlock`, `limits` (but for memory) or `uid` alone nothing
+leaks, nor without `privileges` where the two that need it can be had.  Without `seccomp` leak file metadata (landlock does not cover it), executable
 memory, user namespaces, and signals and limits to processes of the same user id, the worker among
 them.  Parent-death signals are no layer: they are always on, so that no process outlives us.
 """
@@ -205,8 +206,9 @@ def _landlock():
     abi = _check(libc.syscall(create, None, 0, 1), "no Landlock")
     files = 13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16
     rights = [(1 << files) - 1, 3 if abi >= 4 else 0, 3 if abi >= 6 else 0]
+    size = 8 if abi < 4 else 16 if abi < 6 else 24
     for scopes in (rights[2], 0):  # some kernels claim ABI 6 without its scopes
-        ruleset = struct.pack("=QQQ", *rights[:2], scopes)[: 8 if abi < 4 else 16 if abi < 6 else 24]
+        ruleset = struct.pack("=QQQ", *rights[:2], scopes)[:size]
         fd = libc.syscall(create, ruleset, len(ruleset), 0)
         if fd >= 0:
             break

@@ -10,7 +10,7 @@ A triplet is (program, input, output); each task type hides one of the three:
 Every response, in both roles, reads `<think>...</think><answer>...</answer>` and gives what it has to give in
 fenced blocks (```python, ```input, ```output, ```message), in any order. The prompt ends inside the think tag.
 
-Order of reading: Task and TaskType, the three types, prompts, responses, `read_all` (model text -> data), `gate`
+Order of reading: Task and TaskType, the three types, prompts, responses, `reading` (model text -> data), `gate`
 (proposals -> tasks), `verify` (answers -> verdicts), buffers. Nothing here evaluates or even parses model text: that
 happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
 """
@@ -279,18 +279,31 @@ def is_heldout(key: str, fraction: float) -> bool:
 # ----------------------------------------------------------------------------------------------------------------
 # Reading model text, in the executor's processes
 
-def read_all(texts: list[tuple[str, str]], executor: Executor) -> list[Run]:
+def reading(texts: list[tuple[str, str]]):
     """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Runs with a value, or that
-    of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
+    of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself.
+
+    Like `gating` and `verifying` a generator: it yields lists of Jobs, is sent their Runs, and returns its result, so
+    that the caller decides whether to wait for them (`run_through`) or to do something else meanwhile."""
     wanted: dict[str, dict] = {}
     for reader, text in texts:
         wanted.setdefault(reader, {})[text] = None
-    jobs = [(reader, part) for reader, found in wanted.items() for part in chunks(list(found), 32)]
-    ran = executor.run(Job(f"from parsing import {reader}", tuple((text,) for text in part), reader)
-                       for reader, part in jobs)
-    for (reader, part), runs in zip(jobs, ran):
+    parts = [(reader, part) for reader, found in wanted.items() for part in chunks(list(found), 32)]
+    ran = yield [Job(f"from parsing import {reader}", tuple((text,) for text in part), reader)
+                 for reader, part in parts]
+    for (reader, part), runs in zip(parts, ran):
         wanted[reader] |= zip(part, runs)
     return [wanted[reader][text] for reader, text in texts]
+
+
+def run_through(work, executor: Executor):
+    """The result of such a generator."""
+    ran = None
+    try:
+        while True:
+            ran = executor.run(work.send(ran))
+    except StopIteration as done:
+        return done.value
 
 
 def chunks(items: list, size: int) -> list[list]:
@@ -321,17 +334,18 @@ RUN_REASONS = {"unserializable": "value not a literal", "too_big": "value too lo
                "nondeterministic": "not deterministic"}
 
 
-def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, step: int = 0, n_inputs: int = 10,
-         strict_format: bool = True) -> list[Gated]:
+def gating(proposals: list[tuple[TaskType, str, Task | None]], step: int = 0, n_inputs: int = 10,
+           strict_format: bool = True):
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
     runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
-    Else the Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    A generator, see `reading`; returns list[Gated].
     """
     drafts: list = [draft(*proposal, n_inputs, strict_format) for proposal in proposals]
     texts = [text for drafted in drafts if isinstance(drafted, tuple) for text in texts_of(drafted)]
-    read = iter(read_all(texts, executor))
+    read = iter((yield from reading(texts)))
     jobs = []
     for i, drafted in enumerate(drafts):
         if isinstance(drafted, tuple):
@@ -340,8 +354,12 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
             except Rejected as rejected:
                 drafts[i] = str(rejected)
-    ran = iter(executor.run(jobs))
+    ran = iter((yield jobs))
     return [Gated(None, drafted) if isinstance(drafted, str) else check_runs(drafted, next(ran)) for drafted in drafts]
+
+
+def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, *options, **more) -> list[Gated]:
+    return run_through(gating(proposals, *options, **more), executor)
 
 
 def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict_format: bool) -> tuple | str:
@@ -407,13 +425,14 @@ class Verdict:
     well_formed: bool
 
 
-def verify(answers: list[tuple[Task, str]], executor: Executor) -> list[Verdict]:
+def verifying(answers: list[tuple[Task, str]]):
     """Judges solver responses, in order (paper eq. 5 and section 3.3.4). The true outputs stay in this process: an
-    executor process only ever sees the program and the inputs, and what it returns is compared here as plain data."""
+    executor process only ever sees the program and the inputs, and what it returns is compared here as plain data.
+    A generator, see `reading`; returns list[Verdict]."""
     types = [TYPES[task.type] for task, _ in answers]
     texts = [next(iter(blocks_of(answer_blocks(response), *type.answer)), None)
              for type, (_, response) in zip(types, answers)]
-    read = iter(read_all([(type.reader, text) for type, text in zip(types, texts) if text is not None], executor))
+    read = iter((yield from reading([(type.reader, text) for type, text in zip(types, texts) if text is not None])))
     attempts, jobs = [], []
     for type, (task, _), text in zip(types, answers, texts):
         try:
@@ -424,9 +443,13 @@ def verify(answers: list[tuple[Task, str]], executor: Executor) -> list[Verdict]
                 jobs.append(attempts[-1])
         except Rejected as rejected:
             attempts.append(str(rejected))
-    ran = iter(executor.run(jobs))
+    ran = iter((yield jobs))
     return [judge(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
             for type, (task, response), tried in zip(types, answers, attempts)]
+
+
+def verify(answers: list[tuple[Task, str]], executor: Executor) -> list[Verdict]:
+    return run_through(verifying(answers), executor)
 
 
 def attempt(type: TaskType, task: Task, text: str, run: Run) -> Job | list[Run]:
@@ -545,7 +568,7 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
                 rows.append((number, data["type"], n_inputs, message, int(step), texts))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
-    read = iter(read_all([text for row in rows for text in row[-1]], executor))
+    read = iter(run_through(reading([text for row in rows for text in row[-1]]), executor))
     tasks = []
     for number, name, n_inputs, message, step, texts in rows:
         facts, *values = [next(read) for _ in texts]

@@ -617,6 +617,22 @@ def test_require(monkeypatch):
         Executor(workers=1, require="weak")
 
 
+def test_elsewhere_than_on_linux_it_runs_at_level_weak(tmp_path, monkeypatch):
+    folder = str(Path(executor.__file__).parent)
+    (tmp_path / "elsewhere.py").write_text(
+        f"import os, runpy, sys\nsys.path.insert(0, {folder!r})\n"
+        "del os.pidfd_open, os.splice\n"
+        f"runpy.run_path({executor.__file__!r}, run_name='__main__')\n"
+    )
+    monkeypatch.setattr(executor, "__file__", str(tmp_path / "elsewhere.py"))
+    options = dict(cpu_seconds=0.05, require="weak", without=executor.sandbox.LAYERS)
+    with Executor(workers=1, **options) as other:
+        assert other.level == "weak"
+        programs = ["def f(): return 'a' * 60_000", LOOP, "import os\ndef f(): os._exit(3)"]
+        runs = other.run([Job(program, ((),), seeds=2) for program in programs])
+        assert [run.kind for (run,) in runs] == ["ok", "timeout", "crash"]
+
+
 def test_the_pool_is_bounded():
     with Executor(workers=8, memory_mb=128, pool_mb=300, require="weak") as small:
         assert len(small._slots) == 2
@@ -704,3 +720,36 @@ def test_only_the_standard_library_and_no_unsafe_loading():
 
 def test_run_defaults():
     assert Run("ok") == Run("ok", None, "", 0.0)
+
+
+def test_values_that_share_hashes_are_too_big(ex):
+    """They would cost the trainer, which compares them, seconds."""
+    for made in ("{i * M: 0 for i in range(k)}", "[{i * M for i in range(k)}]"):
+        program = f"M = 2**61 - 1\ndef f(k): return {made}"
+        assert call(ex, program, 60).kind == "too_big" and call(ex, program, 50).kind == "ok"
+    items = ",".join(f'["i","{hex(i * (2**61 - 1))}"]' for i in range(100, 200))
+    for tag in "sz":
+        assert executor._read_record(f'[0,"ok",["{tag}",{items}]]'.encode(), 0) is None
+
+
+def test_a_flood_ends_the_child(ex):
+    program = "import os\ndef f():\n while 1: os.write(3, b'x' * 65536)"
+    assert call(ex, program).kind == "crash"
+
+
+def test_results_come_while_jobs_are_still_made(ex):
+    seen = []
+
+    def jobs():
+        for i in range(200):
+            seen.append(i)
+            yield Job(f"def f(): return {i} + 5000", ((),))
+
+    next(ex.stream(jobs()))
+    assert len(seen) < 200
+
+
+def test_large_results_are_not_kept():
+    with Executor(workers=1, require="weak") as one:
+        assert call(one, "def f(): return 'a' * 30_000").kind == "ok" and not one._cache
+        assert call(one, "def f(): return 'a'").kind == "ok" and len(one._cache) == 1
