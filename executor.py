@@ -369,7 +369,8 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
     poller.register(jobs, 0)  # reports only a hang-up: the trainer is gone
     wall, resets, tag, done = 2 + 6 * cpu_seconds, runs, _ENDED, False
     room = runs * (MAX_RECORD + 4)  # bytes that honest records can have
-    deadline, cpu, counted_from = time.monotonic() + wall, 0.0, 0.0
+    since, cpu, counted_from = time.monotonic(), 0.0, 0.0
+    deadline, before = since + wall, 0.0
     # Most children end within milliseconds: one look at the end of those, not one at every result.
     glance = select.poll()
     glance.register(exited, select.POLLIN)
@@ -391,7 +392,8 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
             room -= waiting
             if resets:  # a run has finished, or a hostile program pretends so: not for ever
                 resets -= 1
-                deadline, counted_from = time.monotonic() + wall, cpu
+                since, counted_from, before = time.monotonic(), cpu, cpu
+                deadline = since + wall
         elif source in ready:
             poller.unregister(source)  # closed by a child that goes on without it
         if not done and room < 0:
@@ -399,8 +401,11 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
         elif not done and tag == _ENDED:
             if cpu - counted_from >= cpu_seconds:
                 tag = _SPENT
-            elif time.monotonic() >= deadline:
-                tag = _LATE
+            elif (now := time.monotonic()) >= deadline:
+                # Asleep if it ran for less than a twentieth of the time; else the machine is busy.
+                if cpu - before < 0.05 * (now - since):
+                    tag = _LATE
+                since, before, deadline = now, cpu, now + 1
             if tag != _ENDED:
                 _kill(pid, exited)
     _, status, usage = os.wait4(pid, 0)
@@ -515,7 +520,7 @@ class _Worker:
         self._extend()
 
     def _extend(self):
-        self.deadline = time.monotonic() + 5 + 10 * self.cpu_seconds
+        self.deadline = time.monotonic() + 5 + 30 * self.cpu_seconds
 
     def push(self, task):
         """Send the task's pending inputs; only when all that was sent before has left."""
@@ -601,16 +606,13 @@ class _Worker:
 
     def _ended(self, tag, status, cpu):
         """The child is gone; if inputs are left, it took the first of them with it."""
-        task, used = self.tasks[0], cpu - self.cpu
+        task, used = self.tasks[0], max(0.0, cpu - self.cpu)  # two clocks that differ by some µs
         if not task.pending:
             return
         code = os.waitstatus_to_exitcode(status)
-        starved = tag == _LATE and used > 0.1 * self.cpu_seconds
         shot = tag == _ENDED and code == -signal.SIGKILL and "seccomp" not in self.missing
-        if (starved or shot) and not self.malformed:
-            # Neither asleep nor over its limit: the machine was too busy.  Or killed, which under
-            # seccomp it cannot do to itself: the machine was out of memory.
-            raise _Lost
+        if shot and not self.malformed:
+            raise _Lost  # under seccomp it cannot do that to itself: the machine had no memory left
         if tag != _ENDED:
             what = "of CPU time" if tag == _SPENT else "asleep"
             run = Run("timeout", error=f"over {self.cpu_seconds:g} s {what}")

@@ -14,14 +14,17 @@ All through ctypes: no library, no root, nothing but a plain Linux account or a 
     limits      memory; any new file descriptor; files that grow; core
                 dumps; as an ordinary user also processes and threads
     uid         what root may do: past limits, other people's files and  root
-                processes; every worker gets a user id of its own
-    privileges  gaining rights from setuid programs (no_new_privs); an   Linux 3.5
-                ordinary user needs it for the two layers above
+                processes; workers get user ids of their own
+    privileges  gaining rights from setuid programs (no_new_privs), and  Linux 3.5
+                nothing by itself; but seccomp and landlock build on it
 
 Most of it is stopped twice: without `landlock`, `limits` (but for memory) or `uid` alone nothing
-leaks, nor without `privileges` where the two that need it can be had.  Without `seccomp` leak file metadata (landlock does not cover it), executable
-memory, user namespaces, and signals and limits to processes of the same user id, the worker among
-them.  Parent-death signals are no layer: they are always on, so that no process outlives us.
+leaks.  Without `seccomp`, or `privileges` and so both, leak file metadata (and changing that of
+one's own files), executable memory, user namespaces, System V memory, keyrings, and signals, limits
+and scheduling of processes of the same user id, the worker among them; Landlock, where it is left,
+still keeps signals inside and files closed.
+
+Parent-death signals are no layer: they are always on, so that no process outlives us.
 """
 
 import ctypes
@@ -36,13 +39,14 @@ LAYERS = ("limits", "privileges", "uid", "landlock", "seccomp")
 # Numbers on (x86-64, aarch64), from the kernel's syscall_64.tbl and asm-generic/unistd.h; None:
 # the machine has no such call.
 _MEMORY = {  # and other calls without an effect outside: what any Python computation may need
-    "brk": (12, 214), "munmap": (11, 215), "mremap": (25, 216), "madvise": (28, 233),
+    "brk": (12, 214), "munmap": (11, 215), "mremap": (25, 216),
     "exit": (60, 93), "exit_group": (231, 94), "rt_sigreturn": (15, 139),
     "restart_syscall": (219, 128), "sched_yield": (24, 124), "getrandom": (318, 278),
-    "clock_gettime": (228, 113), "gettimeofday": (96, 169), "time": (201, None),
+    "gettimeofday": (96, 169), "time": (201, None),
     "nanosleep": (35, 101), "clock_nanosleep": (230, 115), "getpid": (39, 172),
     "gettid": (186, 178),
 }  # fmt: skip
+_MADVISE, _CLOCK = {"madvise": (28, 233)}, {"clock_gettime": (228, 113)}
 _MMAP = {"mmap": (9, 222), "mprotect": (10, 226)}
 _WRITE, _FUTEX = {"write": (1, 64)}, {"futex": (202, 98)}
 _IOCTL, _CLONE = {"ioctl": (16, 29)}, {"clone": (56, 220)}
@@ -137,7 +141,9 @@ def _worker_filter(column, arch):
     kill, allow = _instruction(_RET, _KILL), _instruction(_RET, _ALLOW)
     code = _instruction(_LD, _ARCH) + _instruction(_JEQ, arch, 1, 0) + kill
     code += _instruction(_LD, _NR) + _instruction(_JGE, 0x40000000, 0, 1) + kill  # the x32 ABI
-    code += _for_calls(_MEMORY | _WORKER | _WRITE, allow, column)
+    code += _for_calls(_MEMORY | _WORKER | _WRITE | _CLOCK, allow, column)
+    # Higher advice poisons memory, if root.
+    code += _for_calls(_MADVISE, _if_argument(2, (25,), 0xFFFFFFFF, at_most=True), column)
     code += _for_calls(_MMAP, _if_argument(2, (0,), mask=4), column)  # PROT_EXEC
     code += _for_calls(_FUTEX, _if_argument(1, (0, 1, 9, 10), mask=0x7F), column)  # wait, wake
     code += _for_calls(_IOCTL, _if_argument(1, (_FIONREAD,)), column)
@@ -154,6 +160,8 @@ def _child_filter(column):
     code = _instruction(_LD, _NR)
     code += _for_calls(_WORKER | _IOCTL | _CLONE | _PRCTL | _PRLIMIT, _EPERM, column)
     code += _for_calls(_WRITE, _if_argument(0, (3,), at_most=True), column)  # null and its result
+    # Negative numbers are the CPU clocks of other processes.
+    code += _for_calls(_CLOCK, _if_argument(0, (15,), 0xFFFFFFFF, at_most=True), column)
     return code + _instruction(_RET, _ALLOW)
 
 
@@ -191,7 +199,7 @@ def _privileges():
 
 def _uid():
     if os.geteuid() == 0:
-        uid = 61184 + os.getpid() % 4096  # a range that no distribution gives to people
+        uid = 61184 + os.getpid() % 4096  # a range that no distribution gives to people or packages
         try:
             os.setgroups([])
             os.setresgid(uid, uid, uid)

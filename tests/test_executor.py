@@ -242,6 +242,8 @@ CASES = {
                  " signal.signal(signal.SIGXCPU, signal.SIG_IGN)\n while 1: pass", "timeout"),
     "stopped": ("import os\ndef f(): os.kill(os.getpid(), 19)", "timeout"),
     "closed pipe": ("import os\ndef f():\n os.close(3)\n while 1: pass", "timeout"),
+    "busy, then asleep": ("import time\ndef f():\n while time.process_time() < 0.2: pass\n"
+                          " time.sleep(60)", "timeout"),
     "dribble": ("import os, time\ndef f():\n while 1:\n  os.write(3, b'\\0')\n"
                 "  time.sleep(0.001)", "timeout"),
     "memory": ("def f(): return [0] * 10**9", "memory"),
@@ -741,12 +743,12 @@ def test_results_come_while_jobs_are_still_made(ex):
     seen = []
 
     def jobs():
-        for i in range(200):
+        for i in range(5000):
             seen.append(i)
             yield Job(f"def f(): return {i} + 5000", ((),))
 
     next(ex.stream(jobs()))
-    assert len(seen) < 200
+    assert len(seen) < 5000
 
 
 def test_large_results_are_not_kept():
