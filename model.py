@@ -33,6 +33,7 @@ STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies tha
 LOGIT_BUDGET = 2**26   # logits held at once in `logprobs`: 256 MB of fp32, 440 tokens of Qwen's vocabulary
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
 SHORTEST_PREFIX, MOST_PREFIXES = 32, 16  # tokens of a shared beginning worth a call of its own; beginnings kept
+SPAN_ROWS, SPAN_COST = 8, 2000  # see `row_spans`
 CHUNK = 128            # tokens whose probabilities `draw` adds up first
 
 # The libraries tell of retries, optional kernels and their own deprecations; none of it is the user's to act on, and
@@ -230,14 +231,16 @@ class Cache:
 
 
 def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None = None, length: int = 0,
-            keep: list | None = None, packed: list[dict] | None = None, prefix: list | None = None) -> Tensor:
+            keep: list | None = None, packed: list[dict] | None = None, prefix: list | None = None,
+            spans: list | None = None) -> Tensor:
     """Token ids at their positions -> final hidden states, [B, T, D] in `policy.dtype`.
 
     Without a cache the rows are whole texts, padded on the right: attention is causal, so nothing real attends to
     padding. `keep` receives each layer's (keys, values), [B, K, T, C]; `prefix` is what one call for a text that all
     rows begin with has kept, [1, K, S, C], and the rows then hold what follows it. With a cache T is 1: the token's
     keys and values are written at its position and it attends to positions 0..pos of its row, within the first
-    `length`. `packed` is `pack`'s second copy of the weights."""
+    `length`, or within the last number of its (first row, end row, length) of `spans`. `packed` is `pack`'s second copy of
+    the weights."""
     decoder, device = policy.decoder, ids_BT.device
     x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
     rope = rotary(decoder.rotary_emb, pos_BT, policy.dtype)
@@ -253,7 +256,8 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
         if policy.checkpoint_layers and torch.is_grad_enabled():
             x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, use_reentrant=False)
         elif cache is not None:
-            x_BTD, _, _ = run(policy, layer, x_BTD, rope, mask, weights, (cache.k_L[index], cache.v_L[index]), pos_BT)
+            x_BTD, _, _ = run(policy, layer, x_BTD, rope, mask, weights, (cache.k_L[index], cache.v_L[index]), pos_BT,
+                              spans)
         else:
             x_BTD, k, v = run(policy, layer, x_BTD, rope, mask, weights, prefix[index] if prefix else None)
             if keep is not None:
@@ -262,7 +266,8 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
 
 
 def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None = None,
-          weights: dict | None = None, past: tuple | None = None, pos_BT: Tensor | None = None) -> tuple:
+          weights: dict | None = None, past: tuple | None = None, pos_BT: Tensor | None = None,
+          spans: list | None = None) -> tuple:
     """One layer: (x_BTD, the keys and the values of these tokens). `past` is the layer's cache if there is pos_BT, else
     its part of the prefix."""
     attention, mlp, on = layer.self_attn, layer.mlp, policy.adapter_on
@@ -280,13 +285,16 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
         q, k = rms_norm(attention.q_norm, q), rms_norm(attention.k_norm, k)
     q, k, v = rotate(q.transpose(1, 2), rope), rotate(k.transpose(1, 2), rope), v.transpose(1, 2)  # [B, heads, T, C]
     if pos_BT is not None:
-        rows, positions, length = torch.arange(B, device=k.device), pos_BT[:, 0], mask.shape[-1]
+        rows, positions = torch.arange(B, device=k.device), pos_BT[:, 0]
         past[0][rows, :, positions] = k[:, :, 0]
         past[1][rows, :, positions] = v[:, :, 0]
         # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
         # sum, but with a mask and bf16 on a CPU it takes 77 ms in place of 6 (64 rows of 800 positions, one layer).
-        o = F.scaled_dot_product_attention(q.reshape(B, k.shape[1], -1, q.shape[-1]), past[0][:B, :, :length],
-                                           past[1][:B, :, :length], attn_mask=mask).reshape(B, 1, -1)
+        q = q.reshape(B, k.shape[1], -1, q.shape[-1])
+        o = [F.scaled_dot_product_attention(q[first:end], past[0][first:end, :, :length], past[1][first:end, :, :length],
+                                            attn_mask=mask[first:end, :, :, :length])
+             for first, end, length in spans or [(0, B, mask.shape[-1])]]
+        o = (o[0] if len(o) == 1 else torch.cat(o)).reshape(B, 1, -1)
     else:
         K = k, v
         if past is not None:
@@ -463,6 +471,7 @@ class Rollout:
     kv_bytes: float
     read_every: int              # decode steps between two readings of the done flags
     share_prefix: bool
+    spans: bool
     graphs: dict | None          # (rows, length) -> captured CUDA graph; None: no graphs
     packed: list[dict] | None
     stops: Tensor
@@ -491,13 +500,13 @@ class Rollout:
 @torch.no_grad()  # not inference mode: the modules' weights may become parts of the stacks, and they are trained through
 def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_new_tokens: int = 1024,
                   temperature: float = 1.0, seed: int = 0, kv_gb: float = 4.0, merge: bool | None = None,
-                  packed: bool = True, share_prefix: bool = True, graphs: bool | None = None,
+                  packed: bool = True, share_prefix: bool = True, spans: bool = True, graphs: bool | None = None,
                   read_every: int | None = None) -> Rollout:
     """An empty rollout that samples from the policy as it is now.
 
     `max_length` bounds prompt + response, `max_new_tokens` the response. Switches, None being what pays: `merge` LoRA
-    into the sampling weights (fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`, CUDA
-    `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
+    into the sampling weights (fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`, `spans`
+    of rows that attend together (eager only), CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
     cuda = policy.device.type == "cuda"
     if merge is None:
         merge = policy.dtype == torch.float32 and not cuda
@@ -509,13 +518,14 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
         return torch.zeros(shape, dtype=dtype, device=policy.device)
     layers, columns = len(policy.decoder.layers), max_new_tokens + 1
     rollout = Rollout(policy, slots, max_length, temperature, seed, kv_gb * 2**30, read_every or (8 if cuda else 1),
-                      share_prefix, {} if graphs and weights else None, weights,
+                      share_prefix, spans and not cuda, {} if graphs and weights else None, weights,
                       torch.tensor(sorted(policy.stop_ids), device=policy.device), Cache([None] * layers, [None] * layers),
                       zeros(slots), zeros(slots), zeros(slots), zeros(slots), ~zeros(slots, dtype=torch.bool),
                       zeros(slots, columns, dtype=torch.float64), zeros(slots, columns),
                       zeros(slots, columns, dtype=torch.float32))
-    # The worst case at once if it fits; else rows start short and the cache grows, at the cost of slots.
-    resize(rollout, max_length if capacity(rollout, max_length) == slots else bucket(rollout, 1))
+    # With graphs the worst case at once if it fits; else rows start short and the cache grows, at the cost of slots.
+    at_once = rollout.graphs is not None and capacity(rollout, max_length) == slots
+    resize(rollout, max_length if at_once else bucket(rollout, 1))
     return rollout
 
 
@@ -549,13 +559,15 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     if top > rollout.length():
         make_room(rollout, bucket(rollout, top))
         live = len(rollout.rows)
-    rows, length = live, min(top, rollout.length())
+    rows, length, spans = live, min(top, rollout.length()), None
     if rollout.graphs is not None or rollout.policy.compile:
         rows, length = min(rollout.slots, max(2, 1 << (live - 1).bit_length())), bucket(rollout, length)
         rows, length = min(rows, rollout.cache.k_L[0].shape[0]), min(length, rollout.length())
+    elif rollout.spans:
+        spans = row_spans(rollout)
     for _ in range(rollout.read_every):
         if rollout.graphs is None:
-            decode_step(rollout, rows, length)
+            decode_step(rollout, rows, length, spans)
         else:
             replay(rollout, rows, length)
     rollout.steps += rollout.read_every
@@ -567,6 +579,26 @@ def position(rollout: Rollout, job: Job) -> int:
     """Of the token that the job's row runs next, known without reading the device; a row that is done may be short of
     it."""
     return len(job.request.prompt) + len(job.sample.ids) - 1 + rollout.steps - job.since
+
+
+def row_spans(rollout: Rollout) -> list[tuple[int, int, int]]:
+    """(first row, end row, positions to read) of neighbouring rows, so that a long row does not make all others read its
+    length. Old rows lie in front of new ones, so neighbours are of like length. A span of its own costs a call of
+    attention, as much as reading SPAN_COST positions."""
+    ends = [position(rollout, job) + rollout.read_every for job in rollout.rows]
+    spans: list[tuple[int, int, int]] = []
+    for first in range(0, len(ends), SPAN_ROWS):
+        part = ends[first:first + SPAN_ROWS]
+        end, length = first + len(part), min(max(part), rollout.length())
+        if spans:
+            before, _, longest = spans[-1]
+            both = max(longest, length)
+            waste = (both - longest) * (first - before) + (both - length) * len(part)
+            if waste < SPAN_COST:
+                spans[-1] = before, end, both
+                continue
+        spans.append((first, end, length))
+    return spans
 
 
 def bucket(rollout: Rollout, length: int) -> int:
@@ -619,8 +651,8 @@ def refill(rollout: Rollout) -> None:
     rows, length, jobs, queue = rollout.rows, rollout.length(), [], rollout.queue
     if not queue or (rows and (capacity(rollout, length) - len(rows)) * 8 < capacity(rollout, length)):
         return
-    if not rows:
-        length = length if capacity(rollout, length) == rollout.slots else bucket(rollout, 1)
+    if not rows and capacity(rollout, length) < rollout.slots:
+        length = bucket(rollout, 1)
     while queue:
         needed = len(queue[0].text()) + rollout.read_every
         longer = length if needed <= length else bucket(rollout, needed)
@@ -717,12 +749,13 @@ def common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def decode_step(rollout: Rollout, rows: int, length: int) -> None:
+def decode_step(rollout: Rollout, rows: int, length: int, spans: list | None = None) -> None:
     """One token for each of the first `rows` slots, written on the device; nothing is read back. Rows that are done
     stand still: what they write, they write again."""
     tok_B, pos_B, count_B, done_B = (state[:rows] for state in (rollout.tok_B, rollout.pos_B, rollout.count_B,
                                                                 rollout.done_B))
-    hidden_BD = forward(rollout.policy, tok_B[:, None], pos_B[:, None], rollout.cache, length, packed=rollout.packed)
+    hidden_BD = forward(rollout.policy, tok_B[:, None], pos_B[:, None], rollout.cache, length, packed=rollout.packed,
+                        spans=spans)
     head = rollout.packed[-1]["head"] if rollout.packed else None
     logits_BV = logits_of(rollout.policy, hidden_BD[:, 0], rollout.temperature or 1.0, head)
     if rollout.temperature:
