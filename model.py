@@ -30,10 +30,11 @@ from transformers.utils import logging as transformers_logging
 
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
-LOGIT_BUDGET = 2**26   # logits held at once in `logprobs`: 256 MB of fp32, 440 tokens of Qwen's vocabulary
+LOGIT_BUDGET = 2**25   # logits held at once in `logprobs`: 128 MB of fp32, 220 tokens of Qwen's vocabulary
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
 SHORTEST_PREFIX, MOST_PREFIXES = 32, 16  # tokens of a shared beginning worth a call of its own; beginnings kept
 SPAN_ROWS, SPAN_COST = 8, 2000  # see `row_spans`
+BF16_WIDTH = 512       # on avx512_bf16 sampling gains a factor 1.5 at width 896 and nothing at 128 (nano)
 CHUNK = 128            # tokens whose probabilities `draw` adds up first
 
 # The libraries tell of retries, optional kernels and their own deprecations; none of it is the user's to act on, and
@@ -88,22 +89,25 @@ def adapter_off(policy: Policy):
 
 def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha: float = 32.0,
                 load_in_4bit: bool = False, adapter: Path | None = None, seed: int = 0,
-                dtype: torch.dtype | None = None) -> Policy:
+                dtype: torch.dtype | str | None = None) -> Policy:
     """Loads a hub name or a folder (Hugging Face format). `adapter` is a folder written by `save_policy`; with
     lora_rank 0 all weights are trained and `adapter` holds all of them. `dtype` is that of the frozen weights and of
-    the activations: bf16 on CUDA and fp32 on a CPU if not given. Raises ModelError."""
+    the activations: bf16 on CUDA and fp32 on a CPU if not given; "auto" is bf16 also on a CPU that multiplies it in
+    hardware, from BF16_WIDTH on. Raises ModelError."""
     local = Path(name).expanduser()
     if local.is_dir():
         name = str(local)
     elif name.startswith(("/", ".", "~")) or name.count("/") != 1:
         raise ModelError(f"--model {name}: no such folder; give a folder with config.json and weights, or a hub name"
                          " like Qwen/Qwen2.5-Coder-3B")
-    dtype = dtype or (torch.bfloat16 if device.startswith("cuda") else torch.float32)
     source = str(adapter) if adapter and lora_rank == 0 else name
-    options = {"dtype": torch.float32 if lora_rank == 0 else dtype}
     try:
         config = AutoConfig.from_pretrained(name)
         check_family(name, config)
+        if not isinstance(dtype, torch.dtype):
+            pays = device.startswith("cuda") or (dtype == "auto" and config.hidden_size >= BF16_WIDTH and bf16_pays())
+            dtype = torch.bfloat16 if pays else torch.float32
+        options = {"dtype": torch.float32 if lora_rank == 0 else dtype}
         tokenizer = AutoTokenizer.from_pretrained(name)
         if load_in_4bit:
             options |= quantised(dtype)
@@ -904,8 +908,8 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
              temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """(logp_N, entropy_N) of the response tokens of all rows, one row after the other; differentiable.
 
-    A row is (prompt ids, response ids). Logits exist for LOGIT_BUDGET numbers at a time and are recomputed in the
-    backward pass, so that no [B, T, V] tensor is ever held (7.4 GB for 12k tokens of Qwen's vocabulary)."""
+    A row is (prompt ids, response ids). Logits exist for LOGIT_BUDGET numbers at a time, so that no [B, T, V] tensor is
+    ever held (7.4 GB for 12k tokens of Qwen's vocabulary)."""
     ids_BT, pos_BT = pad([prompt + response for prompt, response in rows], policy.device)
     hidden_BTD = forward(policy, ids_BT, pos_BT)
     # The hidden state at position t predicts the token at t + 1.
@@ -914,9 +918,14 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
     hidden_ND = hidden_BTD[torch.tensor(row_N, device=policy.device), torch.tensor(at_N, device=policy.device)]
     size = max(1, LOGIT_BUDGET // policy.head.weight.shape[0])
-    parts = [checkpoint(score, policy, hidden, ids, temperature, use_reentrant=False) if torch.is_grad_enabled()
-             else score(policy, hidden, ids, temperature)
-             for hidden, ids in zip(hidden_ND.split(size), ids_N.split(size))]
+    parts = []
+    for hidden, ids in zip(hidden_ND.split(size), ids_N.split(size)):
+        if policy.head.weight.requires_grad and torch.is_grad_enabled():
+            parts.append(checkpoint(score, policy, hidden, ids, temperature, use_reentrant=False))
+        elif hidden.requires_grad and type(policy.head) is nn.Linear:
+            parts.append(FrozenHead.apply(hidden, policy, ids, temperature))
+        else:
+            parts.append(score(policy, hidden, ids, temperature))
     return torch.cat([logp for logp, _ in parts]), torch.cat([entropy for _, entropy in parts])
 
 
@@ -924,6 +933,47 @@ def score(policy: Policy, hidden_ND: Tensor, ids_N: Tensor, temperature: float) 
     logits_NV = logits_of(policy, hidden_ND, temperature)
     entropy_N = logits_NV.logsumexp(-1) - (logits_NV.softmax(-1) * logits_NV).sum(-1)
     return pick_logp(logits_NV, ids_N), entropy_N
+
+
+class FrozenHead(torch.autograd.Function):
+    """`score` under a head that is not trained. The log-prob of a token depends on its own hidden state alone, so its
+    gradient is made while the logits are there: two matmuls with the vocabulary where recomputing takes three."""
+
+    @staticmethod
+    def forward(ctx, hidden_ND, policy, ids_N, temperature):
+        logits_NV = logits_of(policy, hidden_ND, temperature)
+        lse_N = logits_NV.logsumexp(-1)
+        logp_N = logits_NV.gather(-1, ids_N[:, None])[:, 0] - lse_N
+        p_NV = (logits_NV - lse_N[:, None]).exp_()
+        entropy_N = lse_N - torch.bmm(p_NV[:, None], logits_NV[:, :, None])[:, 0, 0]
+        del logits_NV
+        p_NV[torch.arange(len(ids_N), device=ids_N.device), ids_N] -= 1
+        slope_ND = (p_NV.to(hidden_ND.dtype) @ policy.head.weight) * (-1 / temperature)
+        ctx.save_for_backward(hidden_ND, ids_N, slope_ND)
+        ctx.policy, ctx.temperature = policy, temperature
+        ctx.set_materialize_grads(False)
+        return logp_N, entropy_N
+
+    @staticmethod
+    def backward(ctx, grad_logp_N, grad_entropy_N):
+        hidden_ND, ids_N, slope_ND = ctx.saved_tensors
+        grad_ND = torch.zeros_like(slope_ND)
+        if grad_logp_N is not None:
+            grad_ND = (grad_logp_N[:, None] * slope_ND).to(slope_ND.dtype)
+        if grad_entropy_N is not None:  # only with an entropy bonus: worth recomputing
+            with torch.enable_grad():
+                leaf_ND = hidden_ND.detach().requires_grad_()
+                _, entropy_N = score(ctx.policy, leaf_ND, ids_N, ctx.temperature)
+                grad_ND = grad_ND + torch.autograd.grad(entropy_N, leaf_ND, grad_entropy_N)[0]
+        return grad_ND, None, None, None
+
+
+def update_bytes(policy: Policy) -> float:
+    """Roughly the memory that a token takes in the update, besides the logits: what `logprobs` keeps of it for the
+    backward pass."""
+    D, I, L = policy.config.hidden_size, policy.config.intermediate_size, policy.config.num_hidden_layers
+    layer = 14 * D + 6 * I  # numbers that a layer keeps, measured on 0.5B
+    return policy.dtype.itemsize * (L * D + layer if policy.checkpoint_layers else L * layer)
 
 
 def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
