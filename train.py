@@ -49,7 +49,7 @@ import rewards
 import tasks
 from executor import Executor, ExecutorError
 from model import (ModelError, Policy, Sample, adapter_off, chat_template, decode, generate, load_policy, logprobs,
-                   save_policy)
+                   save_policy, update_bytes)
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
 
 HERE = Path(__file__).resolve().parent
@@ -104,6 +104,10 @@ class Config:
     # the update
     lora_rank: int = opt(16, "rank of the LoRA adapters on all linear layers; 0 trains all weights")
     lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank")
+    dtype: Literal["auto", "fp32", "bf16"] = opt("auto", "of frozen weights and activations; auto: bf16 on CUDA and for"
+                                                 " all but tiny models on a CPU with bf16 matmuls, else fp32")
+    compile: Optional[bool] = opt(None, "torch.compile for the layers; on with CUDA if not given. On a CPU it takes 20 s"
+                                  " and gains nothing")
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)")
@@ -115,7 +119,8 @@ class Config:
     clip_high: float = opt(0.2, "PPO clip above 1")
     kl_coef: float = opt(0.0, "weight of KL(policy || starting model) in the loss")
     entropy_coef: float = opt(0.0, "weight of the entropy bonus")
-    micro_tokens: int = opt(16384, "padded tokens per forward-backward pass; changes memory, results only by rounding")
+    micro_tokens: int = opt(16384, "padded tokens per forward-backward pass, halved where memory runs out; changes"
+                                   " results only by rounding; 0: as free memory allows")
     checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time")
     # the executor
     workers: int = opt(max(1, os.cpu_count() or 1), "executor processes")
@@ -141,9 +146,11 @@ PRESETS = {
     "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True),
     "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
 }
+DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
+MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
 RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
-                 "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers"}
+                 "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers", "compile"}
 
 
 class UserError(Exception):
@@ -188,6 +195,7 @@ class Training:
     frozen: list[Task] = field(default_factory=list)  # the held-out file
     frozen_keys: set[str] = field(default_factory=set)  # its programs are never trained on either
     kv_gb: float = 4.0
+    micro_tokens: int = 0  # as found from free memory, or halved; 0: not yet
 
     def rng(self, what: str) -> random.Random:
         """A fresh generator for every purpose and step, so that there is no generator state to save or to disturb."""
@@ -327,13 +335,10 @@ def update(run: Training, rows: list[Row]) -> dict:
             part = [rows[i] for i in order[start::cfg.minibatches]]
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in part],
                                               [len(row.sample.ids) for row in part], cfg.solve_weight)
-            micros = micro_batches(part, cfg.micro_tokens)
-            for micro in tqdm(micros, desc="update", unit="batch", leave=False, position=1, disable=None):
-                loss, log_ratio_N, clipped_N = micro_loss(run, [part[i] for i in micro], weights_R[micro])
-                loss.backward()
-                clipped, tokens = clipped + int(clipped_N.sum()), tokens + len(clipped_N)
-                if not norms:
-                    log_ratios.append(log_ratio_N)
+            parts = backward(run, part, weights_R)
+            clipped, tokens = clipped + sum(int(c.sum()) for _, c in parts), tokens + sum(len(c) for _, c in parts)
+            if not norms:
+                log_ratios = [log_ratio_N for log_ratio_N, _ in parts]
             norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip)))
             if math.isfinite(norms[-1]):
                 run.optimizer.step()
@@ -346,10 +351,50 @@ def update(run: Training, rows: list[Row]) -> dict:
             "clip_frac": clipped / tokens, "grad_norm": sum(norms) / len(norms), "skipped_updates": skipped}
 
 
+def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Adds the gradient of the rows' loss, a micro-batch at a time; their (log ratios, clipped). Where memory runs out
+    the budget is halved, for the rest of the run, and all is done again: the gradient is the same up to rounding."""
+    run.micro_tokens = run.micro_tokens or run.cfg.micro_tokens or free_tokens(run.policy)
+    while True:
+        parts, micros = [], micro_batches(rows, run.micro_tokens)
+        try:
+            for micro in tqdm(micros, desc="update", unit="batch", leave=False, position=1, disable=None):
+                loss, log_ratio_N, clipped_N = micro_loss(run, [rows[i] for i in micro], weight_R[micro])
+                loss.backward()
+                parts.append((log_ratio_N, clipped_N))
+            return parts
+        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator has no class of its own
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            if max(map(len, micros)) == 1:
+                raise torch.OutOfMemoryError(f"one response alone is too long: {error}") from error
+        # Here the failed pass, which the exception had held, is free again.
+        run.optimizer.zero_grad()
+        most = max(len(micro) * max(text_length(rows[i]) for i in micro) for micro in micros)
+        run.micro_tokens = most // 2
+        if run.policy.device.type == "cuda":
+            torch.cuda.empty_cache()
+        say(f"note: out of memory in the update; micro-batches of {most:,} tokens are halved")
+
+
+def free_tokens(policy: Policy) -> int:
+    """Tokens of a micro-batch that should fit into the memory that is free now."""
+    if policy.device.type == "cuda":
+        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    else:
+        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+        free = 1024 * int(line.split()[1])
+    return max(1, min(MOST_MICRO_TOKENS, int(0.6 * free / update_bytes(policy))))
+
+
+def text_length(row: Row) -> int:
+    return len(row.prompt_ids) + len(row.sample.ids)
+
+
 def micro_batches(rows: list[Row], budget: int) -> list[list[int]]:
     """Row indices in batches of like length, of at most `budget` padded tokens each; the longest first, so that a lack
     of memory shows at once."""
-    length = [len(row.prompt_ids) + len(row.sample.ids) for row in rows]
+    length = [text_length(row) for row in rows]
     batches, order = [], sorted(range(len(rows)), key=lambda i: -length[i])
     while order:
         count = max(1, budget // length[order[0]])
@@ -690,14 +735,14 @@ def resumed_config(parser, argv: list[str], given: set[str], folder: Path) -> Co
 def check(cfg: Config) -> None:
     """Values and combinations that cannot work, each with what to do. Written so that nan is refused too."""
     for name in ("steps", "batch_size", "n_probes", "seed_factor", "max_new_tokens", "max_prompt_tokens", "slots",
-                 "epochs", "minibatches", "micro_tokens", "workers", "save_every", "buffer_size", "memory_mb"):
+                 "epochs", "minibatches", "workers", "save_every", "buffer_size", "memory_mb"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be at least 1")
     for name in ("temperature", "lr", "grad_clip", "cpu_seconds", "lora_alpha", "clip_high"):
         if not 0 < getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be above 0")
     for name in ("references", "lora_rank", "weight_decay", "kl_coef", "entropy_coef", "solve_weight", "kv_gb",
-                 "eval_every", "eval_limit"):
+                 "micro_tokens", "eval_every", "eval_limit"):
         if not 0 <= getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be 0 or more")
     wrong = [type for type in cfg.types if type not in TYPES]
@@ -759,7 +804,8 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     checkpoint = find_checkpoint(folder)
     say(f"loading {cfg.model}")
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
-                         checkpoint / "policy" if checkpoint else None, cfg.seed)
+                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype])
+    policy.compile = (cfg.device == "cuda" and not cfg.load_in_4bit) if cfg.compile is None else cfg.compile
     policy.checkpoint_layers = cfg.checkpoint_layers
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
@@ -790,7 +836,7 @@ def starting_policy(run: Training):
         with adapter_off(run.policy) as policy:
             yield policy
     else:
-        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0)
+        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0, dtype=DTYPES[run.cfg.dtype])
 
 
 def before_and_after(run: Training) -> str:
@@ -879,7 +925,7 @@ def run_main(argv: list[str]) -> int:
         print(f"train.py: {error}", file=sys.stderr)
         return 2
     except torch.OutOfMemoryError as error:
-        print("train.py: out of GPU memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
+        print("train.py: out of memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
               f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 1
     except OSError as error:

@@ -257,8 +257,8 @@ def test_chunks_and_layer_checkpoints_change_no_gradient(policy, monkeypatch):
     rows = list(zip(prompts_of([5, 9, 2]), prompts_of([7, 1, 12], seed=9)))
     plain = loss_gradients(policy, rows)
     sizes = []
-    original = M.score
-    monkeypatch.setattr(M, "score", lambda p, h, i, t: sizes.append(len(i)) or original(p, h, i, t))
+    original = M.logits_of
+    monkeypatch.setattr(M, "logits_of", lambda p, h, *rest: sizes.append(len(h)) or original(p, h, *rest))
     monkeypatch.setattr(M, "LOGIT_BUDGET", 154 * 6)
     policy.checkpoint_layers = True
     try:
