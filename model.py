@@ -533,15 +533,18 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
     return rollout
 
 
-def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] | None = None, tag=None) -> Request:
-    """Queues n responses to a prompt; `limit` is the most tokens of each, or of all. Raises ValueError."""
+def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] | None = None, tag=None,
+        key: str | None = None) -> Request:
+    """Queues n responses to a prompt; `limit` is the most tokens of each, or of all. Their draws are fixed by the
+    rollout's seed and `key` (the request's number if not given). Raises ValueError."""
     width = rollout.ids_BN.shape[1] - 1
     limits = limit if isinstance(limit, list) else [limit or width] * n
     if not prompt or len(prompt) + max(limits) > rollout.max_length or not 0 < min(limits) <= max(limits) <= width:
         raise ValueError(f"prompts must have 1 to {rollout.max_length - max(limits)} tokens here, not {len(prompt)}")
     request = Request(prompt, limits, tag, None, n)
     if rollout.temperature:
-        noise = torch.Generator().manual_seed(random.Random(f"{rollout.seed} {rollout.requests}").getrandbits(63))
+        source = random.Random(f"{rollout.seed} {rollout.requests if key is None else key}")
+        noise = torch.Generator().manual_seed(source.getrandbits(63))
         request.uniform_NT = torch.rand(n, max(limits), generator=noise, dtype=torch.float64)
     rollout.requests += 1
     rollout.queue.extend(Job(request, j, Sample([], [], "length")) for j in range(n))

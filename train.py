@@ -48,8 +48,8 @@ import eval as evaluation
 import rewards
 import tasks
 from executor import Executor, ExecutorError
-from model import (ModelError, Policy, Sample, adapter_off, chat_template, decode, generate, load_policy, logprobs,
-                   save_policy, update_bytes)
+from model import (ModelError, Policy, Rollout, Sample, adapter_off, add, advance, chat_template, decode, generate,
+                   idle, load_policy, logprobs, save_policy, start_rollout, update_bytes)
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
 
 HERE = Path(__file__).resolve().parent
@@ -99,6 +99,7 @@ class Config:
     max_new_tokens: int = opt(8096, "longest response (paper: 8096)")
     max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)")
     slots: int = opt(128, "responses generated at once")
+    stream: bool = opt(True, "gate and verify under the decoding (off: when all has been sampled)")
     kv_gb: float = opt(0.0, "memory for keys and values in generation, fewer slots where they do not fit; 0: 4 GB on a"
                             " CPU, half of what is free after loading on CUDA")
     # the update
@@ -146,6 +147,8 @@ PRESETS = {
     "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True),
     "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
 }
+# Rounds of decoding (a step on a CPU, eight on CUDA) after which the executor's answers are taken up.
+JUDGE_ROUNDS = 4
 DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
@@ -208,39 +211,50 @@ class Training:
 def train_step(run: Training) -> tuple[list[Row], dict]:
     cfg, clock, types = run.cfg, Clock(), [TYPES[name] for name in run.cfg.types]
 
-    with clock("propose"):
+    with clock("rollout"):
+        stream = open_stream(run)
+        # propose
         proposals = [row for type in types for row in propose(run, type)]
-        sample_all(run, proposals, "propose")
-
-    with clock("gate"):
-        gate_all(run, proposals)
-        heldout = [row for row in proposals if row.task and run.sets_aside(row.task)]
-        failed = [row for row in proposals if row.verdict == "infra"]  # no fault of the proposer's: not trained on
+        for number, row in enumerate(proposals):
+            sample(stream, [row], f"propose {number}")
+        if cfg.solve_tasks == "previous" and cfg.solve_from == "fresh":
+            solves = ask_all(run, stream, run.step - 1, [])
+        probes: dict[int, list[Row]] = {}
+        first: dict[int, Row] = {}  # the solver's answers to this step's tasks
+        left = len(proposals)
+        for row in judged(run, stream):  # gate: a proposal comes back with a task or the reason why it has none
+            if row.kind != "propose":
+                continue
+            left -= 1
+            if row.task and not run.sets_aside(row.task):
+                number = proposals.index(row)
+                # probe
+                probes[number] = [ask(run, row.task, "probe") for _ in range(cfg.n_probes)]
+                sample(stream, probes[number], f"probe {number}")
+                # solve: this step's tasks come first, and there are at most as many as the solver gets
+                if cfg.solve_tasks == "this" and cfg.solve_from == "fresh":
+                    first[number] = ask(run, row.task, "solve")
+                    sample(stream, [first[number]], f"solve {number}")
+            if left == 0:
+                heldout = [row for row in proposals if row.task and run.sets_aside(row.task)]
+                failed = [row for row in proposals if row.verdict == "infra"]  # not the proposer's fault: not trained on
+                valid = [row for row in proposals if row.task and row not in heldout]
+                for row in valid + heldout:
+                    run.buffers.add(row.task, heldout=row in heldout)
+                if cfg.solve_tasks == "this" and cfg.solve_from == "fresh":
+                    solves = ask_all(run, stream, run.step, [first[number] for number in sorted(first)])
         proposals = [row for row in proposals if row not in heldout + failed]
-        valid = [row for row in proposals if row.task]
-        for row in valid + heldout:
-            run.buffers.add(row.task, heldout=row in heldout)
+        probes = [probe for number in sorted(probes) for probe in probes[number]]
+        if cfg.solve_from == "probes":
+            solves = probes
 
-    with clock("probe"):
-        probes = [ask(run, row.task, "probe") for row in valid for _ in range(cfg.n_probes)]
-        sample_all(run, probes, "probe")
-        verify_all(run, probes)
+    with clock("reward"):
         for i, row in enumerate(valid):  # what the executor could not judge counts as unsolved
             mine = probes[i * cfg.n_probes:(i + 1) * cfg.n_probes]
             row.solve_rate = sum(probe.verdict == "correct" for probe in mine) / cfg.n_probes
         for row in proposals:
             row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate,
                                                 cfg.extreme_reward, cfg.invalid_reward)
-
-    with clock("solve"):
-        if cfg.solve_from == "probes":
-            solves = probes
-        else:
-            newest = run.step - (cfg.solve_tasks == "previous")
-            solves = [ask(run, task, "solve") for type in types
-                      for task in run.buffers.draw_tasks(type, cfg.batch_size, newest, run.rng(f"tasks {type.name}"))]
-            sample_all(run, solves, "solve")
-            verify_all(run, solves)
         for row in solves:
             row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
 
@@ -255,6 +269,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             row.advantage = advantage
         update_metrics = update(run, rows)
 
+    clock.seconds["waiting for the executor"] = stream.waited
     everything = proposals + heldout + failed + probes + (solves if solves is not probes else [])
     return everything, step_metrics(run, everything, rows, clock) | update_metrics
 
@@ -292,23 +307,107 @@ def fits(run: Training, task: Task) -> bool:
     return all(len(to_ids(run, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
-def sample_all(run: Training, rows: list[Row], what: str) -> None:
-    """One response for each row. Equal prompts (the n probes of a task) share one prefill."""
-    by_prompt: dict[tuple, list[Row]] = {}
-    for row in rows:
-        by_prompt.setdefault(tuple(row.prompt_ids), []).append(row)
-    with tqdm(desc=f"{what} {len(rows)}", unit="tok", leave=False, position=1, disable=None) as bar:
-        samples = generate(run.policy, list(map(list, by_prompt)), list(map(len, by_prompt.values())),
-                           run.cfg.max_new_tokens, run.cfg.temperature, seed=run.rng(what).getrandbits(63),
-                           slots=run.cfg.slots, kv_gb=run.kv_gb, progress=lambda made: bar.update(made - bar.n))
-    for siblings, responses in zip(by_prompt.values(), samples):
-        for row, sample in zip(siblings, responses):
-            row.sample, row.text = sample, decode(run.policy, sample.ids)
+def ask_all(run: Training, stream: "Stream", newest: int, asked: list[Row]) -> list[Row]:
+    """B rows to solve for every type, the tasks of step `newest` first; `asked` are those that are on their way."""
+    going, rows = Counter(id(row.task) for row in asked), list(asked)
+    for name in run.cfg.types:
+        drawn = run.buffers.draw_tasks(TYPES[name], run.cfg.batch_size, newest, run.rng(f"tasks {name}"))
+        for number, task in enumerate(drawn):
+            if going[id(task)]:
+                going[id(task)] -= 1
+            else:
+                rows.append(ask(run, task, "solve"))
+                sample(stream, rows[-1:], f"solve {name} {number}")
+    return rows
 
 
-def gate_all(run: Training, rows: list[Row], strict_format: bool = True) -> None:
-    gated = tasks.gate([(TYPES[row.type], row.text, row.reference) for row in rows], run.executor, run.step,
-                       run.cfg.n_inputs, strict_format)
+@dataclass(eq=False)
+class Judging:
+    """Rows on their way through the executor: the generator that judges them (tasks.gating or tasks.verifying), the
+    tickets of the jobs it waits for, and the round in which it goes on."""
+    work: object
+    rows: list[Row]
+    due: int
+    tickets: list[int]
+
+
+@dataclass(eq=False)
+class Stream:
+    """Sampling and judging as one: rows go to the executor as they finish, and it works under the decoding."""
+    rollout: Rollout
+    bar: tqdm
+    finished: list[Row] = field(default_factory=list)   # sampled, not yet with the executor
+    judging: list[Judging] = field(default_factory=list)
+    runs: dict = field(default_factory=dict)            # ticket: the executor's answer
+    round: int = 0
+    waited: float = 0.0                                 # seconds in which the executor was not hidden under decoding
+
+
+def open_stream(run: Training) -> Stream:
+    cfg = run.cfg
+    rollout = start_rollout(run.policy, cfg.slots, cfg.max_prompt_tokens + cfg.max_new_tokens, cfg.max_new_tokens,
+                            cfg.temperature, run.rng("rollout").getrandbits(63), run.kv_gb)
+    return Stream(rollout, tqdm(desc="rollout", unit="tok", leave=False, position=1, disable=None))
+
+
+def sample(stream: Stream, rows: list[Row], key: str) -> None:
+    """Queues rows with one prompt, which is prefilled once. The key fixes their draws, whatever else is going on."""
+    add(stream.rollout, rows[0].prompt_ids, len(rows), tag=rows, key=key)
+
+
+def judged(run: Training, stream: Stream):
+    """Yields rows as they come back, sampled and judged, until there are no more; the caller may ask for new ones
+    meanwhile. The executor's answers are taken up JUDGE_ROUNDS rounds of decoding after the question, early ones later
+    and late ones waited for: so the order of all things, and with it every sampled token, is the same in every run. With
+    --stream False rows are judged when all have been sampled, as one would write it down."""
+    while not idle(stream.rollout) or stream.finished or stream.judging:
+        for request, number, result in advance(stream.rollout):
+            row = request.tag[number]
+            row.sample, row.text = result, decode(run.policy, result.ids)
+            stream.finished.append(row)
+        stream.bar.update(stream.rollout.made - stream.bar.n)
+        stream.round += 1
+        if run.cfg.stream or idle(stream.rollout):
+            start_judging(run, stream)
+        stream.runs |= dict(run.executor.poll())
+        while stream.judging and (stream.judging[0].due <= stream.round or idle(stream.rollout)):
+            yield from go_on_judging(run, stream, stream.judging.pop(0))
+    stream.bar.close()
+
+
+def start_judging(run: Training, stream: Stream) -> None:
+    proposals = [row for row in stream.finished if row.role == "propose"]
+    answers = [row for row in stream.finished if row.role == "solve"]
+    stream.finished = []
+    gating = tasks.gating([(TYPES[row.type], row.text, row.reference) for row in proposals], run.step, run.cfg.n_inputs)
+    for work, rows in (gating, proposals), (tasks.verifying([(row.task, row.text) for row in answers]), answers):
+        if rows:
+            submit(run, stream, Judging(work, rows, 0, []), next(work))
+
+
+def submit(run: Training, stream: Stream, judging: Judging, jobs: list) -> None:
+    judging.tickets = [run.executor.submit(job) for job in jobs]
+    judging.due = stream.round + JUDGE_ROUNDS
+    stream.judging.append(judging)  # all wait equally long, so the first is due first
+
+
+def go_on_judging(run: Training, stream: Stream, judging: Judging) -> list[Row]:
+    """Gives the executor's answers to the generator; the rows if that was all, none if it has more jobs."""
+    start = time.perf_counter()
+    while not all(ticket in stream.runs for ticket in judging.tickets):
+        stream.runs |= dict(run.executor.poll(1.0))
+    stream.waited += time.perf_counter() - start
+    try:
+        jobs = judging.work.send([stream.runs.pop(ticket) for ticket in judging.tickets])
+    except StopIteration as done:
+        note_gate(run, judging.rows, done.value) if judging.rows[0].role == "propose" else \
+            note_verdicts(judging.rows, done.value)
+        return judging.rows
+    submit(run, stream, judging, jobs)
+    return []
+
+
+def note_gate(run: Training, rows: list[Row], gated: list[Gated]) -> None:
     for row, result in zip(rows, gated):
         row.well_formed = tasks.well_formed(row.text)
         if result.task and not fits(run, result.task):
@@ -316,8 +415,7 @@ def gate_all(run: Training, rows: list[Row], strict_format: bool = True) -> None
         row.task, row.verdict = result.task, result.reason
 
 
-def verify_all(run: Training, rows: list[Row]) -> None:
-    verdicts: list[Verdict] = tasks.verify([(row.task, row.text) for row in rows], run.executor)
+def note_verdicts(rows: list[Row], verdicts: list[Verdict]) -> None:
     for row, verdict in zip(rows, verdicts):
         row.well_formed, row.verdict = verdict.well_formed, verdict.reason
 
@@ -454,17 +552,21 @@ def seed_buffers(run: Training, log: "Log") -> None:
 
 def grow(run: Training, log: "Log", types: list[TaskType], target: int) -> None:
     """Proposes tasks, a type after the other, until each of the types has `target`; new ones count for all of them."""
-    seen: set[tuple] = set()
+    cfg, seen = run.cfg, set()
 
     def have() -> int:
         return min(len(run.buffers.train[type.name]) for type in types)
-    for attempt in range(8 * run.cfg.seed_factor):  # a model that gives one valid task in eight still gets there
+    for attempt in range(8 * cfg.seed_factor):  # a model that gives one valid task in eight still gets there
         if have() >= target:
             break
         say(f"seeding {' and '.join(type.name for type in types)}: {have()} of {target} tasks")
         rows = propose(run, types[attempt % len(types)], salt=f"seed {attempt}")
-        sample_all(run, rows, f"seed {types[0].name} {attempt}")
-        gate_all(run, rows, strict_format=False)
+        samples = generate(run.policy, [row.prompt_ids for row in rows], 1, cfg.max_new_tokens, cfg.temperature,
+                           run.rng(f"seed {types[0].name} {attempt}").getrandbits(63), cfg.slots, run.kv_gb)
+        for row, (found,) in zip(rows, samples):
+            row.sample, row.text = found, decode(run.policy, found.ids)
+        note_gate(run, rows, tasks.gate([(TYPES[row.type], row.text, row.reference) for row in rows], run.executor,
+                                        run.step, cfg.n_inputs, strict_format=False))
         log.samples(rows, run.step)
         for task in (row.task for row in rows if row.task):
             mark = (task.key, *map(tasks.arguments, task.inputs))
@@ -526,7 +628,7 @@ def step_metrics(run: Training, everything: list[Row], trained: list[Row], clock
     generated = sum(len(row.sample.ids) for row in everything)
     m["infra_failures"] = sum(row.verdict == "infra" for row in everything)
     m["tokens_generated"] = generated
-    m["tokens_per_second"] = generated / sum(clock.seconds[phase] for phase in ("propose", "probe", "solve"))
+    m["tokens_per_second"] = generated / clock.seconds["rollout"]
     m |= {f"seconds/{phase}": seconds for phase, seconds in clock.seconds.items()}
     m["peak_memory_gb"] = (torch.cuda.max_memory_allocated() / 2**30 if run.policy.device.type == "cuda" else
                            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
@@ -879,7 +981,7 @@ def main(argv: list[str]) -> None:
     cfg, first_line = parse(argv)
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
-        say(f"sandbox: level {executor.level}" + (f", programs can {', '.join(executor.leaks)}" if executor.leaks else ""))
+        say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
         folder, lock = open_folder(cfg)
         stack.enter_context(lock)
         say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")

@@ -73,7 +73,15 @@ def sampled_rows(run: Training, count: int = 6) -> list[Row]:
     """Real samples of both roles, no rewards yet."""
     rows = train.propose(run, tasks.DEDUCTION)[:count // 2]
     rows += [train.ask(run, task, "solve") for task in run.buffers.train["deduction"][:count - len(rows)]]
-    train.sample_all(run, rows, "test")
+    return sample(run, rows)
+
+
+def sample(run: Training, rows: list[Row]) -> list[Row]:
+    """The rows, sampled and judged."""
+    stream = train.open_stream(run)
+    for number, row in enumerate(rows):
+        train.sample(stream, [row], str(number))
+    assert len(list(train.judged(run, stream))) == len(rows)
     return rows
 
 
@@ -82,21 +90,60 @@ def sampled_rows(run: Training, count: int = 6) -> list[Row]:
 def test_sampled_tokens_are_the_trained_tokens(run, monkeypatch):
     """Every row of the update is a response as it was sampled: same ids, same log-probs, none re-tokenised."""
     sampled, trained = set(), []
-    original_generate, original_logprobs = train.generate, train.logprobs
+    original_advance, original_logprobs = train.advance, train.logprobs
 
-    def generate(policy, prompts, *rest, **options):
-        result = original_generate(policy, prompts, *rest, **options)
-        sampled.update((tuple(prompt), tuple(s.ids)) for prompt, group in zip(prompts, result) for s in group)
+    def advance(rollout):
+        result = original_advance(rollout)
+        sampled.update((tuple(request.prompt), tuple(sample.ids)) for request, _, sample in result)
         return result
 
     def logprobs(policy, rows, temperature):
         trained.extend((tuple(prompt), tuple(response)) for prompt, response in rows)
         return original_logprobs(policy, rows, temperature)
-    monkeypatch.setattr(train, "generate", generate)
+    monkeypatch.setattr(train, "advance", advance)
     monkeypatch.setattr(train, "logprobs", logprobs)
     rows, _ = train_step(run)
     assert len(trained) == sum(row.kind in ("propose", "solve") for row in rows) - run_heldout(rows, run)
     assert set(trained) <= sampled
+
+
+def told(rows: list[Row]) -> list[tuple]:
+    return [(row.kind, row.type, row.prompt, row.sample.ids, row.verdict, row.reward, row.solve_rate) for row in rows]
+
+
+def test_streaming_changes_nothing_but_time(run, policy, executor, tmp_path, monkeypatch):
+    """Rows that are judged under the decoding are the rows that are judged after it, and a slow executor, whose answers
+    come late, changes nothing at all."""
+    state = run.buffers.to_json()
+
+    def step(stream: bool, slow: bool = False):
+        again = replace(run, cfg=replace(run.cfg, stream=stream), buffers=tasks.Buffers.from_json(state))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(train, "update", lambda run, rows: {})
+            if slow:
+                poll = executor.poll
+                patch.setattr(executor, "poll", lambda seconds=0.0: poll(seconds) if seconds else [])
+            rows, _ = train_step(again)
+        return told(rows), again.buffers.to_json()
+    at_once, after = step(True)
+    assert (at_once, after) == step(True, slow=True) == step(False)
+    assert {kind for kind, *_ in at_once} == {"propose", "probe", "solve"}
+
+
+@pytest.mark.parametrize("changes", [dict(solve_tasks="previous"), dict(solve_from="probes", advantage="grpo"),
+                                     dict(types=["deduction"]), dict(types=["induction"])], ids=str)
+def test_every_task_is_probed_and_solved(run, changes):
+    run.cfg = replace(run.cfg, **changes)
+    rows, _ = train_step(run)
+    of = {kind: [row for row in rows if row.kind == kind] for kind in ("propose", "probe", "solve")}
+    valid = [row for row in of["propose"] if row.solve_rate is not None]
+    assert Counter(id(row.task) for row in of["probe"]) == {id(row.task): run.cfg.n_probes for row in valid}
+    if run.cfg.solve_from == "fresh":
+        assert len(of["solve"]) == run.cfg.batch_size * len(run.cfg.types)
+        solved = {id(row.task) for row in of["solve"]}
+        new = {id(row.task) for row in valid}
+        assert new <= solved if run.cfg.solve_tasks == "this" else not new & solved
+    assert all(row.verdict for row in rows)
 
 
 def run_heldout(rows: list[Row], run: Training) -> int:
@@ -291,13 +338,14 @@ def test_probes_are_sampled_not_greedy(run):
     """The official master branch measures solve rates at temperature 0, where all n answers are one answer."""
     run.cfg.n_probes = 8
     rows = [train.ask(run, run.buffers.train["induction"][0], "probe") for _ in range(8)]
-    train.sample_all(run, rows, "probe")
-    assert len({row.text for row in rows}) > 1
+    stream = train.open_stream(run)
+    train.sample(stream, rows, "probes of one task")
+    assert len(list(train.judged(run, stream))) == 8 and len({row.text for row in rows}) > 1
 
 
 def test_an_executor_failure_counts_as_unsolved(run, monkeypatch):
-    failed = tasks.Verdict(False, "infra", True)
-    monkeypatch.setattr(tasks, "verify", lambda answers, executor: [failed] * len(answers))
+    failed, note = tasks.Verdict(False, "infra", True), train.note_verdicts
+    monkeypatch.setattr(train, "note_verdicts", lambda rows, verdicts: note(rows, [failed] * len(rows)))
     rows, metrics = train_step(run)
     rates = {row.solve_rate for row in rows if row.kind == "propose" and row.task} - {None}
     assert rates <= {0.0}
@@ -600,7 +648,7 @@ def test_a_valid_task_whose_prompts_would_not_fit_is_not_kept(run, monkeypatch):
     long = "def f(x):\n    return x + [1]"
     text = f"int</think><answer>```python\n{long}\n```\n```input\n{[1] * 125}\n```</answer>"
     row = Row("propose", "propose", "deduction", "", [1], Sample([1], [0.0], "stop"), text, None, None)
-    train.gate_all(run, [row])
+    train.note_gate(run, [row], tasks.gate([(tasks.DEDUCTION, text, None)], run.executor))
     assert row.task is None and row.verdict == "prompt too long"
 
 
