@@ -161,10 +161,11 @@ def baseline(plain: torch.nn.Module, work: list, args, batch: int, cache: str | 
         width = max(len(prompt) for prompt, _ in part)
         ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt, _ in part], device=args.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt, _ in part], device=args.device)
-        config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0, eos_token_id=None,
-                                  max_new_tokens=max(length for _, length in part), **options)
-        made = plain.generate(ids, attention_mask=mask, generation_config=config, stopping_criteria=StoppingCriteriaList(
-            [Lengths(width, [length for _, length in part], args.device)]))
+        lengths = [length for _, length in part]
+        config = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, top_p=1.0, pad_token_id=0,
+                                  eos_token_id=None, max_new_tokens=max(lengths), **options)
+        stop = StoppingCriteriaList([Lengths(width, lengths, args.device)])
+        made = plain.generate(ids, attention_mask=mask, generation_config=config, stopping_criteria=stop)
         assert made.shape[1] == width + config.max_new_tokens, "generate stopped before its time"
 
 
@@ -310,13 +311,15 @@ def update(args) -> dict:
         base_peaks.append(peak_memory(args.device, lambda: base_times.append(seconds(args.device, theirs))))
     like = float(torch.cosine_similarity(my_gradient.double(), gradients["last"].double(), dim=0))
     took, base_took, peak, base_peak = map(statistics.median, (times, base_times, peaks, base_peaks))
-    found = {"ratio": base_took / took, "tokens_per_second": tokens / took, "baseline_tokens_per_second": tokens / base_took,
+    found = {"ratio": base_took / took, "tokens_per_second": tokens / took,
+             "baseline_tokens_per_second": tokens / base_took,
              "memory_ratio": (peak + held) / (base_peak + held), "peak_gb": peak / 2**30,
              "baseline_peak_gb": base_peak / 2**30, "weights_gb": held / 2**30, "gradient_cosine": like,
              "seconds": times, "baseline_seconds": base_times, "response_tokens": args.update_response}
-    print(f"update: {args.update_rows} rows of {args.update_prompt} + {args.update_response} tokens, {args.dtype}, layers"
-          f" {'recomputed' if args.checkpoint_layers else 'kept'} in both\n  ours {tokens / took:,.1f} tokens/s, peft and"
-          f" full logits {tokens / base_took:,.1f}: {base_took / took:.2f} times; peak beside"
+    print(f"update: {args.update_rows} rows of {args.update_prompt} + {args.update_response} tokens, {args.dtype},"
+          f" layers {'recomputed' if args.checkpoint_layers else 'kept'} in both\n"
+          f"  ours {tokens / took:,.1f} tokens/s, peft and full logits {tokens / base_took:,.1f}:"
+          f" {base_took / took:.2f} times; peak beside"
           f" {held / 2**30:.2f} GB of weights {peak / 2**30:.2f} against {base_peak / 2**30:.2f} GB, with weights"
           f" {found['memory_ratio']:.2f} of it; cosine of the gradients {like:.5f}")
     return found
@@ -347,8 +350,8 @@ def memory(args) -> dict:
     kv = 2 * 2 * L * K * C * args.length / gb
     row = (2 * args.length * (L * D + 12 * D + 6 * I) + 3 * 4 * M.LOGIT_BUDGET) / gb
     found, trained = {}, 16 * adapter / gb
-    print(f"memory of {args.model or args.shape}: adapter, gradients and AdamW {trained:.2f} GB; keys and values of a slot"
-          f" of {args.length} positions {kv:.3f} GB; update of one row of {args.length} tokens {row:.2f} GB")
+    print(f"memory of {args.model or args.shape}: adapter, gradients and AdamW {trained:.2f} GB; keys and values of a"
+          f" slot of {args.length} positions {kv:.3f} GB; update of one row of {args.length} tokens {row:.2f} GB")
     for name, size in (("bf16", 2.0), ("nf4", 0.5625)):  # NF4: 4 bits and a scale of 32 bits for 64 weights
         weights = (2 * embedding + size * linear) / gb
         for card in (24, 48, 141):
@@ -372,6 +375,7 @@ def memory(args) -> dict:
 
 # ----------------------------------------------------------------------------------------------------------------
 
+# Each takes the parsed arguments and returns figures, which become NAME.key in the results.
 BENCHES = {"rollout": rollout, "update": update, "memory": memory}
 
 
@@ -389,7 +393,8 @@ def main() -> None:
     add("--slots", type=int, help="ours, responses at once; 32 on a CPU (nano 256), 128 on CUDA")
     add("--batches", type=int, nargs="+", help="batch sizes that generate may choose from")
     add("--attention", nargs="+", help="generate's implementations to choose from: sdpa, and eager on a CPU")
-    add("--continuous", action=argparse.BooleanOptionalAction, default=True, help="try transformers' continuous batching")
+    add("--continuous", action=argparse.BooleanOptionalAction, default=True,
+        help="try transformers' continuous batching")
     add("--kv_gb", type=float, default=4.0)
     add("--prompts", type=int, help="unique prompts")
     add("--n", type=int, default=8, help="responses to each")
@@ -400,28 +405,30 @@ def main() -> None:
     add("--update_rows", type=int, default=1)
     add("--update_prompt", type=int, default=512)
     add("--update_response", type=int, default=4096)
-    add("--checkpoint_layers", action=argparse.BooleanOptionalAction, default=True, help="update: recompute layers, both")
+    add("--checkpoint_layers", action=argparse.BooleanOptionalAction, default=True,
+        help="update: recompute layers, on both sides")
     add("--length", type=int, default=4096, help="memory: positions of a slot and of a row")
     args = parser.parse_args()
-    cuda, small = args.device == "cuda", args.model is None and args.shape == "nano" or Path(args.model or "").name == "nano"
+    cuda, name = args.device == "cuda", Path(args.model).name if args.model else args.shape
+    small = name == "nano"
     sizes = (dict(slots=128, prompts=64, prompt_min=200, prompt_max=1500, response_median=300, response_max=4096,
                   batches=[64, 128, 256]) if cuda else
              dict(slots=256, prompts=64, prompt_min=30, prompt_max=240, response_median=50, response_max=400,
                   batches=[64, 128]) if small else
              dict(slots=32, prompts=6, prompt_min=100, prompt_max=320, response_median=24, response_max=128,
                   batches=[16, 48]))
-    for name, value in sizes.items():
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    for flag, value in sizes.items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
     args.attention = args.attention or (["sdpa"] if cuda else ["sdpa", "eager"])
     args.compile = cuda if args.compile is None else args.compile
     args.dtype = args.dtype or ("bf16" if cuda or (not small and M.bf16_pays()) else "fp32")
     found = {}
-    for name in BENCHES if args.what == "all" else [args.what]:
-        found |= {f"{name}.{key}": value for key, value in BENCHES[name](args).items()}
-    found = {"machine": machine(args.device), "model": args.model or f"random {args.shape}", "dtype": args.dtype,
-             "torch": torch.__version__, **found}
-    save(found, Path(args.model).name if args.model else args.shape)
+    for what in BENCHES if args.what == "all" else [args.what]:
+        found |= {f"{what}.{key}": value for key, value in BENCHES[what](args).items()}
+    found = {"machine": machine(args.device), "model": name if args.model else f"random {name}",
+             "dtype": args.dtype, "torch": torch.__version__, **found}
+    save(found, f"{found['model']} {args.dtype}")
     print(json.dumps(found))
 
 

@@ -2,12 +2,12 @@
 The policy: one network that proposes and solves, and the one forward pass that both samples from it and trains it.
 
 transformers loads weights, configuration and tokenizer, peft adds the LoRA adapters, bitsandbytes quantises the frozen
-weights to NF4 on request. The forward pass below is our own and reads those modules' tensors in place, so there is no
-second copy of the weights, and sampling, prefill and the update run through the same lines: the log-prob that was
-sampled is the log-prob that is trained, up to rounding. Families: Qwen2/2.5, Qwen3, Llama 3 (tests compare with
-transformers).
+weights to NF4 on request. The forward pass below is our own. Sampling, prefill and the update run through the same
+lines: the log-prob that was sampled is the log-prob that is trained, up to rounding. The update reads the modules'
+tensors in place; sampling reads them stacked and, on a CPU, from a second copy (`pack`). Families: Qwen2/2.5, Qwen3,
+Llama 3 (tests compare with transformers).
 
-Order of reading: `load_policy`, `forward`, `generate`, `logprobs`.
+Order of reading: `load_policy`, `forward`, `pack`, `start_rollout` to `generate`, `logprobs`.
 
 Dimension suffixes: B rows, T positions, N response tokens of a whole batch, D model width, H heads, K key/value heads,
 C head width, V vocabulary, L layers. logp_N is one log-prob per response token.
@@ -205,8 +205,8 @@ def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
 
 
 def encode(policy: Policy, text: str, chat: bool = False) -> list[int]:
-    """Prompt text to ids, with a beginning-of-text token where the tokenizer puts one (Llama does, Qwen does not, though
-    it may name one). A chat template has written its own."""
+    """Prompt text to ids, with a beginning-of-text token where the tokenizer puts one (Llama does, Qwen does not,
+    though it may name one). A chat template has written its own."""
     return policy.tokenizer(text, add_special_tokens=not chat)["input_ids"]
 
 
@@ -243,8 +243,7 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
     padding. `keep` receives each layer's (keys, values), [B, K, T, C]; `prefix` is what one call for a text that all
     rows begin with has kept, [1, K, S, C], and the rows then hold what follows it. With a cache T is 1: the token's
     keys and values are written at its position and it attends to positions 0..pos of its row, within the first
-    `length`, or within the last number of its (first row, end row, length) of `spans`. `packed` is `pack`'s second copy of
-    the weights."""
+    `length`, or within the last number of its (first row, end row, length) of `spans`. `packed` is from `pack`."""
     decoder, device = policy.decoder, ids_BT.device
     x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
     rope = rotary(decoder.rotary_emb, pos_BT, policy.dtype)
@@ -295,8 +294,8 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
         # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
         # sum, but with a mask and bf16 on a CPU it takes 77 ms in place of 6 (64 rows of 800 positions, one layer).
         q = q.reshape(B, k.shape[1], -1, q.shape[-1])
-        o = [F.scaled_dot_product_attention(q[first:end], past[0][first:end, :, :length], past[1][first:end, :, :length],
-                                            attn_mask=mask[first:end, :, :, :length])
+        o = [F.scaled_dot_product_attention(q[first:end], past[0][first:end, :, :length],
+                                            past[1][first:end, :, :length], attn_mask=mask[first:end, :, :, :length])
              for first, end, length in spans or [(0, B, mask.shape[-1])]]
         o = (o[0] if len(o) == 1 else torch.cat(o)).reshape(B, 1, -1)
     else:
@@ -308,7 +307,8 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
     if weights is None:
         x_BTD = x_BTD + linear(attention.o_proj, o, on)
         h = rms_norm(layer.post_attention_layernorm, x_BTD)
-        return x_BTD + linear(mlp.down_proj, F.silu(linear(mlp.gate_proj, h, on)) * linear(mlp.up_proj, h, on), on), k, v
+        h = F.silu(linear(mlp.gate_proj, h, on)) * linear(mlp.up_proj, h, on)
+        return x_BTD + linear(mlp.down_proj, h, on), k, v
     x_BTD = x_BTD + packed_linear(weights["o"], o)
     gate, up = packed_linear(weights["gate_up"], rms_norm(layer.post_attention_layernorm, x_BTD)).chunk(2, dim=-1)
     return x_BTD + packed_linear(weights["down"], F.silu(gate) * up), k, v
@@ -400,7 +400,7 @@ def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key)
     # Nothing but A changes, so the stack takes the place of the modules' own storage and costs no memory.
     low = sum(len(a) for a in weights[len(bases):])
     if key not in policy.stacks:
-        buffer = torch.cat([base.weight.data for base in bases] + [weights[0].new_zeros(low, weights[0].shape[1])] * (low > 0))
+        buffer = torch.cat([base.weight.data for base in bases] + [weights[0].new_zeros(low, weights[0].shape[1])])
         for base, part in zip(bases, buffer[:out].split([len(base.weight) for base in bases])):
             base.weight.data = part
         policy.stacks[key] = buffer
@@ -501,7 +501,7 @@ class Rollout:
         return self.cache.k_L[0].shape[2]
 
 
-@torch.no_grad()  # not inference mode: the modules' weights may become parts of the stacks, and they are trained through
+@torch.no_grad()  # not inference mode: stacks may take the place of the modules' weights, which gradients go through
 def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_new_tokens: int = 1024,
                   temperature: float = 1.0, seed: int = 0, kv_gb: float = 4.0, merge: bool | None = None,
                   packed: bool = True, share_prefix: bool = True, spans: bool = True, graphs: bool | None = None,
@@ -510,7 +510,8 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
 
     `max_length` bounds prompt + response, `max_new_tokens` the response. Switches, None being what pays: `merge` LoRA
     into the sampling weights (fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`, `spans`
-    of rows that attend together (eager only), CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
+    of rows that attend together (eager only), CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8
+    on CUDA)."""
     cuda = policy.device.type == "cuda"
     if merge is None:
         merge = policy.dtype == torch.float32 and not cuda
@@ -523,7 +524,8 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
     layers, columns = len(policy.decoder.layers), max_new_tokens + 1
     rollout = Rollout(policy, slots, max_length, temperature, seed, kv_gb * 2**30, read_every or (8 if cuda else 1),
                       share_prefix, spans and not cuda, {} if graphs and weights else None, weights,
-                      torch.tensor(sorted(policy.stop_ids), device=policy.device), Cache([None] * layers, [None] * layers),
+                      torch.tensor(sorted(policy.stop_ids), dtype=torch.long, device=policy.device),
+                      Cache([None] * layers, [None] * layers),
                       zeros(slots), zeros(slots), zeros(slots), zeros(slots), ~zeros(slots, dtype=torch.bool),
                       zeros(slots, columns, dtype=torch.float64), zeros(slots, columns),
                       zeros(slots, columns, dtype=torch.float32))
@@ -563,6 +565,7 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     if not rollout.rows:
         return []
     live, top = len(rollout.rows), max(position(rollout, job) for job in rollout.rows) + rollout.read_every
+    top = min(top, rollout.max_length)  # a row that would go on beyond it is done by then
     if top > rollout.length():
         make_room(rollout, bucket(rollout, top))
         live = len(rollout.rows)
@@ -589,8 +592,8 @@ def position(rollout: Rollout, job: Job) -> int:
 
 
 def row_spans(rollout: Rollout) -> list[tuple[int, int, int]]:
-    """(first row, end row, positions to read) of neighbouring rows, so that a long row does not make all others read its
-    length. Old rows lie in front of new ones, so neighbours are of like length. A span of its own costs a call of
+    """(first row, end row, positions to read) of neighbouring rows, so that a long row does not make all others read
+    its length. Old rows lie in front of new ones, so neighbours are of like length. A span of its own costs a call of
     attention, as much as reading SPAN_COST positions."""
     ends = [position(rollout, job) + rollout.read_every for job in rollout.rows]
     spans: list[tuple[int, int, int]] = []
@@ -742,7 +745,8 @@ def find_prefix(rollout: Rollout, text: list[int], texts: list[list[int]]) -> tu
     if known or len(rollout.prefixes) >= MOST_PREFIXES:
         return max(known, key=len, default=())
     waiting = {id(job.request): job.request.prompt for job in rollout.queue}
-    shared = sorted((common(text[:-1], other) for other in (*texts, *waiting.values()) if other is not text), reverse=True)
+    others = (other for other in (*texts, *waiting.values()) if other is not text)
+    shared = sorted((common(text[:-1], other) for other in others), reverse=True)
     saved, length = max(((number * length, length) for number, length in enumerate(shared, 1)), default=(0, 0))
     if length < SHORTEST_PREFIX:
         return ()
@@ -826,8 +830,8 @@ def replay(rollout: Rollout, rows: int, length: int) -> None:
 def read_sample(rollout: Rollout, b: int) -> Sample:
     count = int(rollout.count_B[b])
     ids = rollout.ids_BN[b, :count].tolist()
-    return Sample(ids, rollout.logp_BN[b, :count].tolist(), "stop" if ids[-1:] and ids[-1] in rollout.policy.stop_ids else
-                  "length")
+    stopped = ids and ids[-1] in rollout.policy.stop_ids
+    return Sample(ids, rollout.logp_BN[b, :count].tolist(), "stop" if stopped else "length")
 
 
 def harvest(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
@@ -868,10 +872,10 @@ def generate(policy: Policy, prompts: list[list[int]], n: int | list[int] = 1, m
     """n responses to each prompt (or n[i] to prompts[i]): result[i][j] is the j-th sample of prompts[i]. The seed fixes
     all draws.
 
-    A queue feeds `slots` rows. Each prompt is prefilled once and its keys and values are copied to its n rows. Rows have
-    their own positions, so nothing is padded in decoding; a finished row's place is taken by the last live row, and free
-    places are refilled from the queue. Only temperature shapes the distribution: top-p and top-k would bias the ratio in
-    the update. `progress` is called with the tokens made so far; `switches` go to `start_rollout`."""
+    A queue feeds `slots` rows. Each prompt is prefilled once and its keys and values are copied to its n rows. Rows
+    have their own positions, so nothing is padded in decoding; a finished row's place is taken by the last live row,
+    and free places are refilled from the queue. Only temperature shapes the distribution: top-p and top-k would bias
+    the ratio in the update. `progress` is called with the tokens made so far; `switches` go to `start_rollout`."""
     if not prompts:
         return []
     longest = max(map(len, prompts)) + max_new_tokens

@@ -107,8 +107,8 @@ class Config:
     lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank")
     dtype: Literal["auto", "fp32", "bf16"] = opt("auto", "of frozen weights and activations; auto: bf16 on CUDA and for"
                                                  " all but tiny models on a CPU with bf16 matmuls, else fp32")
-    compile: Optional[bool] = opt(None, "torch.compile for the layers; on with CUDA if not given. On a CPU it takes 20 s"
-                                  " and gains nothing")
+    compile: Optional[bool] = opt(None, "torch.compile for the layers; on with CUDA if not given. On a CPU it takes 20"
+                                  " seconds and gains nothing")
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)")

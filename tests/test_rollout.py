@@ -188,7 +188,8 @@ def test_rows_end_at_their_own_limits_and_overrun_is_dropped(endless):
 def test_a_stop_within_a_reading_ends_the_response_there(policy):
     prompts = prompts_of([5] * 6)
     for read_every in (1, 8):
-        samples = [s for g in generate(policy, prompts, n=8, max_new_tokens=40, seed=0, read_every=read_every) for s in g]
+        groups = generate(policy, prompts, n=8, max_new_tokens=40, seed=0, read_every=read_every)
+        samples = [sample for group in groups for sample in group]
         assert any(s.finish == "stop" for s in samples)
         assert not any(policy.stop_ids & set(s.ids[:-1]) for s in samples)
 
