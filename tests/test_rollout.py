@@ -56,7 +56,7 @@ def test_every_switch_changes_nothing_but_speed(tiny, family):
     """Drawn with temperature: a sample depends on its request's numbers, not on who else is in the batch."""
     policy = trained_like(load_policy(tiny(family, **FAMILIES[family]), lora_rank=4))
     prompts = headed([3, 17, 9, 30]) + prompts_of([1, 2, 5])
-    for temperature in (0, 0.8):
+    for temperature in (0, 0.8) if family == "qwen2" else (0.8,):
         wanted = generate(policy, prompts, n=3, max_new_tokens=12, temperature=temperature, seed=1)
         for switches in SWITCHES:
             same(wanted, generate(policy, prompts, n=3, max_new_tokens=12, temperature=temperature, seed=1, **switches))
