@@ -5,6 +5,8 @@ weights, dtype and seed, in alternating repeats; medians and ratios.
     python bench.py rollout --model DIR        # against transformers' generate, at the best of several batch sizes
     python bench.py update --model DIR         # against peft's forward pass and log_softmax over all logits
     python bench.py memory --shape 7b          # what fits into 24, 48 and 141 GB
+    python bench.py step --model DIR           # a whole step, and how much of the executor hides under the decoding
+    python bench.py executor --data DIR        # against a pebble pool and a process per program
     python bench.py all --shape nano           # random weights in the shape of a family member
 
 Figures go to the screen, to results/bench-MACHINE.json (merged with what is there), and as one JSON object to the last
@@ -16,16 +18,25 @@ import os
 import platform
 import random
 import statistics
+import sys
+import tempfile
 import time
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, StoppingCriteria, StoppingCriteriaList
+from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, StoppingCriteria,
+                          StoppingCriteriaList)
 
 import model as M
+import tasks
+import train
+from bench_executor import bench_executor
+from executor import Executor
 from model import Policy, add_adapter, load_policy, logprobs
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE / "nano"))
+import make  # noqa: E402
 SHAPES = {  # vocabulary, width, layers, heads, key/value heads, MLP width, tied: Qwen2.5-Coder's configurations
     "nano": (154, 128, 4, 4, 2, 384, True), "0.5b": (151936, 896, 24, 14, 2, 4864, True),
     "1.5b": (151936, 1536, 28, 12, 2, 8960, True), "3b": (151936, 2048, 36, 16, 2, 11008, True),
@@ -376,7 +387,126 @@ def memory(args) -> dict:
 # ----------------------------------------------------------------------------------------------------------------
 
 # Each takes the parsed arguments and returns figures, which become NAME.key in the results.
-BENCHES = {"rollout": rollout, "update": update, "memory": memory}
+# ----------------------------------------------------------------------------------------------------------------
+# A whole step
+
+def step(args) -> dict:
+    """train.py's own step. So that the executor has the work of a policy that knows the form, whatever the weights, the
+    sampled texts are replaced by tasks of nano's grammar and by right and wrong answers; lengths are drawn as in
+    `rollout`. Without stream, the same code judges after sampling: what it then waits for the executor is what there is
+    to hide. The baseline is generate, phase by phase, the same judging, and peft with full logits."""
+    policy, plain = models(args)
+    if policy.tokenizer is None:
+        policy.tokenizer = AutoTokenizer.from_pretrained(HERE / "nano")
+    policy.checkpoint_layers = args.checkpoint_layers
+    small = policy.config.hidden_size == SHAPES["nano"][1]
+    cfg = train.Config(batch_size=args.step_batch, n_probes=args.n, references=2, n_inputs=6, slots=args.slots,
+                       max_new_tokens=args.response_max, max_prompt_tokens=2048, temperature=1.0, kv_gb=args.kv_gb,
+                       heldout_fraction=0.0, seed=args.seed)
+    style = tasks.Style("compact" if small else "r1", cfg.n_inputs)
+    work, texts = [], {}
+    policy.stop_ids = frozenset()  # rows end at their drawn length
+
+    def feed(rollout, prompt: list[int], n: int, tag: list, key: str):
+        rng = random.Random(f"{args.seed} {key}")
+        lengths = [max(4, min(args.response_max, round(rng.lognormvariate(0, 0.9) * args.response_median)))
+                   for _ in range(n)]
+        work.append((tag[0].kind, prompt, lengths))
+        return M.add(rollout, prompt, n, limit=lengths, tag=tag, key=key)
+
+    def go_on(rollout):
+        finished = M.advance(rollout)
+        for request, number, sample in finished:
+            row = request.tag[number]
+            texts[id(sample.ids)] = scripted(row, random.Random(f"{row.prompt} {number}"))
+        return finished
+    patches = {"add": feed, "advance": go_on, "decode": lambda policy, ids: texts.pop(id(ids))}
+    saved = {name: getattr(train, name) for name in patches}
+    times: dict[str, list] = {name: [] for name in ("stream", "phases", "baseline", "waited", "to_hide")}
+    with Executor(workers=2, require="weak") as executor, tempfile.TemporaryDirectory() as folder:
+        known = tasks.load_tasks(str(HERE / "nano" / "heldout.jsonl"), executor)[:48]
+        run = train.Training(cfg, Path(folder), policy, torch.optim.AdamW(policy.trained(), lr=0.0), executor, style,
+                             tasks.Buffers(cfg.buffer_size), step=1, kv_gb=args.kv_gb)
+        try:
+            for name, patch in patches.items():
+                setattr(train, name, patch)
+            for _ in range(args.repeats):
+                for stream in (True, False):
+                    cfg.stream, run.buffers = stream, tasks.Buffers(cfg.buffer_size)
+                    for task in known:
+                        run.buffers.add(task)
+                    executor._cache.clear()
+                    work.clear()
+                    sync(args.device)
+                    start = time.perf_counter()
+                    rows, metrics = train.train_step(run)
+                    sync(args.device)
+                    times["stream" if stream else "phases"].append(time.perf_counter() - start)
+                    times["waited" if stream else "to_hide"].append(metrics["seconds/waiting for the executor"])
+                trained = [row for row in rows if row.kind != "probe" and row.reward is not None]
+                start = time.perf_counter()
+                for kind in ("propose", "probe", "solve"):
+                    part = [(prompt, lengths) for other, prompt, lengths in work if other == kind]
+                    baseline(plain, part, args, args.batches[0])
+                full_logits(policy, trained, cfg.micro_tokens, args.device)
+                sync(args.device)
+                times["baseline"].append(time.perf_counter() - start + times["to_hide"][-1])
+        finally:
+            for name, function in saved.items():
+                setattr(train, name, function)
+    took = {name: statistics.median(values) for name, values in times.items()}
+    tokens = sum(sum(lengths) for _, _, lengths in work)
+    found = {"ratio": took["baseline"] / took["stream"], "executor_hidden": 1 - took["waited"] / took["to_hide"],
+             "stream_ratio": took["phases"] / took["stream"], "rows": sum(len(lengths) for _, _, lengths in work),
+             "tokens": tokens, "seconds": times}
+    print(f"step: B {cfg.batch_size} x 3 types, n {cfg.n_probes}: {found['rows']} responses, {tokens:,} tokens,"
+          f" {len(trained)} trained\n  ours {took['stream']:.1f} s, judging after sampling {took['phases']:.1f} s,"
+          f" baseline {took['baseline']:.1f} s: {found['ratio']:.2f} times; waited {took['waited']:.2f} s for the executor, of"
+          f" {took['to_hide']:.2f}: {100 * found['executor_hidden']:.0f}% hidden")
+    return found
+
+
+def scripted(row: train.Row, rng: random.Random) -> str:
+    """A response to the row's prompt in the right form: a task of nano's grammar, or an answer, one in two right."""
+    if row.role == "propose":
+        if row.type == "induction":
+            values = rng.sample(range(-50, 50), 6)
+            blocks = [("input", tasks.arguments((v,))) for v in values] + [("message", "a function")]
+            blocks = blocks if row.reference is None else [
+                ("input", tasks.arguments(row.reference.inputs[0])), *blocks[1:]]
+        else:
+            task = make.draw_example("solve", row.type, make.pick(make.DEPTHS, rng), rng)[0]
+            blocks = [("python", task.program), ("input", tasks.arguments(task.inputs[0]))]
+    else:
+        wrong = rng.random() < 0.5
+        answers = {"deduction": ("output", "'no'" if wrong else tasks.show(row.task.outputs[0])),
+                   "abduction": ("input", "'no'" if wrong else tasks.arguments(row.task.inputs[0])),
+                   "induction": ("python", tasks.IDENTITY if wrong else row.task.program)}
+        blocks = [answers[row.type]]
+    return " </think><answer>" + "\n".join(tasks.fence(*block) for block in blocks) + "</answer>"
+
+
+def full_logits(policy: Policy, rows: list, micro_tokens: int, device: str) -> None:
+    """The gradient of the rows' log-probs as peft and transformers give it, in the same micro-batches as ours."""
+    for micro in train.micro_batches(rows, micro_tokens):
+        ids_BT, _ = M.pad([rows[i].prompt_ids + rows[i].sample.ids for i in micro], device)
+        mask_BT = torch.zeros_like(ids_BT)
+        for b, i in enumerate(micro):
+            mask_BT[b, :train.text_length(rows[i])] = 1
+        logits = policy.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1].float()
+        logp_BT = logits.log_softmax(-1).gather(-1, ids_BT[:, 1:, None])[..., 0]
+        logp_BT.mean().backward()
+    policy.model.zero_grad()
+
+
+def executor(args) -> dict:
+    if not args.data:
+        print("executor: left out; --data DIR names the folder that holds azr_seeds/*.jsonl, the official seed tasks")
+        return {}
+    return bench_executor(args)
+
+
+BENCHES = {"rollout": rollout, "update": update, "memory": memory, "step": step, "executor": executor}
 
 
 def main() -> None:
@@ -407,15 +537,20 @@ def main() -> None:
     add("--update_response", type=int, default=4096)
     add("--checkpoint_layers", action=argparse.BooleanOptionalAction, default=True,
         help="update: recompute layers, on both sides")
+    add("--step_batch", type=int, default=None, help="step: B; 32 for nano, 64 on CUDA, else 2")
+    add("--data", default=os.environ.get("AZR_DATA"), help="executor: folder with azr_seeds/")
     add("--length", type=int, default=4096, help="memory: positions of a slot and of a row")
     args = parser.parse_args()
     cuda, name = args.device == "cuda", Path(args.model).name if args.model else args.shape
     small = name == "nano"
-    sizes = (dict(slots=128, prompts=64, prompt_min=200, prompt_max=1500, response_median=300, response_max=4096,
+    sizes = (dict(step_batch=64, slots=128, prompts=64,
+                  prompt_min=200, prompt_max=1500, response_median=300, response_max=4096,
                   batches=[64, 128, 256]) if cuda else
-             dict(slots=256, prompts=64, prompt_min=30, prompt_max=240, response_median=50, response_max=400,
+             dict(step_batch=32, slots=256, prompts=64,
+                  prompt_min=30, prompt_max=240, response_median=50, response_max=400,
                   batches=[64, 128]) if small else
-             dict(slots=32, prompts=6, prompt_min=100, prompt_max=320, response_median=24, response_max=128,
+             dict(step_batch=2, slots=32, prompts=6,
+                  prompt_min=100, prompt_max=320, response_median=24, response_max=128,
                   batches=[16, 48]))
     for flag, value in sizes.items():
         if getattr(args, flag) is None:

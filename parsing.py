@@ -1,4 +1,4 @@
-"""Reading model text with Python's own parser: literals, calls' arguments, and what a program binds, imports and mentions.
+"""Reading model text with Python's own parser: literals, arguments of a call, what a program binds and imports.
 
 The parser is C code that deep or odd text has crashed before, so the trainer never runs these functions on text that a
 model wrote: `tasks.reading` has an executor process do it, as a job whose input is the text. Only trusted text (our own

@@ -99,7 +99,8 @@ class Config:
     max_new_tokens: int = opt(8096, "longest response (paper: 8096)")
     max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)")
     slots: int = opt(128, "responses generated at once")
-    stream: bool = opt(True, "gate and verify under the decoding (off: when all has been sampled)")
+    stream: Optional[bool] = opt(None, "gate and verify under the decoding, not after it; if not given, on with CUDA:"
+                                 " on a CPU both want the same cores, which costs nano a third of its speed on two")
     kv_gb: float = opt(0.0, "memory for keys and values in generation, fewer slots where they do not fit; 0: 4 GB on a"
                             " CPU, half of what is free after loading on CUDA")
     # the update
@@ -153,7 +154,8 @@ DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
 RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
-                 "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers", "compile"}
+                 "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers", "compile",
+                 "stream"}
 
 
 class UserError(Exception):
@@ -237,7 +239,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
                     sample(stream, [first[number]], f"solve {number}")
             if left == 0:
                 heldout = [row for row in proposals if row.task and run.sets_aside(row.task)]
-                failed = [row for row in proposals if row.verdict == "infra"]  # not the proposer's fault: not trained on
+                failed = [row for row in proposals if row.verdict == "infra"]  # not its fault: not trained on
                 valid = [row for row in proposals if row.task and row not in heldout]
                 for row in valid + heldout:
                     run.buffers.add(row.task, heldout=row in heldout)
@@ -358,8 +360,9 @@ def sample(stream: Stream, rows: list[Row], key: str) -> None:
 def judged(run: Training, stream: Stream):
     """Yields rows as they come back, sampled and judged, until there are no more; the caller may ask for new ones
     meanwhile. The executor's answers are taken up JUDGE_ROUNDS rounds of decoding after the question, early ones later
-    and late ones waited for: so the order of all things, and with it every sampled token, is the same in every run. With
-    --stream False rows are judged when all have been sampled, as one would write it down."""
+    and late ones waited for: so the order of all things, and with it every sampled token, is the same in every run.
+    Without --stream rows are judged when all have been sampled, as one would write it down."""
+    at_once = run.policy.device.type == "cuda" if run.cfg.stream is None else run.cfg.stream
     while not idle(stream.rollout) or stream.finished or stream.judging:
         for request, number, result in advance(stream.rollout):
             row = request.tag[number]
@@ -367,7 +370,7 @@ def judged(run: Training, stream: Stream):
             stream.finished.append(row)
         stream.bar.update(stream.rollout.made - stream.bar.n)
         stream.round += 1
-        if run.cfg.stream or idle(stream.rollout):
+        if at_once or idle(stream.rollout):
             start_judging(run, stream)
         stream.runs |= dict(run.executor.poll())
         while stream.judging and (stream.judging[0].due <= stream.round or idle(stream.rollout)):

@@ -93,11 +93,13 @@ COUNTING = [  # calls in one process: nothing to count for a task with one input
     "import math\ndef f(x):\n    math.calls = getattr(math, 'calls', 0) + 1\n    return math.calls",
     "import re\ndef f(x):\n    re.seen = getattr(re, 'seen', ()) + (x,)\n    return len(re.seen)"]
 UNFAIR = [
-    "def f(x):\n    return id(x) % 7", "def f(x):\n    return hash(str(x)) % 2", "def f(x):\n    return ''.join({'a', 'b', 'c', 'd'})",
+    "def f(x):\n    return id(x) % 7", "def f(x):\n    return hash(str(x)) % 2",
+    "def f(x):\n    return ''.join({'a', 'b', 'c', 'd'})",
     "def f(x):\n    return str(object())", "import os\ndef f(x):\n    return os.getpid() % 2",
     "import time\ndef f(x):\n    return time.time()", "import random\ndef f(x):\n    return random.random()",
     # These have no plain value, or none at all.
-    "class E:\n    __eq__ = lambda s, o: True\ndef f(x):\n    return E()", "class E(int): pass\ndef f(x):\n    return E(1)",
+    "class E:\n    __eq__ = lambda s, o: True\ndef f(x):\n    return E()",
+    "class E(int): pass\ndef f(x):\n    return E(1)",
     "def f(x):\n    return lambda: x", "def f(x):\n    raise SystemExit", "def f(x):\n    while 1: pass",
     "def f(x):\n    return '```'", "def f(x):\n    return '</answer>'", "def f(x):\n    return [0] * 500"]
 
@@ -106,7 +108,9 @@ UNFAIR = [
                                            for program in UNFAIR + (COUNTING if type is INDUCTION else [])])
 def test_proposals(ex, type, program):
     reference = Task("deduction", program, ((1,),), (0,)) if type is INDUCTION else None
-    blocks = [("input", str(i)) for i in range(6)] + [("message", "m")] if reference else [("python", program), ("input", "1")]
+    blocks = [("python", program), ("input", "1")]
+    if reference:
+        blocks = [("input", str(i)) for i in range(6)] + [("message", "m")]
     [gated] = tasks.gate([(type, response(*blocks), reference)], ex, n_inputs=6)
     assert gated.task is None and gated.reason not in ("valid", "infra")
     assert rewards.propose_reward(True, gated.task is not None, None) < 0
