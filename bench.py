@@ -442,7 +442,7 @@ def step(args) -> dict:
                     rows, metrics = train.train_step(run)
                     sync(args.device)
                     times["stream" if stream else "phases"].append(time.perf_counter() - start)
-                    times["waited" if stream else "to_hide"].append(metrics["seconds/waiting for the executor"])
+                    times["waited" if stream else "to_hide"].append(metrics["seconds/of it waiting"])
                 trained = [row for row in rows if row.kind != "probe" and row.reward is not None]
                 start = time.perf_counter()
                 for kind in ("propose", "probe", "solve"):

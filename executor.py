@@ -542,21 +542,21 @@ class _Worker:
             raise _Lost from None
 
     def receive(self):
-        """Read what is there; the tasks whose child has ended, done or (if pending) not."""
+        """Read what is there: (the tasks whose child has ended, done or (if pending) not, lost)."""
+        ended = []
         try:
             data = os.read(self.back, 1 << 16)
+            if not data:
+                return ended, True
+            self.frames += data
+            self._take_frames(ended)
         except BlockingIOError:
-            return []
-        if not data:
-            raise _Lost
-        self.frames += data
-        try:
-            return self._take_frames()
-        except ValueError:  # no JSON, or no exit status: not our worker any more
-            raise _Lost from None
+            pass
+        except (_Lost, ValueError):  # ValueError: no JSON, or no exit status, so not our worker
+            return ended, True
+        return ended, False
 
-    def _take_frames(self):
-        ended = []
+    def _take_frames(self, ended):
         while len(self.frames) >= _FRAME.size:
             tag, number, cpu = _FRAME.unpack_from(self.frames)
             if tag in (_ENDED, _SPENT, _LATE) and self.tasks:
@@ -579,7 +579,7 @@ class _Worker:
             elif self.tasks:
                 self.records += content
                 self._take_records(cpu)
-        return ended
+                self._extend()  # the worker bounds how often bytes buy time
 
     def _take_records(self, cpu):
         task, runs = self.tasks[0], []
@@ -599,10 +599,10 @@ class _Worker:
         if self.malformed:
             self.records.clear()
         for run in runs:
-            task.runs[task.pending.pop(0)] = replace(run, cpu_seconds=(cpu - self.cpu) / len(runs))
+            task.runs[task.pending[0]] = replace(run, cpu_seconds=(cpu - self.cpu) / len(runs))
+            task.pending.pop(0)
         if runs:
             self.cpu = cpu
-            self._extend()
 
     def _ended(self, tag, status, cpu):
         """The child is gone; if inputs are left, it took the first of them with it."""
@@ -623,7 +623,8 @@ class _Worker:
         else:
             end = f"signal {-code}" if code < 0 else f"exit {code}"
             run = Run("crash", error=f"{end} without a result")
-        task.runs[task.pending.pop(0)] = replace(run, cpu_seconds=used)
+        task.runs[task.pending[0]] = replace(run, cpu_seconds=used)
+        task.pending.pop(0)
 
     def last_words(self):
         """What a dying worker wrote to its stderr; it is ours, no program can reach it."""
@@ -760,7 +761,7 @@ class Executor:
                 self._forget(ticket)
 
     def submit(self, job):
-        """Queue a job and start it as soon as a worker is free; its ticket, for `poll`."""
+        """Queue a job, to start as soon as a worker is free; its ticket, for `poll`."""
         self._tickets += 1
         ticket = self._tickets
         inputs = tuple(map(_encode_arguments, job.inputs))
@@ -774,8 +775,7 @@ class Executor:
             self._plan(_Group(key, job, inputs, [ticket]))
             while sum(map(len, self._queues.values())) > _MAX_WAITING:
                 self._wait(None)
-            if len(self._busy) < len(self._slots) or ticket % 16 == 0:  # or now and then
-                self._wait(0)
+            self._wait(0)
         return ticket
 
     def poll(self, seconds=0.0):
@@ -823,8 +823,8 @@ class Executor:
             return  # the latter: all results were in before the last child had ended
         count = range(len(group.inputs))
         runs = [_merge([task.runs[index] for task in group.tasks]) for index in count]
-        del self._groups[group.key]
         self._done |= dict.fromkeys(group.tickets, runs)
+        del self._groups[group.key]
         size = len(group.job.program) + sum(len(text or "") for text in group.inputs)
         size += sum(task.size for task in group.tasks)
         if size <= _MAX_CACHED and all(run.kind != "infra" for run in runs):
@@ -846,6 +846,9 @@ class Executor:
             if self._busy:
                 self._step(seconds)
                 self._feed()
+            waiting = self._busy or self._done or any(self._queues.values())
+            if not waiting and any(group.tickets for group in self._groups.values()):
+                raise RuntimeError("the executor lost a job: a bug, and better seen than waited for")
         except BaseException:  # interrupted, perhaps in the middle of a message: start afresh
             while self._busy:
                 self._drop(next(iter(self._busy)))
@@ -878,7 +881,8 @@ class Executor:
             task = queue.popleft()
             if task.group.tickets:
                 return task
-            self._groups.pop(task.group.key, None)  # nobody wants it any more
+            if self._groups.get(task.group.key) is task.group:
+                del self._groups[task.group.key]  # nobody wants it any more
         return None
 
     def _send(self, number, task):
@@ -930,21 +934,26 @@ class Executor:
         patience = max(0, patience if seconds is None else min(patience, seconds))
         ready = dict(poller.poll(math.ceil(patience * 1000)))
         for number, worker in list(self._busy.items()):
+            ended, lost = [], False
             try:
                 if worker.to in ready:
                     worker.send()
-                if worker.back in ready:
-                    for task in worker.receive():
-                        if task.pending:  # a child died on one input: go on with the next
-                            self._queues[task.hash_seed].appendleft(task)
-                        else:
-                            self._finish(task.group)
-                    if not worker.tasks:
-                        del self._busy[number]
-                elif time.monotonic() > worker.deadline:
-                    raise _Lost
             except _Lost:
+                lost = True
+            if worker.back in ready:
+                ended, gone = worker.receive()
+                lost = lost or gone
+            elif time.monotonic() > worker.deadline:
+                lost = True
+            for task in ended:
+                if task.pending:  # a child died on one input: go on with the next
+                    self._queues[task.hash_seed].appendleft(task)
+                else:
+                    self._finish(task.group)
+            if lost:
                 self._lost(number)
+            elif not worker.tasks:
+                del self._busy[number]
 
 
 def _main(arguments):

@@ -398,15 +398,17 @@ def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key)
     if merge or not frozen or bases[0].weight.dtype != dtype or len(weights) == 1:
         return (weights[0].to(dtype) if len(weights) == 1 else torch.cat([w.to(dtype) for w in weights])), bias, up
     # Nothing but A changes, so the stack takes the place of the modules' own storage and costs no memory.
-    low = sum(len(a) for a in weights[len(bases):])
+    # Room for A even where it is switched off now: the stack is made once.
+    low = sum(len(m.lora_A["default"].weight) for m, base in zip(modules, bases) if m is not base)
     if key not in policy.stacks:
         buffer = torch.cat([base.weight.data for base in bases] + [weights[0].new_zeros(low, weights[0].shape[1])])
         for base, part in zip(bases, buffer[:out].split([len(base.weight) for base in bases])):
             base.weight.data = part
         policy.stacks[key] = buffer
-    if low:
-        policy.stacks[key][out:] = torch.cat(weights[len(bases):]).to(dtype)
-    return policy.stacks[key][:out + low], bias, up
+    if up is None:
+        return policy.stacks[key][:out], bias, up
+    policy.stacks[key][out:] = torch.cat(weights[len(bases):]).to(dtype)
+    return policy.stacks[key], bias, up
 
 
 def onednn(policy: Policy) -> bool:
@@ -516,7 +518,7 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
     if merge is None:
         merge = policy.dtype == torch.float32 and not cuda
     if graphs is None:
-        graphs = cuda and packed
+        graphs = cuda and packed and policy.compile  # --compile False leaves both out
     weights = pack(policy, merge, slots) if packed else None
 
     def zeros(*shape, dtype=torch.long) -> Tensor:

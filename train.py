@@ -249,6 +249,8 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         probes = [probe for number in sorted(probes) for probe in probes[number]]
         if cfg.solve_from == "probes":
             solves = probes
+        clock.seconds["of it waiting"] = stream.waited
+        del stream  # its keys, values and packed weights: the update needs the memory
 
     with clock("reward"):
         for i, row in enumerate(valid):  # what the executor could not judge counts as unsolved
@@ -271,7 +273,6 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             row.advantage = advantage
         update_metrics = update(run, rows)
 
-    clock.seconds["waiting for the executor"] = stream.waited
     everything = proposals + heldout + failed + probes + (solves if solves is not probes else [])
     return everything, step_metrics(run, everything, rows, clock) | update_metrics
 
@@ -314,10 +315,12 @@ def ask_all(run: Training, stream: "Stream", newest: int, asked: list[Row]) -> l
     going, rows = Counter(id(row.task) for row in asked), list(asked)
     for name in run.cfg.types:
         drawn = run.buffers.draw_tasks(TYPES[name], run.cfg.batch_size, newest, run.rng(f"tasks {name}"))
+        room = run.cfg.batch_size - sum(row.type == name for row in asked)
         for number, task in enumerate(drawn):
             if going[id(task)]:
                 going[id(task)] -= 1
-            else:
+            elif room > 0:  # less where a small buffer has dropped new tasks already
+                room -= 1
                 rows.append(ask(run, task, "solve"))
                 sample(stream, rows[-1:], f"solve {name} {number}")
     return rows

@@ -29,7 +29,7 @@ import executor
 import sandbox
 from executor import Executor, ExecutorError, Job
 
-CPU, MEMORY = 0.3, 192  # seconds and MB for every program
+CPU, MEMORY = 0.5, 192  # seconds and MB for every program
 NEEDLE = re.compile(r"needle-\w+-[0-9a-f]{32}")  # the form of every planted secret
 LEAKED = "it leaked"  # what a program returns that got through where nothing outside shows it
 
@@ -440,7 +440,7 @@ hostile("too_big", {
 })  # fmt: skip
 hostile("memory", {
     "one big block": "return len(bytearray(1 << 40))",
-    "kept blocks": "x = []\nwhile True: x.append(bytearray(10**7))",
+    "kept blocks": "x = []\nwhile True: x.append(bytes(10**7))",
     "big power": "return 'x' * (1 << 60)",
 })  # fmt: skip
 hostile("timeout", {
