@@ -100,6 +100,12 @@ def test_stacks_take_the_place_of_the_weights(tiny, monkeypatch):
     wanted = generate(plain, prompts, max_new_tokens=8, temperature=0, packed=False)
     for _ in range(2):
         same(wanted, generate(policy, prompts, max_new_tokens=8, temperature=0, merge=False))
+    # A first rollout without the adapter, as when a finished run is evaluated: the stacks need room for it all the same.
+    late = trained_like(load_policy(tiny(), lora_rank=4))
+    with M.adapter_off(late), M.adapter_off(plain):
+        same(generate(plain, prompts, max_new_tokens=8, temperature=0, packed=False),
+             generate(late, prompts, max_new_tokens=8, temperature=0, merge=False))
+    same(wanted, generate(late, prompts, max_new_tokens=8, temperature=0, merge=False))
     attention = policy.decoder.layers[0].self_attn
     assert (attention.q_proj.base_layer.weight.untyped_storage().data_ptr()
             == attention.k_proj.base_layer.weight.untyped_storage().data_ptr())

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -685,3 +686,28 @@ def test_presets_name_only_real_fields():
     for preset in train.PRESETS.values():
         assert set(preset) <= names
         check(replace(config(), **preset))
+
+
+def test_the_rollout_is_gone_when_the_update_starts(run, monkeypatch):
+    """Its keys, values and copies of weights are memory that the update needs."""
+    held = []
+    opened, original = train.open_stream, train.update
+
+    def open_stream(run):
+        stream = opened(run)
+        held.append(weakref.ref(stream.rollout))
+        return stream
+
+    def update(run, rows):
+        assert held[0]() is None
+        return original(run, rows)
+    monkeypatch.setattr(train, "open_stream", open_stream)
+    monkeypatch.setattr(train, "update", update)
+    train_step(run)
+
+
+def test_a_buffer_smaller_than_a_step_still_gives_b_rows_to_solve(run):
+    run.cfg = replace(run.cfg, types=["deduction"])
+    run.buffers.size = 1
+    rows, _ = train_step(run)
+    assert sum(row.kind == "solve" for row in rows) <= run.cfg.batch_size
