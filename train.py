@@ -249,18 +249,20 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         probes = [probe for number in sorted(probes) for probe in probes[number]]
         if cfg.solve_from == "probes":
             solves = probes
-        clock.seconds["of it waiting"] = stream.waited
+        waited = stream.waited
         del stream  # its keys, values and packed weights: the update needs the memory
 
-    with clock("reward"):
-        for i, row in enumerate(valid):  # what the executor could not judge counts as unsolved
-            mine = probes[i * cfg.n_probes:(i + 1) * cfg.n_probes]
-            row.solve_rate = sum(probe.verdict == "correct" for probe in mine) / cfg.n_probes
-        for row in proposals:
-            row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate,
-                                                cfg.extreme_reward, cfg.invalid_reward)
-        for row in solves:
-            row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
+    clock.seconds["of it waiting"] = waited
+
+    # reward
+    for i, row in enumerate(valid):  # what the executor could not judge counts as unsolved
+        mine = probes[i * cfg.n_probes:(i + 1) * cfg.n_probes]
+        row.solve_rate = sum(probe.verdict == "correct" for probe in mine) / cfg.n_probes
+    for row in proposals:
+        row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate,
+                                            cfg.extreme_reward, cfg.invalid_reward)
+    for row in solves:
+        row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
 
     with clock("update"):
         rows = (proposals if cfg.train_propose else []) + [row for row in solves if row.verdict != "infra"]
