@@ -922,6 +922,9 @@ class Executor:
                 tasks[0].pending.clear()
                 self._finish(tasks.pop(0).group)
         self._queues[worker.hash_seed].extendleft(reversed(tasks))
+        for task in worker.tasks:
+            if not task.pending:  # all results are in, only the news of its end was lost
+                self._finish(task.group)
 
     def _step(self, seconds):
         """Wait for news of the busy workers and take it."""

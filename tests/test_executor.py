@@ -793,3 +793,18 @@ def test_bytes_buy_time_but_no_exemption(ex):
                " while 1:\n  out.write(b'\\0')\n  time.sleep(0.3)")  # fmt: skip
     runs = ex.run([Job(program, ((1,), (2,)))])[0]
     assert {run.kind for run in runs} <= {"timeout", "crash", "error"}
+
+
+def test_results_that_came_before_the_worker_was_lost_count():
+    """A child that has answered but not ended, which a program can bring about by writing its own record."""
+    program = ("import os\ndef f():\n os.write(3, b'\\0\\0\\0\\x0a[0,\"ok\",5]')\n"
+               " while 1: pass")  # fmt: skip
+    with Executor(workers=1, require="weak", cpu_seconds=5) as one:
+        call(one, "def f(): return 0")
+        (worker,) = workers(one)
+        ticket = one.submit(Job(program, ((),)))
+        deadline = time.monotonic() + 20
+        while any(task.pending for task in one._slots[0][0].tasks) and time.monotonic() < deadline:
+            one.poll(0.01)
+        os.kill(worker, signal.SIGKILL)
+        assert [run.value for run in dict(one.poll(20))[ticket]] == [5]
