@@ -109,22 +109,31 @@ class Baseline:
         self.process.wait()
 
 
+def official_seeds(folder):
+    """{program: {input text: output text}} of the official seed tasks in FOLDER/azr_seeds."""
+    programs = {}
+    for path in sorted(Path(folder, "azr_seeds").glob("*.jsonl")):
+        for task in map(json.loads, path.read_text().splitlines()):
+            program = "\n".join([*task["imports"], task["snippet"]])
+            inputs, outputs = task.get("inputs") or [task["input"]], task.get("outputs") or [task["output"]]
+            programs.setdefault(program, {}).update(zip(inputs, outputs))
+    if not programs:
+        raise SystemExit(f"no official seed tasks in {folder}/azr_seeds; --data DIR names the folder above")
+    return programs
+
+
 def executor_corpus(folder):
     """[(program, [(input text, argument tuple), ...]), ...]: the official seed tasks in FOLDER/azr_seeds, as far as
     inputs are literals and our executor gets a value within 20 ms, so that every side has the same work to do."""
     from executor import Executor, Job
     from parsing import parse_arguments
     programs = {}
-    for path in sorted(Path(folder, "azr_seeds").glob("*.jsonl")):
-        for task in map(json.loads, path.read_text().splitlines()):
-            program = "\n".join([*task["imports"], task["snippet"]])
-            for text in task.get("inputs") or [task["input"]]:
-                try:
-                    programs.setdefault(program, {})[text] = parse_arguments(text)
-                except ValueError:
-                    pass
-    if not programs:
-        raise SystemExit(f"no official seed tasks in {folder}/azr_seeds; --data DIR names the folder above")
+    for program, known in official_seeds(folder).items():
+        for text in known:
+            try:
+                programs.setdefault(program, {})[text] = parse_arguments(text)
+            except ValueError:
+                pass
     corpus = []
     with Executor(workers=2, require="weak") as executor:
         jobs = [Job(program, tuple(inputs.values())) for program, inputs in programs.items()]

@@ -238,7 +238,7 @@ _FRAME = struct.Struct("!cId")  # worker -> trainer: tag, size or exit status, C
 # What a frame brings: the layers that are missing; a child's bytes; a child's end, by itself or by
 # the worker at the CPU limit or, asleep, at the wall limit.
 _HELLO, _DATA, _ENDED, _SPENT, _LATE = b"H", b"D", b"E", b"T", b"L"
-_RESULT_FD, _MAX_FDS = 3, 32
+_RESULT_FD = 3
 _GLANCE_MS = 5
 # Elsewhere (macOS, to try the code) a pipe tells of a child's end, and only the wall limit holds.
 _LINUX = hasattr(os, "pidfd_open")
@@ -322,7 +322,7 @@ def _child(jobs, result, held, size, worker, lock):
     os.dup2(result, _RESULT_FD)
     if held:
         os.dup2(held, _RESULT_FD + 1)
-    os.closerange(_RESULT_FD + (2 if held else 1), _MAX_FDS)
+    os.closerange(_RESULT_FD + (2 if held else 1), sandbox.MAX_FDS)
     lock()
     program, entry, inputs = json.loads(body)
     try:
@@ -475,6 +475,11 @@ class _Task:
     losses: int = 0
     size: int = 0  # of its results, in bytes
 
+    def note(self, run):
+        """Keep the Run of the first pending input; in this order, lest an interrupt lose it."""
+        self.runs[self.pending[0]] = run
+        self.pending.pop(0)
+
 
 def _read_record(data, position):
     """The Run in one record of a child; None unless it is exactly what a child should write."""
@@ -599,8 +604,7 @@ class _Worker:
         if self.malformed:
             self.records.clear()
         for run in runs:
-            task.runs[task.pending[0]] = replace(run, cpu_seconds=(cpu - self.cpu) / len(runs))
-            task.pending.pop(0)
+            task.note(replace(run, cpu_seconds=(cpu - self.cpu) / len(runs)))
         if runs:
             self.cpu = cpu
 
@@ -623,8 +627,7 @@ class _Worker:
         else:
             end = f"signal {-code}" if code < 0 else f"exit {code}"
             run = Run("crash", error=f"{end} without a result")
-        task.runs[task.pending[0]] = replace(run, cpu_seconds=used)
-        task.pending.pop(0)
+        task.note(replace(run, cpu_seconds=used))
 
     def last_words(self):
         """What a dying worker wrote to its stderr; it is ours, no program can reach it."""
@@ -868,12 +871,9 @@ class Executor:
                 worker = self._busy.get(number)
                 if worker and (len(worker.tasks) != ahead or worker.unsent) or not worker and ahead:
                     continue
-                longest = max(self._queues, key=self._waiting, default=0)
+                longest = max(self._queues, key=lambda seed: len(self._queues[seed]), default=0)
                 if task := self._next(worker.hash_seed if worker else longest):
                     self._send(number, task)
-
-    def _waiting(self, seed):
-        return len(self._queues[seed])
 
     def _next(self, seed):
         queue = self._queues[seed]
@@ -912,19 +912,21 @@ class Executor:
             self._complaint = words
             if self.level:
                 print(f"executor: a worker failed and is replaced:\n{words}", file=sys.stderr)
-        worker = self._drop(number)
-        tasks = [task for task in worker.tasks if task.pending]
-        if tasks and tasks[0] is worker.tasks[0]:
-            tasks[0].losses += 1
-            if tasks[0].losses > 1:
-                lost = Run("infra", error="the worker was lost twice")
-                tasks[0].runs |= dict.fromkeys(tasks[0].pending, lost)
-                tasks[0].pending.clear()
-                self._finish(tasks.pop(0).group)
-        self._queues[worker.hash_seed].extendleft(reversed(tasks))
-        for task in worker.tasks:
-            if not task.pending:  # all results are in, only the news of its end was lost
-                self._finish(task.group)
+        tasks = self._drop(number).tasks
+        if tasks and tasks[0].pending:
+            head = tasks[0]
+            head.losses += 1
+            while head.losses > 1 and head.pending:
+                head.note(Run("infra", error="the worker was lost twice"))
+        for task in reversed(tasks):
+            self._take_back(task)
+
+    def _take_back(self, task):
+        """A task that no worker has any more: queue what is left of it, or finish its group."""
+        if task.pending:
+            self._queues[task.hash_seed].appendleft(task)
+        else:
+            self._finish(task.group)
 
     def _step(self, seconds):
         """Wait for news of the busy workers and take it."""
@@ -949,10 +951,7 @@ class Executor:
             elif time.monotonic() > worker.deadline:
                 lost = True
             for task in ended:
-                if task.pending:  # a child died on one input: go on with the next
-                    self._queues[task.hash_seed].appendleft(task)
-                else:
-                    self._finish(task.group)
+                self._take_back(task)
             if lost:
                 self._lost(number)
             elif not worker.tasks:

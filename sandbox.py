@@ -1,7 +1,7 @@
 """What the kernel takes away from a worker of executor.py, and from the programs that it forks.
 
 A worker gives all of this up once, after its imports and before its first job; its children
-inherit it.  Each child then also loses the few calls that only the worker needs (`lock_child`).
+inherit it.  Each child then also loses the few calls that only the worker needs (`child_lock`).
 All through ctypes: no library, no root, nothing but a plain Linux account or a default container.
 
     layer       stops                                                    needs
@@ -78,7 +78,7 @@ _NR, _ARCH, _ARGS = 0, 4, 16  # offsets in struct seccomp_data; little-endian: l
 _FIONREAD = 0x541B
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 _CHILD_FLAGS = 0x01200000 | signal.SIGCHLD  # CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID: fork's
-_MAX_FDS = 32
+MAX_FDS = 32  # of a worker
 
 libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL, which saves time and is safe here
 
@@ -169,8 +169,13 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("code", ctypes.c_char_p)]
 
 
-def _load(program):
-    number = 317 if platform.machine() == "x86_64" else 277
+def _loader(code, column):
+    """The function that installs a filter for this process; prepared once, called in every child."""
+    program, number = _Program(len(code) // 8, code), _WORKER["seccomp"][column]
+    return lambda: _load(program, number)
+
+
+def _load(program, number):
     # SPEC_ALLOW: before Linux 5.16 a filter else turns on mitigations that slow Python down.
     if libc.syscall(number, 1, 4, ctypes.byref(program)) < 0:
         result = libc.prctl(_PR_SET_SECCOMP, 2, ctypes.byref(program), 0, 0)
@@ -186,7 +191,7 @@ def _limits(memory_mb):
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_NOFILE, _MAX_FDS),
+        (resource.RLIMIT_NOFILE, MAX_FDS),
     ):
         hard = resource.getrlimit(what)[1]
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
@@ -229,8 +234,7 @@ def _seccomp():
     if platform.machine() not in _ARCHES:
         raise Missing(f"no system call table for {platform.machine()}")
     column, arch = _ARCHES[platform.machine()]
-    code = _worker_filter(column, arch)
-    _load(_Program(len(code) // 8, code))
+    _loader(_worker_filter(column, arch), column)()
 
 
 def confine(parent, memory_mb, without=()):
@@ -255,17 +259,17 @@ def confine(parent, memory_mb, without=()):
 
 def child_lock(missing):
     """The function for a child to call once it has read its job."""
-    program = None
+    load = None
     if "seccomp" not in missing:
-        code = _child_filter(_ARCHES[platform.machine()][0])
-        program = _Program(len(code) // 8, code)
+        column, _ = _ARCHES[platform.machine()]
+        load = _loader(_child_filter(column), column)
 
     def lock():
         if "limits" not in missing:
             resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # does not bind root
             resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))  # nothing more can be opened
-        if program:
-            _load(program)
+        if load:
+            load()
 
     return lock
 

@@ -219,10 +219,11 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         proposals = [row for type in types for row in propose(run, type)]
         for number, row in enumerate(proposals):
             sample(stream, [row], f"propose {number}")
-        if cfg.solve_tasks == "previous" and cfg.solve_from == "fresh":
+        newest_first = cfg.solve_from == "fresh" and cfg.solve_tasks == "this"
+        if cfg.solve_from == "fresh" and cfg.solve_tasks == "previous":
             solves = ask_all(run, stream, run.step - 1, [])
-        probes: dict[int, list[Row]] = {}
-        first: dict[int, Row] = {}  # the solver's answers to this step's tasks
+        probes_of: dict[Row, list[Row]] = {}  # of the proposals that are trained on and became tasks
+        answer_to: dict[Row, Row] = {}        # the solver's own, where this step's tasks come first
         left = len(proposals)
         for row in judged(run, stream):  # gate: a proposal comes back with a task or the reason why it has none
             if row.kind != "propose":
@@ -231,22 +232,22 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             if row.task and not run.sets_aside(row.task):
                 number = proposals.index(row)
                 # probe
-                probes[number] = [ask(run, row.task, "probe") for _ in range(cfg.n_probes)]
-                sample(stream, probes[number], f"probe {number}")
+                probes_of[row] = [ask(run, row.task, "probe") for _ in range(cfg.n_probes)]
+                sample(stream, probes_of[row], f"probe {number}")
                 # solve: this step's tasks come first, and there are at most as many as the solver gets
-                if cfg.solve_tasks == "this" and cfg.solve_from == "fresh":
-                    first[number] = ask(run, row.task, "solve")
-                    sample(stream, [first[number]], f"solve {number}")
+                if newest_first:
+                    answer_to[row] = ask(run, row.task, "solve")
+                    sample(stream, [answer_to[row]], f"solve {number}")
             if left == 0:
-                heldout = [row for row in proposals if row.task and run.sets_aside(row.task)]
+                valid = [row for row in proposals if row in probes_of]
+                heldout = [row for row in proposals if row.task and row not in probes_of]
                 failed = [row for row in proposals if row.verdict == "infra"]  # not its fault: not trained on
-                valid = [row for row in proposals if row.task and row not in heldout]
                 for row in valid + heldout:
                     run.buffers.add(row.task, heldout=row in heldout)
-                if cfg.solve_tasks == "this" and cfg.solve_from == "fresh":
-                    solves = ask_all(run, stream, run.step, [first[number] for number in sorted(first)])
+                if newest_first:
+                    solves = ask_all(run, stream, run.step, [answer_to[row] for row in valid])
         proposals = [row for row in proposals if row not in heldout + failed]
-        probes = [probe for number in sorted(probes) for probe in probes[number]]
+        probes = [probe for row in valid for probe in probes_of[row]]
         if cfg.solve_from == "probes":
             solves = probes
         waited = stream.waited
@@ -255,9 +256,8 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     clock.seconds["of it waiting"] = waited
 
     # reward
-    for i, row in enumerate(valid):  # what the executor could not judge counts as unsolved
-        mine = probes[i * cfg.n_probes:(i + 1) * cfg.n_probes]
-        row.solve_rate = sum(probe.verdict == "correct" for probe in mine) / cfg.n_probes
+    for row in valid:  # what the executor could not judge counts as unsolved
+        row.solve_rate = sum(probe.verdict == "correct" for probe in probes_of[row]) / cfg.n_probes
     for row in proposals:
         row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate,
                                             cfg.extreme_reward, cfg.invalid_reward)
