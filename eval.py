@@ -20,7 +20,7 @@ from tqdm import tqdm
 import tasks
 from executor import LEVELS, Executor, ExecutorError
 from model import ModelError, Policy, chat_template, decode, encode, generate, load_policy
-from tasks import TYPES, Buffers, Style, Task, Verdict
+from tasks import TYPES, Buffers, Style, Task
 
 HERE = Path(__file__).resolve().parent
 DEEPEST = 5  # deeper programs share a row of the table
@@ -28,17 +28,18 @@ DEEPEST = 5  # deeper programs share a row of the table
 
 @dataclass
 class Scores:
-    """Verdicts on tasks, in order."""
+    """How many of its n answers solved each task, in order."""
     tasks: list[Task]
-    verdicts: list[Verdict]
+    correct: list[int]
+    n: int = 1
 
     def cells(self) -> dict[tuple[str, int], tuple[int, int]]:
-        """(type, depth) -> (correct, count)"""
+        """(type, depth) -> (correct answers, answers)"""
         correct, count = Counter(), Counter()
-        for task, verdict in zip(self.tasks, self.verdicts):
+        for task, solved in zip(self.tasks, self.correct):
             cell = (task.type, min(task.depth, DEEPEST))
-            count[cell] += 1
-            correct[cell] += verdict.correct and verdict.well_formed
+            count[cell] += self.n
+            correct[cell] += solved
         return {cell: (correct[cell], count[cell]) for cell in sorted(count)}
 
     def rates(self) -> dict[str, float]:
@@ -51,18 +52,27 @@ def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
 
 
 def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
-          **sampling) -> Scores:
-    """Greedy answers to the tasks, judged. An answer counts if it is correct and well-formed; a task whose prompt does
-    not fit into the model counts as wrong. `sampling` goes to `generate`: slots, kv_gb."""
+          n: int = 1, temperature: float = 0.0, seed: int = 0, **sampling) -> Scores:
+    """n answers to each task, judged; greedy ones if not told otherwise. An answer counts if it is correct and
+    well-formed; a task whose prompt does not fit into the model counts as never solved. `sampling` goes to `generate`:
+    slots, kv_gb."""
     prompts = [to_ids(policy, style, tasks.solve_prompt(style, task)) for task in heldout]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
-        samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, temperature=0,
+        samples = generate(policy, [prompts[i] for i in fits], n, max_new_tokens, temperature, seed,
                            progress=lambda made: bar.update(made - bar.n), **sampling)
-    texts = [""] * len(heldout)
-    for i, [sample] in zip(fits, samples):
-        texts[i] = decode(policy, sample.ids)
-    return Scores(heldout, tasks.verify(list(zip(heldout, texts)), executor))
+    asked = [i for i in fits for _ in range(n)]
+    texts = [decode(policy, sample.ids) for answers in samples for sample in answers]
+    correct = [0] * len(heldout)
+    for i, verdict in zip(asked, tasks.verify([(heldout[i], text) for i, text in zip(asked, texts)], executor)):
+        correct[i] += verdict.correct and verdict.well_formed
+    return Scores(heldout, correct, n)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """The unbiased estimate of the chance that at least one of k answers is right, from n answers of which `correct`
+    are (Chen et al. 2021, arXiv 2107.03374, section 2.1)."""
+    return 1.0 - math.prod(1.0 - k / i for i in range(n - correct + 1, n + 1))
 
 
 def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,

@@ -65,6 +65,7 @@ class Policy:
     dtype: torch.dtype           # of activations; trained weights are always fp32
     max_length: int              # positions that the model knows
     checkpoint_layers: bool = False  # recompute each layer in the backward pass: less memory, a third more time
+    share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
     stacks: dict = field(default_factory=dict)  # weights that `stack` has put side by side
@@ -236,18 +237,18 @@ class Cache:
 
 def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None = None, length: int = 0,
             keep: list | None = None, packed: list[dict] | None = None, prefix: list | None = None,
-            spans: list | None = None) -> Tensor:
+            spans: list | None = None, mask: Tensor | None = None) -> Tensor:
     """Token ids at their positions -> final hidden states, [B, T, D] in `policy.dtype`.
 
     Without a cache the rows are whole texts, padded on the right: attention is causal, so nothing real attends to
-    padding. `keep` receives each layer's (keys, values), [B, K, T, C]; `prefix` is what one call for a text that all
-    rows begin with has kept, [1, K, S, C], and the rows then hold what follows it. With a cache T is 1: the token's
-    keys and values are written at its position and it attends to positions 0..pos of its row, within the first
-    `length`, or within the last number of its (first row, end row, length) of `spans`. `packed` is from `pack`."""
+    padding; `mask`, [B, 1, T, T], is for rows that are more than one text. `keep` receives each layer's (keys,
+    values), [B, K, T, C]; `prefix` is what one call for a text that all rows begin with has kept, [1, K, S, C], and the
+    rows then hold what follows it. With a cache T is 1: the token's keys and values are written at its position and it
+    attends to positions 0..pos of its row, within the first `length`, or within the last number of its (first row, end
+    row, length) of `spans`. `packed` is from `pack`."""
     decoder, device = policy.decoder, ids_BT.device
     x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
     rope = rotary(decoder.rotary_emb, pos_BT, policy.dtype)
-    mask = None
     if cache is not None:
         mask = (torch.arange(length, device=device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
     elif prefix is not None:
@@ -257,7 +258,7 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
     for index, layer in enumerate(decoder.layers):
         weights = packed[index] if packed else None
         if policy.checkpoint_layers and torch.is_grad_enabled():
-            x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, use_reentrant=False)
+            x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False)
         elif cache is not None:
             x_BTD, _, _ = run(policy, layer, x_BTD, rope, mask, weights, (cache.k_L[index], cache.v_L[index]), pos_BT,
                               spans)
@@ -917,15 +918,31 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
              temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """(logp_N, entropy_N) of the response tokens of all rows, one row after the other; differentiable.
 
-    A row is (prompt ids, response ids). Logits exist for LOGIT_BUDGET numbers at a time, so that no [B, T, V] tensor is
-    ever held (7.4 GB for 12k tokens of Qwen's vocabulary)."""
-    ids_BT, pos_BT = pad([prompt + response for prompt, response in rows], policy.device)
-    hidden_BTD = forward(policy, ids_BT, pos_BT)
-    # The hidden state at position t predicts the token at t + 1.
-    row_N = [b for b, (_, response) in enumerate(rows) for _ in response]
-    at_N = [len(prompt) - 1 + t for prompt, response in rows for t in range(len(response))]
+    A row is (prompt ids, response ids). Rows with the same prompt share it: their texts are laid side by side, see
+    `side_by_side`. Logits exist for LOGIT_BUDGET numbers at a time, so that no [B, T, V] tensor is ever held (7.4 GB
+    for 12k tokens of Qwen's vocabulary)."""
+    texts, place = side_by_side(rows, policy.share_prompts), {}
+    ids, pos, part = [], [], []
+    for b, text in enumerate(texts):
+        prompt = rows[text[0]][0]
+        ids.append(list(prompt)), pos.append(list(range(len(prompt)))), part.append([0] * len(prompt))
+        for number, i in enumerate(text, 1):
+            response = rows[i][1]
+            # The hidden state before a token predicts it: the prompt's last one for the response's first token.
+            place[i] = [(b, len(prompt) - 1), *((b, t) for t in range(len(ids[b]), len(ids[b]) + len(response) - 1))]
+            ids[b] += response
+            pos[b] += range(len(prompt), len(prompt) + len(response))
+            part[b] += [number] * len(response)
+    ids_BT, pos_BT, part_BT = (fill(lists, policy.device) for lists in (ids, pos, part))
+    mask = None
+    if max(map(len, texts)) > 1:
+        order = torch.arange(ids_BT.shape[1], device=policy.device)
+        shown = (part_BT[:, None, :] == 0) | (part_BT[:, None, :] == part_BT[:, :, None])
+        mask = (shown & (order <= order[:, None]))[:, None]
+    hidden_BTD = forward(policy, ids_BT, pos_BT, mask=mask)
+    at_N2 = torch.tensor([spot for i in range(len(rows)) for spot in place[i]], device=policy.device)
     ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
-    hidden_ND = hidden_BTD[torch.tensor(row_N, device=policy.device), torch.tensor(at_N, device=policy.device)]
+    hidden_ND = hidden_BTD[at_N2[:, 0], at_N2[:, 1]]
     size = max(1, LOGIT_BUDGET // policy.head.weight.shape[0])
     parts = []
     for hidden, ids in zip(hidden_ND.split(size), ids_N.split(size)):
@@ -936,6 +953,22 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
         else:
             parts.append(score(policy, hidden, ids, temperature))
     return torch.cat([logp for logp, _ in parts]), torch.cat([entropy for _, entropy in parts])
+
+
+def side_by_side(rows: list[tuple[list[int], list[int]]], longest: int) -> list[list[int]]:
+    """Row indices by text: rows of the same prompt go into one text of up to `longest` tokens, the prompt once and the
+    responses after it, each blind to the others and at the positions that it has alone. With 8 short answers to a
+    prompt the update then has a third of the tokens. Beyond a few thousand the mask costs more than the prompt."""
+    texts, latest, length = [], {}, {}
+    for i, (prompt, response) in enumerate(rows):
+        number = latest.get(tuple(prompt))
+        if number is None or length[number] + len(response) > longest:
+            number = latest[tuple(prompt)] = len(texts)
+            texts.append([])
+            length[number] = len(prompt)
+        texts[number].append(i)
+        length[number] += len(response)
+    return texts
 
 
 def score(policy: Policy, hidden_ND: Tensor, ids_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -987,6 +1020,10 @@ def update_bytes(policy: Policy) -> float:
 
 def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """(ids_BT, pos_BT), padded on the right with id 0, which causal attention never lets a real token see."""
+    ids_BT = fill(rows, device)
+    return ids_BT, torch.arange(ids_BT.shape[1], device=device).expand(ids_BT.shape)
+
+
+def fill(rows: list[list[int]], device) -> Tensor:
     width = max(map(len, rows))
-    ids_BT = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-    return ids_BT, torch.arange(width, device=device).expand(len(rows), width)
+    return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)

@@ -49,7 +49,7 @@ import rewards
 import tasks
 from executor import Executor, ExecutorError
 from model import (ModelError, Policy, Rollout, Sample, adapter_off, add, advance, chat_template, decode, generate,
-                   idle, load_policy, logprobs, save_policy, start_rollout, update_bytes)
+                   idle, load_policy, logprobs, save_policy, side_by_side, start_rollout, update_bytes)
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
 
 HERE = Path(__file__).resolve().parent
@@ -80,14 +80,18 @@ class Config:
     prompt: Literal["r1", "chat", "compact"] = opt("r1", "r1: instructions for base models; chat: the same in the chat"
                                                    " template; compact: a few tokens, for nano")
     train_propose: bool = opt(True, "train on the proposer's responses too (off: the paper's solver-only ablation)")
-    solve_from: Literal["fresh", "probes"] = opt("fresh", "the solver's training rows: one fresh answer to each of B"
-                                                 " tasks (paper), or the probes of this step's valid tasks")
+    propose_from: str = opt("policy", "who proposes: policy (paper); start, the model before training; or a task file."
+                            " The latter two are controls, and nothing is learned from their proposals")
+    control: Literal["none", "shuffled", "random"] = opt("none", "controls: shuffled gives the valid proposals of a"
+                                                         " step each other's rewards, random judges answers by a coin")
+    reuse_probes: bool = opt(False, "the solver trains on the probes of this step's valid tasks instead of one fresh"
+                             " answer to each of B tasks (paper)")
     solve_tasks: Literal["this", "previous"] = opt("this", "the step whose tasks the solver gets first: this (paper) or"
                                                    " the previous one (official code)")
     extreme_reward: float = opt(0.0, "proposer's reward for a task solved never or always: 0 (paper), -0.5 (official)")
     invalid_reward: float = opt(-1.0, "proposer's reward for a well-formed proposal that fails the gate")
-    advantage: Literal["trr++", "reinforce++", "grpo"] = opt("trr++", "trr++: a baseline per type and role (paper);"
-                                                             " reinforce++: one for all; grpo: one per task's probes")
+    advantage: Optional[Literal["trr++", "reinforce++", "grpo"]] = opt(None, "trr++: a baseline per type and role"
+        " (paper); reinforce++: one for all; grpo: one per task's probes. If not given trr++, with --reuse_probes grpo")
     whitening: Literal["response", "token"] = opt("response", "mean and std over responses (paper), tokens (official)")
     loss_mean: Literal["response", "token", "group"] = opt("response", "mean over responses (paper), over all tokens,"
                                                            " or over tokens within each type and role (official)")
@@ -182,7 +186,6 @@ class Row:
     solve_rate: float | None = None
     reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
     advantage: float = 0.0
-    entropy: float = 0.0
 
 
 @dataclass
@@ -197,6 +200,7 @@ class Training:
     style: Style
     buffers: Buffers
     step: int = 0
+    given: list[Task] | None = None  # what --propose_from FILE holds
     frozen: list[Task] = field(default_factory=list)  # the held-out file
     frozen_keys: set[str] = field(default_factory=set)  # its programs are never trained on either
     kv_gb: float = 4.0
@@ -216,11 +220,10 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     with clock("rollout"):
         stream = open_stream(run)
         # propose
-        proposals = [row for type in types for row in propose(run, type)]
-        for number, row in enumerate(proposals):
-            sample(stream, [row], f"propose {number}")
-        newest_first = cfg.solve_from == "fresh" and cfg.solve_tasks == "this"
-        if cfg.solve_from == "fresh" and cfg.solve_tasks == "previous":
+        proposals = [row for type in types for row in (propose if run.given is None else take)(run, type)]
+        propose_with(run, stream, proposals)
+        newest_first = not cfg.reuse_probes and cfg.solve_tasks == "this"
+        if not cfg.reuse_probes and cfg.solve_tasks == "previous":
             solves = ask_all(run, stream, run.step - 1, [])
         probes_of: dict[Row, list[Row]] = {}  # of the proposals that are trained on and became tasks
         answer_to: dict[Row, Row] = {}        # the solver's own, where this step's tasks come first
@@ -248,7 +251,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
                     solves = ask_all(run, stream, run.step, [answer_to[row] for row in valid])
         proposals = [row for row in proposals if row not in heldout + failed]
         probes = [probe for row in valid for probe in probes_of[row]]
-        if cfg.solve_from == "probes":
+        if cfg.reuse_probes:
             solves = probes
         waited = stream.waited
         del stream  # its keys, values and packed weights: the update needs the memory
@@ -263,13 +266,16 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
                                             cfg.extreme_reward, cfg.invalid_reward)
     for row in solves:
         row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
+    take_control(run, valid, solves)
 
     with clock("update"):
-        rows = (proposals if cfg.train_propose else []) + [row for row in solves if row.verdict != "infra"]
+        learns = cfg.train_propose and cfg.propose_from == "policy"
+        rows = (proposals if learns else []) + [row for row in solves if row.verdict != "infra"]
         groups = [(row.type, row.role) for row in rows]
         lengths = [len(row.sample.ids) for row in rows]
         siblings = [id(row.task) if row.role == "solve" else None for row in rows]
-        adv_R = rewards.advantages(cfg.advantage, [row.reward for row in rows], groups, siblings, lengths,
+        baseline = cfg.advantage or ("grpo" if cfg.reuse_probes else "trr++")
+        adv_R = rewards.advantages(baseline, [row.reward for row in rows], groups, siblings, lengths,
                                    cfg.whitening)
         for row, advantage in zip(rows, adv_R.tolist()):
             row.advantage = advantage
@@ -294,6 +300,34 @@ def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
         reference = references[0] if references else None
         rows.append(Row("propose", "propose", type.name, prompt, ids, None, "", None, reference))
     return rows
+
+
+def take(run: Training, type: TaskType) -> list[Row]:
+    """In the place of `propose`, with --propose_from FILE: the file's next B tasks of the type, in turn. They are known
+    to be valid, so their rows come without a response."""
+    given, size = [task for task in run.given if task.type == type.name], run.cfg.batch_size
+    if not given:
+        raise UserError(f"--propose_from {run.cfg.propose_from}: no {type.name} task in it; add some, or leave the type"
+                        " out with --types")
+    chosen = [replace(given[i % len(given)], step=run.step) for i in range((run.step - 1) * size, run.step * size)]
+    return [Row("propose", "propose", type.name, "", [], Sample([], [], "given"), "", task, None, True, "given")
+            for task in chosen]
+
+
+def propose_with(run: Training, stream: "Stream", proposals: list[Row]) -> None:
+    """Has the proposals sampled as --propose_from says: in the stream, by the starting model at once, or not at all."""
+    if run.given is not None:
+        stream.judged += proposals
+    elif run.cfg.propose_from == "start":
+        with starting_policy(run) as policy:
+            samples = generate(policy, [row.prompt_ids for row in proposals], 1, run.cfg.max_new_tokens,
+                               run.cfg.temperature, run.rng("start proposes").getrandbits(63), run.cfg.slots, run.kv_gb)
+        for row, (found,) in zip(proposals, samples):
+            row.sample, row.text = found, decode(run.policy, found.ids)
+        stream.finished += proposals
+    else:
+        for number, row in enumerate(proposals):
+            sample(stream, [row], f"propose {number}")
 
 
 def ask(run: Training, task: Task, kind: str) -> Row:
@@ -343,6 +377,7 @@ class Stream:
     """Sampling and judging as one: rows go to the executor as they finish, and it works under the decoding."""
     rollout: Rollout
     bar: tqdm
+    judged: list[Row] = field(default_factory=list)     # known to be valid without the executor
     finished: list[Row] = field(default_factory=list)   # sampled, not yet with the executor
     judging: list[Judging] = field(default_factory=list)
     runs: dict = field(default_factory=dict)            # ticket: the executor's answer
@@ -368,6 +403,7 @@ def judged(run: Training, stream: Stream):
     and late ones waited for: so the order of all things, and with it every sampled token, is the same in every run.
     Without --stream rows are judged when all have been sampled, as one would write it down."""
     at_once = run.policy.device.type == "cuda" if run.cfg.stream is None else run.cfg.stream
+    yield from stream.judged
     while not idle(stream.rollout) or stream.finished or stream.judging:
         for request, number, result in advance(stream.rollout):
             row = request.tag[number]
@@ -428,6 +464,19 @@ def note_verdicts(rows: list[Row], verdicts: list[Verdict]) -> None:
         row.well_formed, row.verdict = verdict.well_formed, verdict.reason
 
 
+def take_control(run: Training, valid: list[Row], solves: list[Row]) -> None:
+    """--control: takes from a role what its reward tells, and leaves everything else as it is."""
+    rng = run.rng("control")
+    if run.cfg.control == "shuffled":
+        for name in run.cfg.types:
+            mine = [row for row in valid if row.type == name]
+            for row, reward in zip(mine, rng.sample([row.reward for row in mine], len(mine))):
+                row.reward = reward
+    elif run.cfg.control == "random":
+        for row in solves:
+            row.reward = rewards.solve_reward(row.well_formed, rng.random() < 0.5)
+
+
 def update(run: Training, rows: list[Row]) -> dict:
     """epochs x minibatches optimizer steps on the rows, and what they showed. Sampler against trainer is measured
     before the first of them: later ones train a policy that has moved on."""
@@ -441,7 +490,9 @@ def update(run: Training, rows: list[Row]) -> dict:
             part = [rows[i] for i in order[start::cfg.minibatches]]
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in part],
                                               [len(row.sample.ids) for row in part], cfg.solve_weight)
-            parts = backward(run, part, weights_R)
+            # Without an advantage, as among probes that all succeeded, there is no gradient: no need to compute it.
+            live = [i for i, row in enumerate(part) if row.advantage or cfg.kl_coef or cfg.entropy_coef] or [0]
+            parts = backward(run, [part[i] for i in live], weights_R[live])
             clipped, tokens = clipped + sum(int(c.sum()) for _, c in parts), tokens + sum(len(c) for _, c in parts)
             if not norms:
                 log_ratios = [log_ratio_N for log_ratio_N, _ in parts]
@@ -462,7 +513,7 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> list[tup
     the budget is halved, for the rest of the run, and all is done again: the gradient is the same up to rounding."""
     run.micro_tokens = run.micro_tokens or run.cfg.micro_tokens or free_tokens(run.policy)
     while True:
-        parts, micros = [], micro_batches(rows, run.micro_tokens)
+        parts, micros = [], micro_batches(run, rows, run.micro_tokens)
         try:
             for micro in tqdm(micros, desc="update", unit="batch", leave=False, position=1, disable=None):
                 loss, log_ratio_N, clipped_N = micro_loss(run, [rows[i] for i in micro], weight_R[micro])
@@ -476,7 +527,7 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> list[tup
                 raise torch.OutOfMemoryError(f"one response alone is too long: {error}") from error
         # Here the failed pass, which the exception had held, is free again.
         run.optimizer.zero_grad()
-        most = max(len(micro) * max(text_length(rows[i]) for i in micro) for micro in micros)
+        most = max(padded_tokens(run, [rows[i] for i in micro]) for micro in micros)
         run.micro_tokens = most // 2
         if run.policy.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -493,25 +544,31 @@ def free_tokens(policy: Policy) -> int:
     return max(1, min(MOST_MICRO_TOKENS, int(0.6 * free / update_bytes(policy))))
 
 
-def text_length(row: Row) -> int:
-    return len(row.prompt_ids) + len(row.sample.ids)
+def texts_of(run: Training, rows: list[Row], budget: int = 1 << 60) -> list[tuple[int, list[int]]]:
+    """(tokens, row indices) of each text that the update reads: answers to one prompt share it (model.side_by_side)."""
+    texts = side_by_side([(row.prompt_ids, row.sample.ids) for row in rows], min(run.policy.share_prompts, budget))
+    return [(len(rows[text[0]].prompt_ids) + sum(len(rows[i].sample.ids) for i in text), text) for text in texts]
 
 
-def micro_batches(rows: list[Row], budget: int) -> list[list[int]]:
-    """Row indices in batches of like length, of at most `budget` padded tokens each; the longest first, so that a lack
-    of memory shows at once."""
-    length = [text_length(row) for row in rows]
-    batches, order = [], sorted(range(len(rows)), key=lambda i: -length[i])
-    while order:
-        count = max(1, budget // length[order[0]])
-        batches.append(order[:count])
-        order = order[count:]
+def padded_tokens(run: Training, rows: list[Row]) -> int:
+    texts = texts_of(run, rows)
+    return len(texts) * max(tokens for tokens, _ in texts)
+
+
+def micro_batches(run: Training, rows: list[Row], budget: int) -> list[list[int]]:
+    """Row indices in batches of texts of like length, of at most `budget` padded tokens each; the longest first, so
+    that a lack of memory shows at once."""
+    batches, left = [], sorted(texts_of(run, rows, budget), key=lambda text: -text[0])
+    while left:
+        count = max(1, budget // left[0][0])
+        batches.append([i for _, text in left[:count] for i in text])
+        left = left[count:]
     return batches
 
 
 def micro_loss(run: Training, rows: list[Row],
                weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(loss, log of trainer's over sampler's probability [N], clipped [N]) of some rows; notes each row's entropy."""
+    """(loss, log of trainer's over sampler's probability [N], clipped [N]) of some rows."""
     cfg, policy = run.cfg, run.policy
     texts = [(row.prompt_ids, row.sample.ids) for row in rows]
     lengths = torch.tensor([len(row.sample.ids) for row in rows])
@@ -526,8 +583,6 @@ def micro_loss(run: Training, rows: list[Row],
         loss = loss + cfg.kl_coef * (weight_N * rewards.kl_k3(logp_N, reference_N)).sum()
     if cfg.entropy_coef:
         loss = loss - cfg.entropy_coef * (weight_N * entropy_N).sum()
-    for row, entropy in zip(rows, entropy_N.detach().split(lengths.tolist())):
-        row.entropy = entropy.mean().item()
     return loss, (logp_N - old_N).detach(), clipped_N
 
 
@@ -626,8 +681,9 @@ def step_metrics(run: Training, everything: list[Row], trained: list[Row], clock
             group = [row for row in trained if (row.type, row.role) == (type, role)]
             m[f"reward/{role}/{type}"] = mean(row.reward for row in group)
             m[f"zero_advantage/{role}/{type}"] = mean(abs(row.advantage) < 1e-6 for row in group)
-            m[f"entropy/{role}/{type}"] = mean(row.entropy for row in group)
-            sampled = [row for row in everything if (row.type, row.role) == (type, role)]
+            sampled = [row for row in everything if (row.type, row.role) == (type, role) and row.sample.ids]
+            # The mean of -log p over what was drawn estimates the policy's entropy without bias and for nothing.
+            m[f"entropy/{role}/{type}"] = mean(-mean(row.sample.logps) for row in sampled)
             m[f"length/{role}/{type}"] = mean(len(row.sample.ids) for row in sampled)
             m[f"cut_off/{role}/{type}"] = mean(row.sample.finish == "length" for row in sampled)
             m[f"bad_format/{role}/{type}"] = mean(not row.well_formed for row in sampled)
@@ -866,9 +922,9 @@ def check(cfg: Config) -> None:
          "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
         (cfg.lora_rank or not cfg.load_in_4bit,
          "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
-        (cfg.advantage != "grpo" or cfg.solve_from == "probes",
-         "--advantage grpo compares a task's probes with each other; add --solve_from probes"),
-        (cfg.advantage != "grpo" or cfg.n_probes > 1, "--advantage grpo needs --n_probes 2 or more"),
+        (cfg.advantage != "grpo" or cfg.reuse_probes,
+         "--advantage grpo compares a task's probes with each other; add --reuse_probes True"),
+        (not cfg.reuse_probes or cfg.n_probes > 1, "--reuse_probes True compares probes: --n_probes 2 or more"),
         (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
         (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
         (Path(cfg.name).name == cfg.name, f"--name {cfg.name}: a plain name, the folder is runs/NAME"),
@@ -876,8 +932,8 @@ def check(cfg: Config) -> None:
     for holds, message in rules:
         if not holds:
             raise UserError(message)
-    for name in ("seed_tasks", "heldout_tasks"):
-        if getattr(cfg, name) and not Path(getattr(cfg, name)).is_file():
+    for name in ("seed_tasks", "heldout_tasks", "propose_from"):
+        if getattr(cfg, name) not in (None, "", "policy", "start") and not Path(getattr(cfg, name)).is_file():
             raise UserError(f"--{name} {getattr(cfg, name)}: no such file")
 
 
@@ -924,6 +980,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     run.frozen = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
     run.frozen_keys = {task.key for task in run.frozen}
+    run.given = None if cfg.propose_from in ("policy", "start") else read_tasks(cfg.propose_from, executor)
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
     if not checkpoint:
         return run, Log(folder, cfg.keep_samples, [0, 0])

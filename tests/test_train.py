@@ -103,6 +103,7 @@ def test_sampled_tokens_are_the_trained_tokens(run, monkeypatch):
         return original_logprobs(policy, rows, temperature)
     monkeypatch.setattr(train, "advance", advance)
     monkeypatch.setattr(train, "logprobs", logprobs)
+    run.cfg.entropy_coef = 1e-9  # rows without an advantage are read too
     rows, _ = train_step(run)
     assert len(trained) == sum(row.kind in ("propose", "solve") for row in rows) - run_heldout(rows, run)
     assert set(trained) <= sampled
@@ -131,7 +132,7 @@ def test_streaming_changes_nothing_but_time(run, policy, executor, tmp_path, mon
     assert {kind for kind, *_ in at_once} == {"propose", "probe", "solve"}
 
 
-@pytest.mark.parametrize("changes", [dict(solve_tasks="previous"), dict(solve_from="probes", advantage="grpo"),
+@pytest.mark.parametrize("changes", [dict(solve_tasks="previous"), dict(reuse_probes=True),
                                      dict(types=["deduction"]), dict(types=["induction"])], ids=str)
 def test_every_task_is_probed_and_solved(run, changes):
     run.cfg = replace(run.cfg, **changes)
@@ -139,7 +140,7 @@ def test_every_task_is_probed_and_solved(run, changes):
     of = {kind: [row for row in rows if row.kind == kind] for kind in ("propose", "probe", "solve")}
     valid = [row for row in of["propose"] if row.solve_rate is not None]
     assert Counter(id(row.task) for row in of["probe"]) == {id(row.task): run.cfg.n_probes for row in valid}
-    if run.cfg.solve_from == "fresh":
+    if not run.cfg.reuse_probes:
         assert len(of["solve"]) == run.cfg.batch_size * len(run.cfg.types)
         solved = {id(row.task) for row in of["solve"]}
         new = {id(row.task) for row in valid}
@@ -182,7 +183,7 @@ def test_an_advantage_moves_that_samples_probability_its_way(run, sign):
 
 def gradient(run: Training, rows: list[Row], micro_tokens: int) -> list[torch.Tensor]:
     weight_R = rewards.token_weights(run.cfg.loss_mean, [(r.type, r.role) for r in rows], [len(r.sample.ids) for r in rows])
-    for micro in train.micro_batches(rows, micro_tokens):
+    for micro in train.micro_batches(run, rows, micro_tokens):
         micro_loss(run, [rows[i] for i in micro], weight_R[micro])[0].backward()
     found = [parameter.grad.clone() for parameter in run.policy.trained()]
     run.optimizer.zero_grad()
@@ -195,15 +196,49 @@ def test_micro_batches_change_no_gradient(run, loss_mean):
     for i, row in enumerate(rows):
         row.advantage = (-1.0) ** i * (1 + i)
     run.cfg.loss_mean = loss_mean
-    assert len(train.micro_batches(rows, 1)) == len(rows) and len(train.micro_batches(rows, 1 << 20)) == 1
+    assert len(train.micro_batches(run, rows, 1)) == len(rows) and len(train.micro_batches(run, rows, 1 << 20)) == 1
     for one, many in zip(gradient(run, rows, 1), gradient(run, rows, 1 << 20)):
         torch.testing.assert_close(one, many, rtol=1e-3, atol=1e-6)
+
+
+def test_answers_to_one_prompt_share_it_in_the_update(run):
+    """With and without sharing: the same gradient from fewer tokens, also where the budget splits a text."""
+    rows = sampled_rows(run)
+    prompt = rows[0].prompt_ids
+    rows = [replace(row, prompt_ids=prompt if i < 5 else rows[5].prompt_ids, advantage=(-1.0) ** i) for i, row in
+            enumerate(rows)]
+    together = train.padded_tokens(run, rows[:5])
+    assert [len(text) for _, text in train.texts_of(run, rows)] == [5, 1]
+    shared, split = gradient(run, rows, 1 << 20), gradient(run, rows, together - 1)
+    run.policy.share_prompts = 0
+    assert together < train.padded_tokens(run, rows[:5])
+    for a, b, c in zip(shared, split, gradient(run, rows, 1 << 20)):
+        torch.testing.assert_close(a, c, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(b, c, rtol=1e-3, atol=1e-6)
+
+
+def test_rows_without_an_advantage_are_left_out_and_change_nothing(run, monkeypatch):
+    rows, seen, original = sampled_rows(run), [], train.logprobs
+    for i, row in enumerate(rows):
+        row.advantage = float(i % 2)
+    monkeypatch.setattr(train, "logprobs", lambda policy, texts, *rest: seen.append(len(texts)) or
+                        original(policy, texts, *rest))
+    before = [p.detach().clone() for p in run.policy.trained()]
+    update(run, rows)
+    short = weights(run)
+    for parameter, old in zip(run.policy.trained(), before):
+        parameter.data.copy_(old)
+    run.optimizer, run.cfg.entropy_coef = train.make_optimizer(run.cfg, run.policy), 1e-12  # makes it read all rows
+    update(run, rows)
+    assert sum(seen) == 3 + 6
+    for a, b in zip(short, weights(run)):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
 def test_micro_batches_put_the_longest_first_and_lose_none(run):
     rows = [Row("solve", "solve", "deduction", "", [1] * n, Sample([1] * m, [0.0] * m, "stop"), "", None, None)
             for n, m in [(5, 5), (30, 2), (1, 1), (9, 9), (3, 20)]]
-    batches = train.micro_batches(rows, 40)
+    batches = train.micro_batches(run, rows, 40)
     assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4]
     assert batches[0][0] == 1
     length = lambda i: len(rows[i].prompt_ids) + len(rows[i].sample.ids)
@@ -217,11 +252,11 @@ def test_out_of_memory_halves_the_batch_and_changes_no_gradient(run, monkeypatch
     for i, row in enumerate(rows):
         row.advantage = (-1.0) ** i * (1 + i)
     wanted, calls, original = gradient(run, rows, 1 << 20), [], train.micro_loss
-    limit = 2 * max(map(train.text_length, rows))  # tokens that fit: two of six rows
+    limit = 2 * max(train.padded_tokens(run, [row]) for row in rows)  # tokens that fit: two of six rows
 
     def scarce(run, part, weight_R):
         loss, *rest = original(run, part, weight_R)
-        calls.append(len(part) * max(map(train.text_length, part)))
+        calls.append(train.padded_tokens(run, part))
         if calls[-1] > limit:
             loss.backward(retain_graph=True)  # as if memory had run out near the end of the backward pass
             raise error
@@ -300,11 +335,11 @@ def test_entropy_bonus_raises_entropy(run):
     rows = sampled_rows(run)
     run.cfg.entropy_coef, run.cfg.lr = 1.0, 1e-3
     run.optimizer = train.make_optimizer(run.cfg, run.policy)
-    update(run, rows)
-    before = sum(row.entropy for row in rows)
+    texts = [(row.prompt_ids, row.sample.ids) for row in rows]
+    before = train.logprobs(run.policy, texts)[1].mean().item()
     for _ in range(3):
         update(run, rows)
-    assert sum(row.entropy for row in rows) > before
+    assert train.logprobs(run.policy, texts)[1].mean().item() > before
 
 
 # ---- one step ---------------------------------------------------------------------------------------------------
@@ -402,7 +437,7 @@ def test_the_solver_gets_the_tasks_of_the_chosen_step_first(run, newest):
 
 
 @pytest.mark.parametrize("changes", [
-    dict(solve_from="probes"), dict(solve_from="probes", advantage="grpo"), dict(advantage="reinforce++"),
+    dict(reuse_probes=True, advantage="trr++"), dict(reuse_probes=True), dict(advantage="reinforce++"),
     dict(train_propose=False), dict(references=0), dict(whitening="token", loss_mean="token"), dict(loss_mean="group"),
     dict(extreme_reward=-0.5, solve_weight=2.0), dict(kl_coef=0.1, entropy_coef=0.01), dict(epochs=2, minibatches=2),
     dict(types=["deduction"]), dict(types=["abduction", "deduction"]), dict(types=["induction"]),
@@ -413,14 +448,14 @@ def test_every_switch_runs_a_step(run, changes):
     check(run.cfg)
     rows, metrics = train_step(run)
     assert {row.type for row in rows} == set(run.cfg.types) and metrics["skipped_updates"] == 0
-    if changes.get("solve_from") == "probes":
+    if changes.get("reuse_probes"):
         assert not any(row.kind == "solve" for row in rows)
     if changes.get("references") == 0:
         assert all("```output" not in row.prompt for row in rows if row.kind == "propose")
 
 
 def test_a_step_with_nothing_to_train_on_is_survived(run):
-    run.cfg.train_propose, run.cfg.solve_from = False, "probes"
+    run.cfg.train_propose, run.cfg.reuse_probes = False, True
     before = weights(run)
     assert update(run, []) == {"skipped_updates": 1}
     assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
@@ -569,7 +604,7 @@ def fails(folder: Path, *flags: str, says: str, **options) -> None:
 @pytest.mark.parametrize("flags, says", [
     (["--stepz", "3"], "--stepz"), (["--steps", "three"], "steps"), (["--steps", "0"], "--steps 0"),
     (["--preset", "huge"], "choose from nano"), (["--types", "deduction", "magic"], "magic"),
-    (["--prompt", "poem"], "poem"), (["--advantage", "grpo"], "--solve_from probes"), (["--n_inputs", "5"], "even"),
+    (["--prompt", "poem"], "poem"), (["--advantage", "grpo"], "--reuse_probes"), (["--n_inputs", "5"], "even"),
     (["--lora_rank", "0", "--kl_coef", "0.1"], "--kl_coef"), (["--temperature", "0"], "--temperature"),
     (["--lr", "nan"], "--lr"), (["--grad_clip", "0"], "--grad_clip"), (["--device", "gpu"], "cpu or cuda"),
     (["--name", "../x"], "--name"), (["--eval_limit", "-1"], "--eval_limit"), (["--clip_low", "-3"], "--clip_low"),
