@@ -117,6 +117,8 @@ class Config:
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)")
+    lr_final: float = opt(1.0, "share of the learning rate that is left at the last step, with a straight line to it; 1"
+                          " is constant (paper)")
     weight_decay: float = opt(0.0, "AdamW weight decay")
     grad_clip: float = opt(1.0, "largest gradient norm (paper's code: 1)")
     epochs: int = opt(1, "passes over a step's responses (paper's code: 1)")
@@ -137,6 +139,8 @@ class Config:
     # evaluation, logs, checkpoints
     heldout_tasks: Optional[str] = opt(None, "a task file to evaluate on, beside the run's own held-out tasks")
     eval_every: int = opt(0, "steps between evaluations on the held-out file; 0: only at the end")
+    eval_samples: int = opt(0, "answers at --temperature to each held-out task in those evaluations, beside the greedy"
+                            " one")
     eval_limit: int = opt(1200, "held-out tasks used: the first of the file, and the newest of the run's own per type")
     keep_samples: int = opt(-1, "responses written to samples.jsonl per step, type and kind; -1 is all")
     save_every: int = opt(1, "steps between checkpoints")
@@ -158,8 +162,8 @@ DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
 RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
-                 "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers", "compile",
-                 "stream"}
+                 "eval_every", "eval_limit", "eval_samples", "keep_samples", "save_every", "device", "checkpoint_layers",
+                 "compile", "stream"}
 
 
 class UserError(Exception):
@@ -498,6 +502,7 @@ def update(run: Training, rows: list[Row]) -> dict:
                 log_ratios = [log_ratio_N for log_ratio_N, _ in parts]
             norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, cfg.grad_clip)))
             if math.isfinite(norms[-1]):
+                set_rate(run.optimizer, cfg, run.step)
                 run.optimizer.step()
             else:  # one broken batch must not end a run of days
                 skipped += 1
@@ -506,6 +511,12 @@ def update(run: Training, rows: list[Row]) -> dict:
     return {"kl_sampler_trainer": float((torch.expm1(log_ratio_N) - log_ratio_N).mean()),
             "ratio_mean": float(log_ratio_N.exp().mean()), "ratio_max": float(log_ratio_N.exp().max()),
             "clip_frac": clipped / tokens, "grad_norm": sum(norms) / len(norms), "skipped_updates": skipped}
+
+
+def set_rate(optimizer: torch.optim.Optimizer, cfg: Config, step: int) -> None:
+    done = (step - 1) / max(1, cfg.steps - 1)
+    for group in optimizer.param_groups:
+        group["lr"] = cfg.lr * (1 + done * (cfg.lr_final - 1))
 
 
 def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -691,7 +702,7 @@ def step_metrics(run: Training, everything: list[Row], trained: list[Row], clock
                                  for row in everything)
     generated = sum(len(row.sample.ids) for row in everything)
     m["infra_failures"] = sum(row.verdict == "infra" for row in everything)
-    m["tokens_generated"] = generated
+    m["tokens_generated"], m["tokens_trained"] = generated, sum(len(row.sample.ids) for row in trained)
     m["tokens_per_second"] = generated / clock.seconds["rollout"]
     m |= {f"seconds/{phase}": seconds for phase, seconds in clock.seconds.items()}
     m["peak_memory_gb"] = (torch.cuda.max_memory_allocated() / 2**30 if run.policy.device.type == "cuda" else
@@ -908,7 +919,7 @@ def check(cfg: Config) -> None:
         if not 0 < getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be above 0")
     for name in ("references", "lora_rank", "weight_decay", "kl_coef", "entropy_coef", "solve_weight", "kv_gb",
-                 "micro_tokens", "eval_every", "eval_limit"):
+                 "micro_tokens", "eval_every", "eval_limit", "eval_samples", "lr_final"):
         if not 0 <= getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be 0 or more")
     wrong = [type for type in cfg.types if type not in TYPES]
@@ -991,9 +1002,18 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     return run, Log(folder, cfg.keep_samples, state["sizes"])
 
 
-def evaluate(run: Training, heldout: list[Task]) -> "evaluation.Scores":
-    return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, slots=run.cfg.slots,
-                            kv_gb=run.kv_gb)
+def evaluate(run: Training, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> "evaluation.Scores":
+    return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature,
+                            run.cfg.seed, slots=run.cfg.slots, kv_gb=run.kv_gb)
+
+
+def heldout_rates(run: Training) -> dict:
+    """For --eval_every: accuracy by "type/depth" on the held-out file, greedily and, on request, sampled."""
+    cfg, heldout = run.cfg, run.frozen[:run.cfg.eval_limit]
+    found = {"heldout": evaluate(run, heldout).rates()}
+    if cfg.eval_samples:
+        found["heldout_sampled"] = evaluate(run, heldout, cfg.eval_samples, cfg.temperature).rates()
+    return found
 
 
 @contextmanager
@@ -1060,7 +1080,7 @@ def main(argv: list[str]) -> None:
             seed_buffers(run, log)
             save_checkpoint(run, log.sync())
         if cfg.eval_every and run.frozen and run.step == 0:
-            log.metrics({"step": 0, "heldout": evaluate(run, run.frozen[:cfg.eval_limit]).rates()})
+            log.metrics({"step": 0} | heldout_rates(run))
         told: set[str] = set()
         for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
             if interrupts:
@@ -1068,7 +1088,7 @@ def main(argv: list[str]) -> None:
             run.step = step + 1
             rows, metrics = train_step(run)
             if cfg.eval_every and run.step % cfg.eval_every == 0 and run.frozen:
-                metrics["heldout"] = evaluate(run, run.frozen[:cfg.eval_limit]).rates()
+                metrics |= heldout_rates(run)
             log.metrics(metrics)
             log.samples(rows, run.step)
             sizes = log.sync()

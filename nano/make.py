@@ -40,7 +40,7 @@ STYLE = tasks.Style("compact", N_INPUTS)
 MAX_REFERENCES = 2
 HELDOUT_FRACTION = 0.05
 HELDOUT_PER_CELL = 300  # tasks per type and depth in heldout.jsonl
-PER_PROGRAM = 15        # of those, at most this many of one program: depth 1 has only some thirty held-out programs
+PER_BEHAVIOUR = 15      # of those, at most this many of programs that do the same: depth 1 has few held-out programs
 
 # ----------------------------------------------------------------------------------------------------------------
 # The grammar. A statement is `x = EXPRESSION`; {k} small, {j} any, {m} multiplier, {s} {t} letters.
@@ -264,19 +264,31 @@ def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: boo
     model.eval()
 
 
+def behaviour(task: Task) -> tuple:
+    """What the program does to 16 inputs of its kind, always the same ones: programs that differ only in how they say
+    it have the same behaviour."""
+    first = task.inputs[0][0]
+    kind, statements = type(first).__name__, [line.removeprefix("    x = ") for line in task.program.split("\n")[1:-1]]
+    probes = random.Random(f"probes {kind}")
+    results = [trace(statements, draw_value(kind, probes)) for _ in range(16)]
+    return kind, *(values and show(values[-1]) for values in results)
+
+
 def write_heldout(path: Path, rng: random.Random) -> None:
-    """HELDOUT_PER_CELL distinct tasks per type and depth, from held-out programs only, in a mixed order so that a
-    first part of the file is a fair sample of all cells."""
+    """HELDOUT_PER_CELL tasks per type and depth, from held-out programs only and no two with the same behaviour and
+    inputs, in a mixed order so that a first part of the file is a fair sample of all cells."""
     cells = []
     for type in TYPES:
         for depth in DEPTHS:
-            lines, programs = {}, Counter()
+            lines, behaviours = {}, Counter()
             while len(lines) < HELDOUT_PER_CELL:
                 task = draw_example("solve", type, depth, rng, heldout=True)[0]
-                line = json.dumps(tasks.task_to_json(task))
-                if line not in lines and programs[task.key] < PER_PROGRAM:
-                    lines[line], programs[task.key] = None, programs[task.key] + 1
-            cells.append(list(lines))
+                does = behaviour(task)
+                same = (does, task.inputs)
+                if repr(same) not in lines and behaviours[does] < PER_BEHAVIOUR:
+                    lines[repr(same)] = json.dumps(tasks.task_to_json(task))
+                    behaviours[does] += 1
+            cells.append(list(lines.values()))
     path.write_text("\n".join(line for row in zip(*cells) for line in row) + "\n")
 
 

@@ -1,0 +1,423 @@
+"""
+Experiments with controls and intervals, one command each. Every arm is a run of train.py with some flags changed, for
+every seed; its folder runs/NAME-ARM-SEED is kept, so a second call goes on where the first was stopped.
+
+    python experiments.py learns                        # self-play against five controls, 3 seeds
+    python experiments.py ablations --arms paper n_4    # some arms only
+    python experiments.py learns --steps 10 --seeds 1   # a quick look
+
+Written to results/, anew after every run, so that there is something to look at from the start: NAME.json (every
+curve, every gain with its interval), NAME.md (the table) and NAME.png.
+
+What counts is held-out pass@1 at T = 1 and greedy accuracy, each the mean over task types and depths 1 to 3 (depth 4 is
+told apart), on the nano preset's file. A gain is the difference to the model before training, on the same tasks. Its
+95% interval adds two sources: the spread over seeds (Student's t) and the sampling of tasks (clustered by program:
+tasks of one program are not independent). Arms are compared with AZR seed by seed in the same way.
+"""
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+import eval as evaluation
+import tasks
+import train
+from executor import Executor
+from model import encode, load_policy, logprobs, save_policy
+
+HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE / "nano"))
+import make  # noqa: E402
+
+TASK_FILE = "runs/grammar.jsonl"  # for the control that has no proposer; made when needed
+# Student's t, 97.5%, by degrees of freedom: seeds - 1.
+STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and reported apart
+SAMPLED, SAMPLED_START = 2, 4  # answers to each held-out task at T = 1, after and before training
+PASS_TASKS, PASS_N = 240, 64  # tasks and answers for pass@k
+
+# Arms: flags of train.py beside the preset's.
+SUPERVISED = ["supervise, see below"]
+LEARNS = {
+    "azr": [],
+    "grammar tasks": ["--propose_from", TASK_FILE],     # plain RL on tasks drawn from the warm start's grammar
+    "frozen proposer": ["--propose_from", "start"],
+    "shuffled proposer reward": ["--control", "shuffled"],
+    "random solver reward": ["--control", "random"],
+    "more warm start": SUPERVISED,
+}
+PAPER = ["--reuse_probes", "False"]
+ABLATIONS = {
+    "azr": [],
+    "paper: fresh answers, six baselines": PAPER,
+    "deduction only": ["--types", "deduction"],
+    "no induction": ["--types", "deduction", "abduction"],
+    "no references": ["--references", "0"],
+    "solver only": ["--train_propose", "False"],
+    "paper, one baseline": [*PAPER, "--advantage", "reinforce++"],
+    "probes, six baselines": ["--advantage", "trr++"],
+    "extremes -0.5": ["--extreme_reward", "-0.5"],
+    "n = 4": ["--n_probes", "4"],
+    "n = 16": ["--n_probes", "16"],
+    "paper, last step's tasks": [*PAPER, "--solve_tasks", "previous"],
+    "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
+    "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
+    "all weights": ["--lora_rank", "0", "--lr", "1e-4"],
+    "lambda 0.3": ["--solve_weight", "0.3"],
+    "lambda 3": ["--solve_weight", "3"],
+}
+EXPERIMENTS = {"learns": LEARNS, "ablations": ABLATIONS}
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Running arms
+
+def run_name(experiment: str, arm: str, seed: int) -> str:
+    return f"{experiment}-{re.sub('[^a-z0-9.]+', '_', arm.lower())}-{seed}"
+
+
+def commands(args, arm: str, seed: int) -> list[list[str]]:
+    """What is left to do for the arm's run: train (or go on), then score."""
+    name, flags = run_name(args.name, arm, seed), EXPERIMENTS[args.name][arm]
+    folder, left = Path("runs") / name, []
+    if flags == SUPERVISED and not (folder / "checkpoint").exists():
+        left.append(["experiments.py", args.name, "--supervise", str(folder), "--seed", str(seed),
+                     "--like", f"runs/{run_name(args.name, 'azr', seed)}"])
+    elif flags != SUPERVISED and last_step(folder) < args.steps:
+        if (folder / "checkpoint").exists():
+            left.append(["train.py", "--resume", str(folder), "--steps", str(args.steps)])
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
+            left.append(["train.py", "--preset", args.preset, "--name", name, "--seed", str(seed), "--steps",
+                         str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--workers", "1",
+                         "--keep_samples", "2", *flags])
+    if not (folder / "scores.json").exists():
+        left.append(["experiments.py", args.name, "--score", str(folder)])
+    return left
+
+
+def last_step(folder: Path) -> int:
+    try:
+        return json.loads((folder / "checkpoint" / "state.json").read_text())["step"]
+    except OSError:
+        return -1
+
+
+def run_arm(args, arm: str, seed: int) -> None:
+    log = Path("runs") / f"{run_name(args.name, arm, seed)}.log"
+    threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    for command in commands(args, arm, seed):
+        with open(log, "a") as output:
+            done = subprocess.run([sys.executable, *command], stdout=output, stderr=output,
+                                  env=os.environ | {"OMP_NUM_THREADS": str(threads)})
+        if done.returncode:
+            raise SystemExit(f"experiments.py: {' '.join(command)} failed; its output is in {log}")
+
+
+def write_task_file(path: Path, count: int) -> None:
+    """`count` tasks of each type from the warm start's own grammar, depths as there, none of them held out."""
+    rng, lines = random.Random("grammar tasks"), []
+    for name in tasks.TYPES:
+        for _ in range(count):
+            task = make.draw_example("solve", name, make.pick(make.DEPTHS, rng), rng)[0]
+            lines.append(json.dumps(tasks.task_to_json(task)))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def supervise(folder: Path, like: Path, seed: int) -> None:
+    """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar, as many steps,
+    rows and trained tokens a step as the run `like` has seen, with its optimizer and learning rate."""
+    cfg = train.Config(**json.loads((like / "config.json").read_text()))
+    lines = [json.loads(line) for line in open(like / "metrics.jsonl")]
+    budgets = [line["tokens_trained"] for line in lines if "tokens_trained" in line]
+    policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, seed=seed)
+    optimizer, rng = train.make_optimizer(cfg, policy), random.Random(f"more warm start {seed}")
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = []
+    for step, budget in enumerate(budgets, 1):
+        rows, made = [], 0
+        while made < budget:
+            role, type = make.pick(make.ROLES, rng).split()
+            _, prompt, response = make.draw_example(role, type, make.pick(make.DEPTHS, rng), rng)
+            rows.append((encode(policy, prompt), encode(policy, response) + [policy.tokenizer.eos_token_id]))
+            made += len(rows[-1][1])
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        loss = 0.0
+        for part in (rows[i:i + 32] for i in range(0, len(rows), 32)):
+            lost = -logprobs(policy, part)[0].sum() / made
+            lost.backward()
+            loss += float(lost)
+        torch.nn.utils.clip_grad_norm_(policy.trained(), cfg.grad_clip)
+        train.set_rate(optimizer, cfg, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        metrics.append({"step": step, "loss": loss, "tokens_trained": made, "tokens_generated": 0})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
+    save_policy(policy, folder / "checkpoint" / "policy")
+
+
+def score(folder: Path, preset: str) -> None:
+    """scores.json of a run, or of the preset's model as it starts if the folder holds no run: solved tasks, one number
+    a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS."""
+    cfg = train.Config(**train.PRESETS[preset])
+    rank_0 = False
+    if (folder / "config.json").exists():
+        saved = json.loads((folder / "config.json").read_text())
+        rank_0 = saved["lora_rank"] == 0
+    adapter = folder / "checkpoint" / "policy"
+    with Executor(1) as executor:
+        policy = load_policy(cfg.model, "cpu", 0 if rank_0 else 16, adapter=adapter if adapter.exists() else None)
+        heldout = tasks.load_tasks(cfg.heldout_tasks, executor)
+        style = tasks.Style(cfg.prompt, cfg.n_inputs)
+
+        def solved(some: list, **how) -> list[int]:
+            return evaluation.score(policy, executor, style, some, cfg.max_new_tokens, slots=cfg.slots, **how).correct
+        n = SAMPLED if adapter.exists() else SAMPLED_START
+        found = {"greedy": solved(heldout), "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
+        if re.search("azr|start", folder.name):
+            found["pass"] = solved(heldout[:PASS_TASKS], n=PASS_N, temperature=1.0, seed=2)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "scores.json").write_text(json.dumps(found))
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Figures
+
+def cells_of(heldout: list[dict], depths: tuple) -> dict[tuple, list[int]]:
+    """(type, depth): indices of its tasks."""
+    cells = defaultdict(list)
+    for i, task in enumerate(heldout):
+        depth = task["program"].count("\n") - 1
+        if depth in depths:
+            cells[task["type"], depth].append(i)
+    return cells
+
+
+def average(values: list[float], cells: dict) -> float:
+    """The mean over cells of the mean over a cell's tasks."""
+    return statistics.mean(statistics.mean(values[i] for i in cell) for cell in cells.values())
+
+
+def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dict) -> float:
+    """Half of the 95% interval of `average` of the differences, one list of them (by task) a seed: seeds and tasks are
+    drawn independently, so their variances add. Tasks: the residuals of a cell's programs, each program's summed."""
+    seeds = len(differences_S)
+    mean_I = [statistics.mean(column) for column in zip(*differences_S)]
+    variance = 0.0
+    for cell in cells.values():
+        middle, residual = statistics.mean(mean_I[i] for i in cell), defaultdict(float)
+        for i in cell:
+            residual[heldout[i]["program"]] += mean_I[i] - middle
+        variance += sum(r * r for r in residual.values()) / len(cell) ** 2 / len(cells) ** 2
+    spread = 0.0
+    if seeds > 1:
+        of_seed = [average(differences, cells) for differences in differences_S]
+        spread = STUDENT[min(seeds - 1, max(STUDENT))] * statistics.stdev(of_seed) / math.sqrt(seeds)
+    return math.sqrt(spread ** 2 + 1.96 ** 2 * variance)
+
+
+def figures(args, arms: list[str]) -> dict:
+    """Everything that is there so far, for the JSON file."""
+    cfg = train.Config(**train.PRESETS[args.preset])
+    heldout = [json.loads(line) for line in open(cfg.heldout_tasks)]
+    start = json.loads(start_scores(args).read_text())
+    found = {"experiment": args.name, "preset": args.preset, "steps": args.steps, "seeds": args.seeds,
+             "commit": commit(), "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
+    measures = {"T1": ("sampled", SAMPLED, DEPTHS), "greedy": ("greedy", 1, DEPTHS),
+                "T1 depth 4": ("sampled", SAMPLED, (4,)), "greedy depth 4": ("greedy", 1, (4,))}
+    measures |= {f"T1 {type}": ("sampled", SAMPLED, DEPTHS, type) for type in tasks.TYPES}
+    against = {}  # measure: AZR's rates by task, by seed
+    for arm in arms:
+        scores = {}
+        for seed in range(args.seeds):
+            path = Path("runs") / run_name(args.name, arm, seed)
+            if (path / "scores.json").exists():
+                scores[seed] = json.loads((path / "scores.json").read_text())
+        if not scores:
+            continue
+        entry = found["arms"][arm] = {"flags": EXPERIMENTS[args.name][arm], "seeds": list(scores), "measures": {}}
+        for name, (key, n, depths, *type) in measures.items():
+            cells = {cell: tasks for cell, tasks in cells_of(heldout, depths).items() if not type or cell[0] in type}
+            rates = {seed: [value / n for value in scores[seed][key]] for seed in scores}
+            before = [value / (SAMPLED_START if key == "sampled" else 1) for value in start[key]]
+            gains = [[after - was for after, was in zip(rates[seed], before)] for seed in scores]
+            entry["measures"][name] = {
+                "before": 100 * average(before, cells), "after": [100 * average(rates[seed], cells) for seed in rates],
+                "gain": 100 * statistics.mean(average(gain, cells) for gain in gains),
+                "interval": 100 * half_width(gains, heldout, cells)}
+            if arm == "azr":
+                against[name] = rates
+            elif both := [seed for seed in rates if seed in against.get(name, {})]:
+                lead = [[a - b for a, b in zip(against[name][seed], rates[seed])] for seed in both]
+                entry["measures"][name] |= {
+                    "azr_ahead": 100 * statistics.mean(average(one, cells) for one in lead),
+                    "azr_ahead_interval": 100 * half_width(lead, heldout, cells)}
+        entry["tokens"] = [tokens_of(args, arm, seed) for seed in scores]
+        entry["curves"] = [curves(args, arm, seed) for seed in scores]
+        if all("pass" in score for score in scores.values()):
+            entry["pass_at_k"] = [pass_curve(score["pass"]) for score in scores.values()]
+    found["pass_at_k_before"] = pass_curve(start["pass"])
+    return found
+
+
+def pass_curve(solved: list[int]) -> dict[int, float]:
+    return {k: 100 * statistics.mean(evaluation.pass_at_k(PASS_N, c, k) for c in solved)
+            for k in (1, 2, 4, 8, 16, 32, 64)}
+
+
+def metrics_of(args, arm: str, seed: int) -> list[dict]:
+    path = Path("runs") / run_name(args.name, arm, seed) / "metrics.jsonl"
+    return [json.loads(line) for line in open(path)]
+
+
+def tokens_of(args, arm: str, seed: int) -> dict:
+    lines = metrics_of(args, arm, seed)
+    return {key: sum(line.get(key, 0) for line in lines) for key in ("tokens_generated", "tokens_trained")}
+
+
+def curves(args, arm: str, seed: int) -> dict:
+    """By step: held-out accuracy where it was measured, and what became of the proposals."""
+    found = defaultdict(list)
+    for line in metrics_of(args, arm, seed):
+        for key, name in (("heldout", "greedy"), ("heldout_sampled", "T1")):
+            if key in line:
+                rates = [rate for cell, rate in line[key].items() if int(cell.split("/")[1]) in DEPTHS]
+                found[name].append((line["step"], round(100 * statistics.mean(rates), 2)))
+        for key in ("depth", "valid", "solve_rate", "learnability", "distinct"):
+            values = [line[f"{key}/{type}"] for type in tasks.TYPES if line.get(f"{key}/{type}") is not None]
+            if values:
+                found[key].append((line["step"], round(statistics.mean(values), 3)))
+    return found
+
+
+def commit() -> str:
+    done = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def table(found: dict) -> str:
+    lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}`, commit"
+             f" {found['commit']}, {found['machine']}. Held-out pass@1 in percent, mean over types and depths 1 to 3;"
+             " gains in points over the model before training; 95% intervals over seeds and tasks.", "",
+             "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 | million"
+             " tokens generated / trained |", "|---" * 9 + "|"]
+    for arm, entry in found["arms"].items():
+        m = entry["measures"]
+
+        def gain(name: str, key: str = "gain", width: str = "interval") -> str:
+            return f"{m[name][key]:+.1f} ± {m[name][width]:.1f}" if key in m[name] else "-"
+        generated, trained = (statistics.mean(run[f"tokens_{what}"] for run in entry["tokens"]) / 1e6
+                              for what in ("generated", "trained"))
+        after = statistics.mean(m["T1"]["after"])
+        cells = [arm, len(entry["seeds"]), f"{m['T1']['before']:.1f}", f"{after:.1f}", gain("T1"), gain("greedy"),
+                 gain("T1 depth 4"), gain("T1", "azr_ahead", "azr_ahead_interval"), f"{generated:.2f} / {trained:.2f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    if any("pass_at_k" in entry for entry in found["arms"].values()):
+        before = found["pass_at_k_before"]
+        lines += ["", "| pass@k | " + " | ".join(map(str, before)) + " |", "|---" * (1 + len(before)) + "|",
+                  "| before | " + " | ".join(f"{rate:.1f}" for rate in before.values()) + " |"]
+        for arm, entry in found["arms"].items():
+            if "pass_at_k" in entry:
+                means = [statistics.mean(curve[k] for curve in entry["pass_at_k"]) for k in before]
+                lines.append(f"| {arm} | " + " | ".join(f"{rate:.1f}" for rate in means) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(found: dict, path: Path) -> None:
+    """Left: learning curves at T = 1, a line a seed. Right: gains with their intervals."""
+    try:
+        import matplotlib
+    except ImportError:
+        print("no plot: pip install matplotlib")
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4 + 0.15 * len(found["arms"])), layout="constrained")
+    for number, (arm, entry) in enumerate(found["arms"].items()):
+        color = pyplot.cm.tab20(number % 20)
+        for first, curve in enumerate(entry["curves"]):
+            if curve.get("T1"):
+                left.plot(*zip(*curve["T1"]), color=color, alpha=0.8, label=None if first else arm)
+        for shift, name, fill in ((-0.17, "T1", color), (0.17, "greedy", "none")):
+            m = entry["measures"][name]
+            right.barh(number + shift, m["gain"], 0.32, xerr=m["interval"], color=fill, edgecolor=color, capsize=2)
+    left.set(xlabel="step", ylabel="held-out pass@1 at T = 1, %", title="mean over types, depths 1 to 3; a line a seed")
+    left.legend(fontsize=7)
+    right.axvline(0, color="black", lw=0.8)
+    right.set(yticks=range(len(found["arms"])), yticklabels=list(found["arms"]), xlabel="gain, points",
+              title="filled: T = 1, open: greedy; 95% over seeds and tasks")
+    right.invert_yaxis()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def write(args, arms: list[str]) -> None:
+    found = figures(args, arms)
+    if not found["arms"]:
+        return
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    (results / f"{args.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    (results / f"{args.name}.md").write_text(table(found))
+    plot(found, results / f"{args.name}.png")
+
+
+def start_scores(args) -> Path:
+    return Path("runs") / f"start-{args.preset}" / "scores.json"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("name", choices=EXPERIMENTS)
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... for every arm")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of an arm")
+    parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--preset", default="nano", help="a preset of train.py with a held-out file")
+    parser.add_argument("--eval_every", type=int, default=20, help="steps between points of the curves")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
+    parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)      # what the arms' processes are asked to do
+    parser.add_argument("--supervise", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--like", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.score:
+        return score(args.score, args.preset)
+    if args.supervise:
+        return supervise(args.supervise, args.like, args.seed)
+    unknown = set(args.arms or []) - set(EXPERIMENTS[args.name])
+    if unknown or args.seeds < 1:
+        parser.error(f"no arm called {', '.join(unknown)}; choose from: {', '.join(EXPERIMENTS[args.name])}" if unknown
+                     else "--seeds must be at least 1")
+    arms = [arm for arm in EXPERIMENTS[args.name] if arm in (args.arms or EXPERIMENTS[args.name])]
+    if any(TASK_FILE in EXPERIMENTS[args.name][arm] for arm in arms) and not Path(TASK_FILE).exists():
+        write_task_file(Path(TASK_FILE), 32 * args.steps)
+    if not start_scores(args).exists():
+        score(start_scores(args).parent, args.preset)
+    work = [(arm, seed) for seed in range(args.seeds) for arm in arms]
+    # The supervised arm takes its number of tokens from AZR's run, so it waits for those.
+    for part in ([w for w in work if EXPERIMENTS[args.name][w[0]] != SUPERVISED],
+                 [w for w in work if EXPERIMENTS[args.name][w[0]] == SUPERVISED]):
+        with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(part), unit="run") as bar:
+            for _ in pool.map(lambda w: run_arm(args, *w), part):
+                bar.update()
+                write(args, arms)
+    write(args, arms)
+    print((HERE / "results" / f"{args.name}.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
