@@ -102,10 +102,10 @@ def commands(args, arm: str, seed: int) -> list[list[str]]:
         else:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
             left.append(["train.py", "--preset", args.preset, "--name", name, "--seed", str(seed), "--steps",
-                         str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--workers", "1",
-                         "--keep_samples", "2", *flags])
+                         str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--eval_limit",
+                         str(min(1200, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
     if not (folder / "scores.json").exists():
-        left.append(["experiments.py", args.name, "--score", str(folder)])
+        left.append(["experiments.py", args.name, "--score", str(folder), "--limit", str(args.limit)])
     return left
 
 
@@ -144,7 +144,7 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     cfg = train.Config(**json.loads((like / "config.json").read_text()))
     lines = [json.loads(line) for line in open(like / "metrics.jsonl")]
     budgets = [line["tokens_trained"] for line in lines if "tokens_trained" in line]
-    policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, seed=seed)
+    policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, seed=seed, norms=cfg.norm_lr > 0)
     optimizer, rng = train.make_optimizer(cfg, policy), random.Random(f"more warm start {seed}")
     folder.mkdir(parents=True, exist_ok=True)
     metrics = []
@@ -170,7 +170,7 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     save_policy(policy, folder / "checkpoint" / "policy")
 
 
-def score(folder: Path, preset: str) -> None:
+def score(folder: Path, preset: str, limit: int) -> None:
     """scores.json of a run, or of the preset's model as it starts if the folder holds no run: solved tasks, one number
     a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS."""
     cfg = train.Config(**train.PRESETS[preset])
@@ -181,7 +181,7 @@ def score(folder: Path, preset: str) -> None:
     adapter = folder / "checkpoint" / "policy"
     with Executor(1) as executor:
         policy = load_policy(cfg.model, "cpu", 0 if rank_0 else 16, adapter=adapter if adapter.exists() else None)
-        heldout = tasks.load_tasks(cfg.heldout_tasks, executor)
+        heldout = tasks.load_tasks(cfg.heldout_tasks, executor)[:limit]
         style = tasks.Style(cfg.prompt, cfg.n_inputs)
 
         def solved(some: list, **how) -> list[int]:
@@ -233,7 +233,7 @@ def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dic
 def figures(args, arms: list[str]) -> dict:
     """Everything that is there so far, for the JSON file."""
     cfg = train.Config(**train.PRESETS[args.preset])
-    heldout = [json.loads(line) for line in open(cfg.heldout_tasks)]
+    heldout = [json.loads(line) for line in open(cfg.heldout_tasks)][:args.limit]
     start = json.loads(start_scores(args).read_text())
     found = {"experiment": args.name, "preset": args.preset, "steps": args.steps, "seeds": args.seeds,
              "commit": commit(), "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
@@ -388,6 +388,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--preset", default="nano", help="a preset of train.py with a held-out file")
     parser.add_argument("--eval_every", type=int, default=20, help="steps between points of the curves")
+    parser.add_argument("--limit", type=int, default=3600, help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)      # what the arms' processes are asked to do
     parser.add_argument("--supervise", type=Path, help=argparse.SUPPRESS)
@@ -395,7 +396,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.score:
-        return score(args.score, args.preset)
+        return score(args.score, args.preset, args.limit)
     if args.supervise:
         return supervise(args.supervise, args.like, args.seed)
     unknown = set(args.arms or []) - set(EXPERIMENTS[args.name])
@@ -406,7 +407,7 @@ def main() -> None:
     if any(TASK_FILE in EXPERIMENTS[args.name][arm] for arm in arms) and not Path(TASK_FILE).exists():
         write_task_file(Path(TASK_FILE), 32 * args.steps)
     if not start_scores(args).exists():
-        score(start_scores(args).parent, args.preset)
+        score(start_scores(args).parent, args.preset, args.limit)
     work = [(arm, seed) for seed in range(args.seeds) for arm in arms]
     # The supervised arm takes its number of tokens from AZR's run, so it waits for those.
     for part in ([w for w in work if EXPERIMENTS[args.name][w[0]] != SUPERVISED],

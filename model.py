@@ -90,9 +90,10 @@ def adapter_off(policy: Policy):
 
 def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha: float = 32.0,
                 load_in_4bit: bool = False, adapter: Path | None = None, seed: int = 0,
-                dtype: torch.dtype | str | None = None) -> Policy:
+                dtype: torch.dtype | str | None = None, norms: bool = False) -> Policy:
     """Loads a hub name or a folder (Hugging Face format). `adapter` is a folder written by `save_policy`; with
-    lora_rank 0 all weights are trained and `adapter` holds all of them. `dtype` is that of the frozen weights and of
+    lora_rank 0 all weights are trained and `adapter` holds all of them. `norms`: the adapter has its own weights for
+    the layers' norms. `dtype` is that of the frozen weights and of
     the activations: bf16 on CUDA and fp32 on a CPU if not given; "auto" is bf16 also on a CPU that multiplies it in
     hardware, from BF16_WIDTH on. Raises ModelError."""
     local = Path(name).expanduser()
@@ -129,7 +130,7 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
     if lora_rank == 0:
         model.requires_grad_(True)
     else:
-        model = add_adapter(model, lora_rank, lora_alpha, adapter, seed)
+        model = add_adapter(model, lora_rank, lora_alpha, adapter, seed, norms)
     base = model.get_base_model() if lora_rank else model
     model.eval()
     for module in model.modules():
@@ -167,16 +168,19 @@ def quantised(dtype: torch.dtype) -> dict:
                                                       bnb_4bit_compute_dtype=dtype)}
 
 
-def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None, seed: int) -> nn.Module:
+def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None, seed: int,
+                norms: bool = False) -> nn.Module:
     """LoRA on all linear layers of the blocks (attention-only is worse at any rank; Thinking Machines, LoRA Without
-    Regret, 2025), master weights in fp32."""
+    Regret, 2025), master weights in fp32. With `norms`, copies of the norms' weights too: behind a norm with frozen
+    weights and a frozen head, LoRA can hardly make a small model more certain of what it knows."""
     import peft
     if adapter:
         model = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     else:
         torch.manual_seed(seed)
         model = peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none",
-                                                          target_modules="all-linear", task_type="CAUSAL_LM"))
+                                                          target_modules="all-linear", task_type="CAUSAL_LM",
+                                                          modules_to_save=["norm"] if norms else None))
     config = model.peft_config["default"]
     config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from save to save
     for parameter in model.parameters():
@@ -266,7 +270,7 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
             x_BTD, k, v = run(policy, layer, x_BTD, rope, mask, weights, prefix[index] if prefix else None)
             if keep is not None:
                 keep.append((k, v))
-    return rms_norm(decoder.norm, x_BTD)
+    return rms_norm(decoder.norm, x_BTD, policy.adapter_on)
 
 
 def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None = None,
@@ -276,7 +280,7 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
     its part of the prefix."""
     attention, mlp, on = layer.self_attn, layer.mlp, policy.adapter_on
     B, T, _ = x_BTD.shape
-    h = rms_norm(layer.input_layernorm, x_BTD)
+    h = rms_norm(layer.input_layernorm, x_BTD, on)
     if weights is None:
         q, k, v = (linear(projection, h, on) for projection in (attention.q_proj, attention.k_proj, attention.v_proj))
     else:
@@ -286,7 +290,7 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
                                                           attention.config.num_key_value_heads * C), dim=-1)
     q, k, v = (part.view(B, T, -1, attention.head_dim) for part in (q, k, v))
     if hasattr(attention, "q_norm"):  # Qwen3
-        q, k = rms_norm(attention.q_norm, q), rms_norm(attention.k_norm, k)
+        q, k = rms_norm(attention.q_norm, q, on), rms_norm(attention.k_norm, k, on)
     q, k, v = rotate(q.transpose(1, 2), rope), rotate(k.transpose(1, 2), rope), v.transpose(1, 2)  # [B, heads, T, C]
     if pos_BT is not None:
         rows, positions = torch.arange(B, device=k.device), pos_BT[:, 0]
@@ -307,11 +311,11 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
         o = o.transpose(1, 2).reshape(B, T, -1)
     if weights is None:
         x_BTD = x_BTD + linear(attention.o_proj, o, on)
-        h = rms_norm(layer.post_attention_layernorm, x_BTD)
+        h = rms_norm(layer.post_attention_layernorm, x_BTD, on)
         h = F.silu(linear(mlp.gate_proj, h, on)) * linear(mlp.up_proj, h, on)
         return x_BTD + linear(mlp.down_proj, h, on), k, v
     x_BTD = x_BTD + packed_linear(weights["o"], o)
-    gate, up = packed_linear(weights["gate_up"], rms_norm(layer.post_attention_layernorm, x_BTD)).chunk(2, dim=-1)
+    gate, up = packed_linear(weights["gate_up"], rms_norm(layer.post_attention_layernorm, x_BTD, on)).chunk(2, dim=-1)
     return x_BTD + packed_linear(weights["down"], F.silu(gate) * up), k, v
 
 
@@ -335,7 +339,10 @@ def linear(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
     return y + F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * module.scaling["default"]
 
 
-def rms_norm(module: nn.Module, x: Tensor) -> Tensor:
+def rms_norm(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
+    """A norm, or the adapter's copy of it."""
+    if hasattr(module, "modules_to_save"):
+        module = module.modules_to_save["default"] if adapter_on else module.original_module
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + module.variance_epsilon)
     return module.weight.to(x.dtype) * wide.to(x.dtype)

@@ -117,6 +117,7 @@ class Config:
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)")
+    norm_lr: float = opt(0.0, "learning rate of the norms' weights, which LoRA leaves alone; 0 keeps them frozen")
     lr_final: float = opt(1.0, "share of the learning rate that is left at the last step, with a straight line to it; 1"
                           " is constant (paper)")
     weight_decay: float = opt(0.0, "AdamW weight decay")
@@ -516,7 +517,7 @@ def update(run: Training, rows: list[Row]) -> dict:
 def set_rate(optimizer: torch.optim.Optimizer, cfg: Config, step: int) -> None:
     done = (step - 1) / max(1, cfg.steps - 1)
     for group in optimizer.param_groups:
-        group["lr"] = cfg.lr * (1 + done * (cfg.lr_final - 1))
+        group["lr"] = group["initial_lr"] * (1 + done * (cfg.lr_final - 1))
 
 
 def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -919,7 +920,7 @@ def check(cfg: Config) -> None:
         if not 0 < getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be above 0")
     for name in ("references", "lora_rank", "weight_decay", "kl_coef", "entropy_coef", "solve_weight", "kv_gb",
-                 "micro_tokens", "eval_every", "eval_limit", "eval_samples", "lr_final"):
+                 "micro_tokens", "eval_every", "eval_limit", "eval_samples", "lr_final", "norm_lr"):
         if not 0 <= getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be 0 or more")
     wrong = [type for type in cfg.types if type not in TYPES]
@@ -966,14 +967,17 @@ def open_folder(cfg: Config) -> tuple[Path, object]:
 
 
 def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
-    options = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    norms = [p for name, p in policy.model.named_parameters() if p.requires_grad and "norm" in name and cfg.norm_lr]
+    others = [p for p in policy.trained() if all(p is not norm for norm in norms)]
+    groups = [{"params": part, "lr": lr, "initial_lr": lr, "weight_decay": cfg.weight_decay}
+              for part, lr in ((others, cfg.lr), (norms, cfg.norm_lr)) if part]
     if cfg.optim == "adamw":
-        return torch.optim.AdamW(policy.trained(), **options)
+        return torch.optim.AdamW(groups)
     try:
         import bitsandbytes
     except ImportError as error:
         raise UserError("--optim adamw8bit needs the bitsandbytes package: pip install bitsandbytes") from error
-    return bitsandbytes.optim.AdamW8bit(policy.trained(), **options)
+    return bitsandbytes.optim.AdamW8bit(groups)
 
 
 def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
@@ -981,7 +985,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     checkpoint = find_checkpoint(folder)
     say(f"loading {cfg.model}")
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
-                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype])
+                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0)
     policy.compile = (cfg.device == "cuda" and not cfg.load_in_4bit) if cfg.compile is None else cfg.compile
     policy.checkpoint_layers = cfg.checkpoint_layers
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:

@@ -746,3 +746,71 @@ def test_a_buffer_smaller_than_a_step_still_gives_b_rows_to_solve(run):
     run.buffers.size = 1
     rows, _ = train_step(run)
     assert sum(row.kind == "solve" for row in rows) <= run.cfg.batch_size
+
+
+# ---- controls ---------------------------------------------------------------------------------------------------
+
+def test_proposals_of_the_starting_model_stay_what_they_were_and_are_not_trained_on(run, monkeypatch):
+    """A frozen proposer: whatever the policy has become, the same prompt gets the same proposal."""
+    run.cfg.propose_from = "start"
+
+    def proposals():
+        rows, _ = train_step(run)
+        return [(row.prompt_ids, row.sample.ids) for row in rows if row.kind == "propose"]
+    buffers = run.buffers.to_json()
+    before = proposals()
+    trained = []
+    monkeypatch.setattr(train, "update", lambda run, rows: trained.extend(rows) or {})
+    for parameter in run.policy.trained():
+        torch.nn.init.normal_(parameter, std=0.3)
+    run.buffers = tasks.Buffers.from_json(buffers)
+    assert proposals() == before
+    assert trained and {row.role for row in trained} == {"solve"}
+
+
+def test_tasks_from_a_file_take_the_place_of_proposals(run, tmp_path):
+    known = [task for buffer in run.buffers.train.values() for task in buffer]
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(tasks.task_to_json(task)) + "\n" for task in known))
+    run.cfg.propose_from, run.cfg.reuse_probes = str(path), True
+    run.given = train.read_tasks(str(path), run.executor)
+    rows, metrics = train_step(run)
+    given = [row for row in rows if row.kind == "propose"]
+    assert Counter(row.type for row in given) == dict.fromkeys(run.cfg.types, run.cfg.batch_size)
+    assert {row.task.program for row in given} <= {task.program for task in known}
+    probed = [row for row in given if row.solve_rate is not None]
+    assert sum(row.kind == "probe" for row in rows) == run.cfg.n_probes * len(probed) > 0
+    assert all(row.advantage == 0 for row in given) and metrics["length/propose/deduction"] is None
+    run.given = [task for task in known if task.type != "induction"]
+    with pytest.raises(UserError, match="no induction task"):
+        train_step(run)
+
+
+def rewarded(role: str, values: list[float]) -> list[Row]:
+    return [Row(role, role, "deduction" if i % 2 else "induction", "", [1], Sample([1], [0.0], "stop"), "", None, None,
+                well_formed=True, reward=value) for i, value in enumerate(values)]
+
+
+def test_controls_take_only_what_a_reward_tells(run):
+    valid, solves = rewarded("propose", [i / 100 for i in range(100)]), rewarded("solve", [1.0] * 1000)
+    before = [row.reward for row in valid]
+    train.take_control(run, valid, solves)
+    assert [row.reward for row in valid] == before and all(row.reward == 1.0 for row in solves)
+    run.cfg.control = "shuffled"
+    train.take_control(run, valid, solves)
+    after = [row.reward for row in valid]
+    assert after != before and sorted(after[::2]) == before[::2] and sorted(after[1::2]) == before[1::2]
+    run.cfg.control = "random"
+    solves[0].well_formed = False
+    train.take_control(run, valid, solves)
+    assert [row.reward for row in valid] == after
+    assert solves[0].reward == -1.0 and 400 < sum(row.reward == 1.0 for row in solves) < 600
+
+
+def test_the_learning_rate_falls_on_a_straight_line(run):
+    run.cfg.lr, run.cfg.lr_final, run.cfg.steps = 1.0, 0.2, 5
+    run.optimizer, rates = train.make_optimizer(run.cfg, run.policy), []
+    for step in range(1, 6):
+        train.set_rate(run.optimizer, run.cfg, step)
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])

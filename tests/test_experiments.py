@@ -1,0 +1,105 @@
+"""experiments.py: statistics against closed forms and brute force, and a whole experiment in small."""
+import itertools
+import json
+import math
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import eval as evaluation
+import experiments
+import tasks
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("n, correct", [(1, 0), (1, 1), (6, 0), (6, 2), (6, 5), (6, 6)])
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(n, correct):
+    answers = [True] * correct + [False] * (n - correct)
+    for k in range(1, n + 1):
+        subsets = list(itertools.combinations(answers, k))
+        assert evaluation.pass_at_k(n, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+
+
+def task(number: int, type: str = "deduction") -> dict:
+    return {"type": type, "program": f"def f(x):\n    x = x + {number}\n    return x"}
+
+
+def test_interval_over_independent_tasks_is_the_usual_one():
+    rng = random.Random(0)
+    heldout, values = [task(i) for i in range(50)], [rng.random() for _ in range(50)]
+    cells = experiments.cells_of(heldout, (1,))
+    wanted = 1.96 * statistics.pstdev(values) / math.sqrt(50)
+    assert experiments.half_width([values], heldout, cells) == pytest.approx(wanted)
+
+
+def test_interval_knows_that_tasks_of_one_program_are_not_independent():
+    rng = random.Random(0)
+    values = [rng.random() for _ in range(50)]
+    once, thrice = [task(i) for i in range(50)], [task(i // 3) for i in range(150)]
+    width = experiments.half_width([values], once, experiments.cells_of(once, (1,)))
+    copies = [values[i // 3] for i in range(150)]
+    assert experiments.half_width([copies], thrice, experiments.cells_of(thrice, (1,))) == pytest.approx(width)
+
+
+def test_interval_over_seeds_is_students():
+    heldout = [task(i) for i in range(10)]
+    cells = experiments.cells_of(heldout, (1,))
+    seeds = [[value] * 10 for value in (0.1, 0.2, 0.4)]  # no spread over tasks
+    assert experiments.half_width(seeds, heldout, cells) == pytest.approx(
+        4.303 * statistics.stdev([0.1, 0.2, 0.4]) / math.sqrt(3))
+
+
+def test_cells_weigh_the_same_whatever_their_size():
+    heldout = [task(0)] + [task(i, "induction") for i in range(9)]
+    assert experiments.average([1.0] + [0.0] * 9, experiments.cells_of(heldout, (1, 2, 3))) == 0.5
+
+
+def test_task_file_holds_no_heldout_program(tmp_path, executor):
+    path = tmp_path / "deep" / "tasks.jsonl"
+    experiments.write_task_file(path, 30)
+    found = tasks.load_tasks(str(path), executor)
+    assert len(found) == 90 and not any(tasks.is_heldout(task.key, 0.05) for task in found)
+
+
+def test_arm_names_are_folders_of_their_own():
+    for name, arms in experiments.EXPERIMENTS.items():
+        names = {experiments.run_name(name, arm, 0) for arm in arms}
+        assert len(names) == len(arms) and all(Path(name).name == name for name in names)
+
+
+def test_an_unknown_arm_is_told(tmp_path):
+    done = subprocess.run([sys.executable, ROOT / "experiments.py", "learns", "--arms", "nobody"], cwd=tmp_path,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and "no arm called nobody; choose from: azr" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_small_experiment_runs_goes_on_and_is_written(tmp_path):
+    """Two steps of an arm and of the supervised control, results at the end; a second call has nothing left to do."""
+    for file in [*ROOT.glob("*.py"), ROOT / "nano"]:
+        (tmp_path / file.name).symlink_to(file)
+    (tmp_path / "experiments.py").unlink()
+    (tmp_path / "experiments.py").write_text((ROOT / "experiments.py").read_text())  # its results/ lie beside it
+
+    def call():
+        return subprocess.run([sys.executable, "experiments.py", "learns", "--seeds", "1", "--steps", "2", "--eval_every",
+                               "2", "--limit", "48", "--arms", "azr", "grammar tasks", "more warm start"], cwd=tmp_path,
+                              capture_output=True, text=True)
+    done = call()
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results" / "learns.json").read_text())
+    assert list(found["arms"]) == ["azr", "grammar tasks", "more warm start"]
+    azr = found["arms"]["azr"]
+    assert set(azr["measures"]["T1"]) == {"before", "after", "gain", "interval"} and azr["curves"][0]["T1"]
+    assert found["arms"]["grammar tasks"]["measures"]["T1"]["azr_ahead_interval"] > 0
+    warm = found["arms"]["more warm start"]["tokens"][0]
+    assert warm["tokens_trained"] >= azr["tokens"][0]["tokens_trained"] > 0
+    assert "| azr | 1 |" in (tmp_path / "results" / "learns.md").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert call().returncode == 0
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
