@@ -287,13 +287,14 @@ def update(args) -> dict:
         policy.model.train()
     rng = random.Random(args.seed)
     ids = lambda count: [rng.randrange(3, policy.config.vocab_size) for _ in range(count)]
-    rows = [(ids(args.update_prompt), ids(args.update_response)) for _ in range(args.update_rows)]
+    prompts = [ids(args.update_prompt) for _ in range(args.update_rows)]
+    rows = [(prompt, ids(args.update_response)) for prompt in prompts for _ in range(args.update_n)]
     tokens = sum(len(prompt) + len(response) for prompt, response in rows)
 
     def mine() -> None:
-        for row in rows:  # one at a time, as the baseline
-            logp_N, _ = logprobs(policy, [row])
-            logp_N.mean().backward()
+        for first in range(0, len(rows), args.update_n):  # a prompt at a time; the baseline a response at a time
+            logp_N, _ = logprobs(policy, rows[first:first + args.update_n])
+            (logp_N.mean() * args.update_n).backward()
         take_gradients()
 
     def theirs() -> None:
@@ -326,8 +327,10 @@ def update(args) -> dict:
              "baseline_tokens_per_second": tokens / base_took,
              "memory_ratio": (peak + held) / (base_peak + held), "peak_gb": peak / 2**30,
              "baseline_peak_gb": base_peak / 2**30, "weights_gb": held / 2**30, "gradient_cosine": like,
-             "seconds": times, "baseline_seconds": base_times, "response_tokens": args.update_response}
-    print(f"update: {args.update_rows} rows of {args.update_prompt} + {args.update_response} tokens, {args.dtype},"
+             "seconds": times, "baseline_seconds": base_times, "response_tokens": args.update_response,
+             "responses_to_a_prompt": args.update_n}
+    print(f"update: {args.update_rows} prompts of {args.update_prompt} tokens, {args.update_n} responses of"
+          f" {args.update_response} to each, {args.dtype},"
           f" layers {'recomputed' if args.checkpoint_layers else 'kept'} in both\n"
           f"  ours {tokens / took:,.1f} tokens/s, peft and full logits {tokens / base_took:,.1f}:"
           f" {base_took / took:.2f} times; peak beside"
@@ -448,7 +451,7 @@ def step(args) -> dict:
                 for kind in ("propose", "probe", "solve"):
                     part = [(prompt, lengths) for other, prompt, lengths in work if other == kind]
                     baseline(plain, part, args, args.batches[0])
-                full_logits(policy, trained, cfg.micro_tokens, args.device)
+                full_logits(run, trained, args.device)
                 sync(args.device)
                 times["baseline"].append(time.perf_counter() - start + times["to_hide"][-1])
         finally:
@@ -461,8 +464,8 @@ def step(args) -> dict:
              "tokens": tokens, "seconds": times}
     print(f"step: B {cfg.batch_size} x 3 types, n {cfg.n_probes}: {found['rows']} responses, {tokens:,} tokens,"
           f" {len(trained)} trained\n  ours {took['stream']:.1f} s, judging after sampling {took['phases']:.1f} s,"
-          f" baseline {took['baseline']:.1f} s: {found['ratio']:.2f} times; waited {took['waited']:.2f} s for the executor, of"
-          f" {took['to_hide']:.2f}: {100 * found['executor_hidden']:.0f}% hidden")
+          f" baseline {took['baseline']:.1f} s: {found['ratio']:.2f} times; waited {took['waited']:.2f} s for the"
+          f" executor, of {took['to_hide']:.2f}: {100 * found['executor_hidden']:.0f}% hidden")
     return found
 
 
@@ -486,13 +489,17 @@ def scripted(row: train.Row, rng: random.Random) -> str:
     return " </think><answer>" + "\n".join(tasks.fence(*block) for block in blocks) + "</answer>"
 
 
-def full_logits(policy: Policy, rows: list, micro_tokens: int, device: str) -> None:
-    """The gradient of the rows' log-probs as peft and transformers give it, in the same micro-batches as ours."""
-    for micro in train.micro_batches(rows, micro_tokens):
+def full_logits(run: train.Training, rows: list, device: str) -> None:
+    """The gradient of the rows' log-probs as peft and transformers give it: a row a response, micro-batches as large as
+    ours."""
+    policy, shared = run.policy, run.policy.share_prompts
+    policy.share_prompts = 0
+    batches, policy.share_prompts = train.micro_batches(run, rows, run.cfg.micro_tokens), shared
+    for micro in batches:
         ids_BT, _ = M.pad([rows[i].prompt_ids + rows[i].sample.ids for i in micro], device)
         mask_BT = torch.zeros_like(ids_BT)
         for b, i in enumerate(micro):
-            mask_BT[b, :train.text_length(rows[i])] = 1
+            mask_BT[b, :len(rows[i].prompt_ids) + len(rows[i].sample.ids)] = 1
         logits = policy.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1].float()
         logp_BT = logits.log_softmax(-1).gather(-1, ids_BT[:, 1:, None])[..., 0]
         logp_BT.mean().backward()
@@ -533,6 +540,7 @@ def main() -> None:
     add("--response_median", type=int)
     add("--response_max", type=int)
     add("--update_rows", type=int, default=1)
+    add("--update_n", type=int, default=1, help="responses to each prompt")
     add("--update_prompt", type=int, default=512)
     add("--update_response", type=int, default=4096)
     add("--checkpoint_layers", action=argparse.BooleanOptionalAction, default=True,

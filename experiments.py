@@ -47,7 +47,7 @@ TASK_FILE = "runs/grammar.jsonl"  # for the control that has no proposer; made w
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and reported apart
 SAMPLED, SAMPLED_START = 2, 4  # answers to each held-out task at T = 1, after and before training
-PASS_TASKS, PASS_N = 240, 64  # tasks and answers for pass@k
+PASS_TASKS, PASS_N = 180, 64  # tasks and answers for pass@k
 
 # Arms: flags of train.py beside the preset's.
 SUPERVISED = ["supervise, see below"]
@@ -103,7 +103,7 @@ def commands(args, arm: str, seed: int) -> list[list[str]]:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
             left.append(["train.py", "--preset", args.preset, "--name", name, "--seed", str(seed), "--steps",
                          str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--eval_limit",
-                         str(min(1200, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
+                         str(min(600, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
     if not (folder / "scores.json").exists():
         left.append(["experiments.py", args.name, "--score", str(folder), "--limit", str(args.limit)])
     return left
@@ -387,8 +387,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--preset", default="nano", help="a preset of train.py with a held-out file")
-    parser.add_argument("--eval_every", type=int, default=20, help="steps between points of the curves")
-    parser.add_argument("--limit", type=int, default=3600, help="held-out tasks: the first of the file")
+    parser.add_argument("--eval_every", type=int, default=30, help="steps between points of the curves")
+    parser.add_argument("--limit", type=int, default=2400, help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)      # what the arms' processes are asked to do
     parser.add_argument("--supervise", type=Path, help=argparse.SUPPRESS)
