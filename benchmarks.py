@@ -715,7 +715,7 @@ def has_math_verify() -> bool:
 
 def judge_formulas(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
     program = "from mathcheck import equal as f"
-    parts = tasks.chunks([(item.row["gold"].strip().strip("$"), text) for item, text in answers], 16)
+    parts = tasks.chunks([(item.row["gold"], text) for item, text in answers], 16)
     ran = [run for runs in executor.run([Job(program, tuple(part)) for part in parts]) for run in runs]
     for index, run in enumerate(ran):
         if run.kind in ("timeout", "infra"):

@@ -549,8 +549,8 @@ def selfcheck(works: list[Work], data: Path, executor: Executor) -> bool:
     original = data / "humaneval" / "HumanEval.jsonl.gz"
     if original.is_file():  # the authors' own assertions, which are trusted: they see what they expect
         rows = benchmarks.read_rows(original)
-        jobs = [Job(f"{row['prompt']}{row['canonical_solution']}\n{row['test']}\ndef f():\n    check("
-                    f"{row['entry_point']})", ((),), limits=benchmarks.REFERENCE_LIMITS) for row in rows]
+        jobs = [Job(f"{row['prompt']}{row['canonical_solution']}\n{row['test']}\ndef hold():\n    check("
+                    f"{row['entry_point']})", ((),), "hold", limits=benchmarks.REFERENCE_LIMITS) for row in rows]
         failed = [row["task_id"] for row, [run] in zip(rows, executor.run(jobs)) if run.kind != "ok"]
         good &= not failed
         print(f"HumanEval, original assertions: {len(rows) - len(failed)} of {len(rows)} hold", *failed)
@@ -607,7 +607,7 @@ def arguments() -> argparse.Namespace:
         raise ValueError(f"--samples {args.samples}: no such file")
     if args.data and not args.data.is_dir():
         raise ValueError(f"--data {args.data}: no such folder")
-    args.prompt = args.prompt or ("compact" if args.model == nano else "azr")
+    args.prompt = args.prompt or ("compact" if args.model == nano and not args.samples else "azr")
     if args.tasks is None and not (args.selfcheck or args.fetch):
         args.tasks = str(HERE / "nano" / "heldout.jsonl")
     name = args.samples.stem if args.samples else f"{Path(args.model).name}-{args.prompt}"

@@ -169,7 +169,8 @@ def run_script(source: str, text: str) -> list:
     builtins.open = lambda file, *rest, **more: stdin if file in (0, "/dev/stdin") else real_open(file, *rest, **more)
     sys.stdin, sys.stdout = stdin, stdout
     try:
-        exec(compile(PRELUDE + source, "<program>", "exec", dont_inherit=True), {"__name__": "__main__"})
+        exec(compile(PRELUDE + source, "<program>", "exec", dont_inherit=True),
+             {"__name__": "__main__", "exit": sys.exit, "quit": sys.exit})
     except SystemExit as ended:
         if ended.code not in (None, 0):
             raise

@@ -132,7 +132,10 @@ class Config:
                                                         " they can reach more than their own result")
     # evaluation, logs, checkpoints
     heldout_tasks: Optional[str] = opt(None, "a task file to evaluate on, beside the run's own held-out tasks")
-    eval_every: int = opt(0, "steps between evaluations on the held-out file; 0: only at the end")
+    eval_every: int = opt(0, "steps between evaluations on the held-out file and --eval_tasks; 0: only at the end")
+    eval_tasks: list[str] = field(default_factory=list, metadata={"help": "benchmarks of eval.py, greedily, at step 0"
+                                                                  " and every --eval_every steps"})
+    eval_data: Optional[str] = opt(None, "the folder with their files, as eval.py's --data")
     eval_limit: int = opt(1200, "held-out tasks used: the first of the file, and the newest of the run's own per type")
     keep_samples: int = opt(-1, "responses written to samples.jsonl per step, type and kind; -1 is all")
     save_every: int = opt(1, "steps between checkpoints")
@@ -154,8 +157,8 @@ DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
 RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
-                 "eval_every", "eval_limit", "keep_samples", "save_every", "device", "checkpoint_layers", "compile",
-                 "stream"}
+                 "eval_every", "eval_tasks", "eval_data", "eval_limit", "keep_samples", "save_every", "device",
+                 "checkpoint_layers", "compile", "stream"}
 
 
 class UserError(Exception):
@@ -198,6 +201,7 @@ class Training:
     buffers: Buffers
     step: int = 0
     frozen: list[Task] = field(default_factory=list)  # the held-out file
+    works: list = field(default_factory=list)         # --eval_tasks
     frozen_keys: set[str] = field(default_factory=set)  # its programs are never trained on either
     kv_gb: float = 4.0
     micro_tokens: int = 0  # as found from free memory, or halved; 0: not yet
@@ -923,6 +927,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     run.frozen = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
+    run.works = benchmark_works(cfg, executor) if cfg.eval_every else []
     run.frozen_keys = {task.key for task in run.frozen}
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
     if not checkpoint:
@@ -937,6 +942,26 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
 def evaluate(run: Training, heldout: list[Task]) -> "evaluation.Scores":
     return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, slots=run.cfg.slots,
                             kv_gb=run.kv_gb)
+
+
+def benchmark_works(cfg: Config, executor: Executor) -> list:
+    try:
+        return evaluation.prepare(evaluation.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
+                                  executor, Style(cfg.prompt), cfg.eval_limit, note=say)
+    except (evaluation.DataError, ValueError) as error:
+        raise UserError(f"--eval_tasks: {error}") from error
+
+
+def evaluations(run: Training) -> dict:
+    """What --eval_every asks for, by its names in metrics.jsonl."""
+    cfg, found = run.cfg, {}
+    if run.frozen:
+        found["heldout"] = evaluate(run, run.frozen[:cfg.eval_limit]).rates()
+    if run.works:
+        with evaluation.scorer(cfg.workers, cfg.require) as executor:
+            found["eval"] = evaluation.rates(run.policy, run.works, "chat" if cfg.prompt == "chat" else "azr", executor,
+                                             cfg.max_new_tokens, cfg.slots, run.kv_gb)
+    return found
 
 
 @contextmanager
@@ -1002,16 +1027,16 @@ def main(argv: list[str]) -> None:
         if not any(run.buffers.train.values()):
             seed_buffers(run, log)
             save_checkpoint(run, log.sync())
-        if cfg.eval_every and run.frozen and run.step == 0:
-            log.metrics({"step": 0, "heldout": evaluate(run, run.frozen[:cfg.eval_limit]).rates()})
+        if cfg.eval_every and run.step == 0 and (run.frozen or run.works):
+            log.metrics({"step": 0} | evaluations(run))
         told: set[str] = set()
         for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
             if interrupts:
                 raise KeyboardInterrupt
             run.step = step + 1
             rows, metrics = train_step(run)
-            if cfg.eval_every and run.step % cfg.eval_every == 0 and run.frozen:
-                metrics["heldout"] = evaluate(run, run.frozen[:cfg.eval_limit]).rates()
+            if cfg.eval_every and run.step % cfg.eval_every == 0:
+                metrics |= evaluations(run)
             log.metrics(metrics)
             log.samples(rows, run.step)
             sizes = log.sync()
