@@ -413,7 +413,7 @@ def find_program(item: Item, prompt: Prompt, response: str) -> str | None:
     text = final(text)
     blocks = [code for language, code in tasks.FENCED.findall(text) if language.lower() in (*tasks.CODE, "python3")]
     wanted = item.row.get("entry_point")
-    named = [code for code in blocks if wanted and re.search(rf"^\s*def {re.escape(wanted)}\b", code, re.MULTILINE)]
+    named = [code for code in blocks if wanted and re.search(rf"^[ \t]*+def {re.escape(wanted)}\b", code, re.MULTILINE)]
     if blocks:
         return (named or blocks)[-1]
     unclosed = OPEN_FENCE.search(text)
@@ -440,16 +440,16 @@ def sides(answer: str) -> tuple[str, str]:
 
 
 def boxed(text: str) -> str | None:
-    """What the last closed \\boxed{...} holds."""
-    start = text.rfind("\\boxed{")
-    while start >= 0:
-        depth, begin = 0, start + len("\\boxed")
-        for end in range(begin, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            if depth == 0:
-                return text[begin + 1:end].strip()
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+    """What the last closed \\boxed{...} holds; one pass, since a model may write a thousand that are not closed."""
+    opened, last = [], None
+    for at, character in enumerate(text):
+        if character == "{":
+            opened.append(at)
+        elif character == "}" and opened:
+            start = opened.pop()
+            if text.endswith("\\boxed", 0, start) and (last is None or start > last[0]):
+                last = start, at
+    return last and text[last[0] + 1:last[1]].strip()
 
 
 def find_math(item: Item, prompt: Prompt, response: str) -> str | None:

@@ -27,7 +27,7 @@ from tqdm import tqdm
 import benchmarks
 import stats
 import tasks
-from benchmarks import BENCHMARKS, GROUPS, DataError, Item, Kind, Prompt, Verdict
+from benchmarks import BENCHMARKS, GROUPS, DataError, Item, Kind, Prompt, Verdict, cut
 from executor import LEVELS, Executor, ExecutorError, Job
 from model import ModelError, Policy, add, advance, decode, encode, generate, idle, load_policy, start_rollout
 from stats import wilson
@@ -35,6 +35,7 @@ from tasks import TYPES, Buffers, Style, Task
 
 HERE = Path(__file__).resolve().parent
 DEEPEST = 5  # deeper programs share a row of the table
+STOP_STEPS = 8  # decode steps between two searches for a prompt's stops in what was made so far
 CURVE = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "absolute-zero"
 
@@ -170,7 +171,8 @@ def prepare(names: list[str], data: Path | None, executor: Executor, style: Styl
             file = path / "checkpoint" / "state.json" if path.is_dir() else path
             facts = {"files": [{"file": name, "sha256": benchmarks.digest(file)}], "count": len(items),
                      "version": "self-play"}
-            works.append(Work(name, name, benchmarks.selfplay_kind(style), items, facts, 2048))
+            works.append(Work(name, name, benchmarks.selfplay_kind(style), items, facts,
+                              192 if style.name == "compact" else 2048))
         if not works[-1].items:
             raise ValueError(f"{name}: no items are left by --limit, --lcb_from and --lcb_to")
     return works
@@ -208,7 +210,8 @@ def sample(policy: Policy, work: Work, style: str, wanted: list[tuple[Item, int]
            max_new_tokens: int, seed: int, slots: int, kv_gb: float = 4.0):
     """Yields (item, k, response, finish, tokens) as responses end; draws hang on (seed, task, item, k) alone. A prompt
     that does not fit into the model gets an empty response that finished with "too_long"."""
-    prompts = {item.id: prompt_ids(policy, work.kind.prompts[style](item)) for item, _ in wanted}
+    asked = {item.id: work.kind.prompts[style](item) for item, _ in wanted}
+    prompts = {id: prompt_ids(policy, prompt) for id, prompt in asked.items()}
     room = policy.max_length - max_new_tokens
     fits = [pair for pair in wanted if len(prompts[pair[0].id]) <= room]
     for item, k in wanted:
@@ -223,9 +226,16 @@ def sample(policy: Policy, work: Work, style: str, wanted: list[tuple[Item, int]
     with tqdm(total=len(fits), desc=work.name, unit="answer", leave=False, disable=None) as bar:
         while not idle(rollout):
             for request, _, made in advance(rollout):
+                (item, k), text = request.tag, decode(policy, made.ids)
+                stopped = any(stop in text for stop in asked[item.id].stops)
                 bar.update()
                 bar.set_postfix_str(f"{rollout.made} tokens")
-                yield *request.tag, decode(policy, made.ids), made.finish, len(made.ids)
+                yield item, k, cut(text, asked[item.id].stops), "stop" if stopped else made.finish, len(made.ids)
+            if rollout.steps // STOP_STEPS != (rollout.steps - rollout.read_every) // STOP_STEPS:
+                for b, job in enumerate(rollout.rows):
+                    text = decode(policy, rollout.ids_BN[b, :rollout.count_B[b]].tolist())
+                    if any(stop in text for stop in asked[job.request.tag[0].id].stops):
+                        rollout.limit_B[b] = 0  # the row ends with its next token
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -318,8 +328,8 @@ def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, len
     for indices, options in ((whole, {"whole": True}), (rest, {})):
         pairs = [(by_id[rows[i]["id"]], answers[i]) for i in indices]
         for i, verdict in zip(indices, work.kind.judge(pairs, executor, lenient, **options) if pairs else ()):
-            cut = verdict.reason == "no_answer" and rows[i]["finish"] == "length"
-            verdicts[i] = Verdict(False, "truncated", verdict.detail) if cut else verdict
+            short = verdict.reason == "no_answer" and rows[i]["finish"] == "length"
+            verdicts[i] = Verdict(False, "truncated", verdict.detail) if short else verdict
     return verdicts
 
 
@@ -570,7 +580,7 @@ def arguments() -> argparse.Namespace:
     add("--tasks", help="names, groups (code, math, reason, all), task files or run folders, with commas; nano's"
         f" held-out file if not given. Names: {', '.join(BENCHMARKS)}")
     add("--data", type=Path, help="the folder with the benchmarks' files; if not given they are downloaded to a cache")
-    add("--out", type=Path, help="the folder for samples, verdicts and the summary; evals/MODEL-PROMPT if not given")
+    add("--out", type=Path, help="the folder for samples, verdicts and the summary; one in evals/ if not given")
     add("--prompt", choices=(*benchmarks.STYLES, "compact"), help="azr: as in training (default); chat: evalplus' for"
         " HumanEval and MBPP, else azr's in the chat template; qwen: the Qwen2.5-Coder report's; base: plain text to go"
         " on with; boxed: Qwen's for mathematics; compact: nano's (default for nano)")
@@ -610,19 +620,19 @@ def arguments() -> argparse.Namespace:
     args.prompt = args.prompt or ("compact" if args.model == nano and not args.samples else "azr")
     if args.tasks is None and not (args.selfcheck or args.fetch):
         args.tasks = str(HERE / "nano" / "heldout.jsonl")
-    name = args.samples.stem if args.samples else f"{Path(args.model).name}-{args.prompt}"
-    args.out = args.out or Path("evals") / name
+    unlike = hashlib.sha256(json.dumps(settings_of(args)).encode()).hexdigest()[:8]
+    args.out = args.out or Path("evals") / (
+        args.samples.stem if args.samples else f"{Path(args.model).name}-{args.prompt}-{unlike}")
     return args
 
 
-def settings_of(args, works: list[Work]) -> dict:
-    """What responses depend on; also what a summary states."""
+def settings_of(args) -> dict:
+    """What responses depend on."""
     adapter = args.adapter and hashlib.sha256(b"".join(
         path.read_bytes() for path in sorted(args.adapter.glob("*.safetensors")))).hexdigest()
     return {"model": None if args.samples else args.model, "adapter": args.adapter and str(args.adapter),
             "adapter_sha256": adapter, "load_in_4bit": args.load_in_4bit, "prompt": args.prompt, "n": args.n,
-            "temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed,
-            "python": platform.python_version(), "lenient": args.lenient}
+            "temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
 
 
 def run(args) -> int:
@@ -645,33 +655,32 @@ def run(args) -> int:
         works = prepare(names, args.data, executor, style, args.limit, (args.lcb_from, args.lcb_to), note=complain)
         if args.selfcheck:
             return 0 if selfcheck(works, args.data, executor) else 1
+        settings, source = settings_of(args), args.samples or args.out / "samples.jsonl"
+        kept = source.parent / "settings.json"
+        if args.stage == "score" and kept.is_file():  # responses are read in the way they were asked for
+            settings = json.loads(kept.read_text())
+            args.prompt = settings["prompt"]
         for work in works:
             if args.prompt not in work.kind.prompts:
                 raise ValueError(f"--prompt {args.prompt} is not for {work.title}; choose from"
                                  f" {', '.join(work.kind.prompts)}")
-        settings = settings_of(args, works)
         if args.stage != "score" and works:
             policy = load_policy(args.model, args.device, load_in_4bit=args.load_in_4bit, adapter=args.adapter,
                                  dtype="auto")
             generate_all(policy, works, args, settings, args.out)
         if args.stage == "generate" or not works:
             return 0
-        source = args.samples or args.out / "samples.jsonl"
         if not source.is_file():
             raise ValueError(f"{source}: no samples; run --stage generate first, or give --samples FILE")
-        kept = args.out / "settings.json"
-        if not args.samples and kept.is_file():
-            made = json.loads(kept.read_text())
-            if made["prompt"] != args.prompt:
-                raise ValueError(f"{source} was made with --prompt {made['prompt']}")
-            settings = made | {"lenient": args.lenient, "python": settings["python"]}
         rows = read_lines(source)
         if args.export_evalplus:
             print(f"{export_evalplus(works, rows, args.prompt, args.export_evalplus)} programs written to"
                   f" {args.export_evalplus}")
         judged = score_all(works, rows, args, executor, args.out)
         works = [work for work in works if any(row["task"] == work.name for row in judged)]
+        settings |= {"lenient": args.lenient, "python": platform.python_version()}
         print(summarise(works, judged, settings, args.out))
+        print(f"written to {args.out}")
     return 0
 
 
