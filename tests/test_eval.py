@@ -60,6 +60,8 @@ def function_item(*args, **more):
 
 CHEATS = {
     "right": ("def double(x):\n    return x + x", "pass", True),
+    "right, with dates": ("from datetime import datetime\ndef double(x):\n    day = datetime.strptime('2', '%d').day\n"
+                          "    return day * x", "pass", True),
     "right in base only": ("def double(x):\n    return abs(2 * x)", "wrong", True),
     "wrong": ("def double(x):\n    return x", "wrong", False),
     "looping": ("def double(x):\n    while True: pass", "timeout", False),
