@@ -48,6 +48,7 @@ from parsing import (  # the rest of the literals' grammar; used below and by ca
 LEVELS = ("weak", "partial", "kernel")
 MAX_PROGRAM = 100_000  # characters of source
 MAX_VALUE = 64_000  # characters of one encoded value
+MAX_INPUT = 1 << 25  # the same of the arguments of a job with limits of its own: a benchmark's
 MAX_RECORD = MAX_VALUE + 100  # bytes of one run's record
 MAX_ERROR = 200  # characters of an error text
 
@@ -60,13 +61,16 @@ class ExecutorError(Exception):
 class Job:
     """One program and the argument tuples (plain literal values) to call its `entry` with.
 
-    With seeds=2 every input also runs under a second hash seed, in reversed order.
+    With seeds=2 every input also runs under a second hash seed, in reversed order.  `limits`:
+    CPU seconds of one run and of all together, in place of the executor's; the first run that ends
+    the process, for instance by running out of them, then ends the job, and the rest is refused.
     """
 
     program: str
     inputs: tuple
     entry: str = "f"
     seeds: int = 1
+    limits: tuple | None = None
 
     def __post_init__(self):
         if self.seeds < 1:
@@ -166,9 +170,9 @@ def _check_hashes(items):
 _TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z", dict: "d"}
 
 
-def _encode(value):
+def _encode(value, most=MAX_VALUE):
     """Type-tagged JSON text; TypeError: not plain data, ValueError: too big, deep or cyclic."""
-    budget = MAX_VALUE
+    budget = most
 
     def walk(value, depth):
         nonlocal budget
@@ -200,7 +204,7 @@ def _encode(value):
         return [_TAGS[kind], *[walk(item, depth - 1) for item in items]]
 
     text = json.dumps(walk(value, MAX_DEPTH), separators=(",", ":"))
-    if len(text) > MAX_VALUE:
+    if len(text) > most:
         raise ValueError("value too big")
     return text
 
@@ -232,7 +236,8 @@ def _decode(tree, depth=MAX_DEPTH):
 
 # ---- the worker process --------------------------------------------------------------------------
 
-_HEAD = struct.Struct("!4sII")  # trainer -> worker: magic, bytes of the job that follows, runs
+# trainer -> worker: magic, bytes of the job that follows, runs, CPU seconds of one and of all
+_HEAD = struct.Struct("!4sIIdd")
 _MAGIC = b"\0job"  # a job is JSON, which has no NUL: leftovers of a job never pass for a head
 _FRAME = struct.Struct("!cId")  # worker -> trainer: tag, size or exit status, CPU seconds so far
 # What a frame brings: the layers that are missing; a child's bytes; a child's end, by itself or by
@@ -343,7 +348,7 @@ def _kill(pid, exited):
         os.kill(pid, signal.SIGKILL)
 
 
-def _supervise(jobs, out, size, runs, cpu_seconds, lock):
+def _supervise(jobs, out, size, runs, cpu_seconds, all_seconds, lock):
     """Fork a child for the job waiting in `jobs`, pass its bytes on unread, report its end.
 
     The limits are kept from outside, by the child's CPU clock: no timer that it could disarm.
@@ -376,7 +381,8 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
     glance.register(exited, select.POLLIN)
     glance.poll(min(_GLANCE_MS, cpu_seconds * 1000))
     while not done:
-        patience = min(deadline - time.monotonic(), counted_from + cpu_seconds - cpu)
+        left = min(counted_from + cpu_seconds, all_seconds) - cpu
+        patience = min(deadline - time.monotonic(), left)
         ready = dict(poller.poll(None if tag != _ENDED else max(0, math.ceil(patience * 1000))))
         if jobs in ready:
             os._exit(0)
@@ -399,7 +405,7 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
         if not done and room < 0:
             _kill(pid, exited)
         elif not done and tag == _ENDED:
-            if cpu - counted_from >= cpu_seconds:
+            if cpu - counted_from >= cpu_seconds or cpu >= all_seconds:
                 tag = _SPENT
             elif (now := time.monotonic()) >= deadline:
                 # Asleep if it ran for less than a twentieth of the time; else the machine is busy.
@@ -414,14 +420,14 @@ def _supervise(jobs, out, size, runs, cpu_seconds, lock):
     _write_all(out, _FRAME.pack(tag, status, usage.ru_utime + usage.ru_stime))
 
 
-def _worker_main(cpu_seconds, memory_mb, parent, without):
+def _worker_main(memory_mb, parent, without, preload):
     jobs, out, errors = os.dup(0), os.dup(1), os.dup(2)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2, _RESULT_FD):
         if fd not in (jobs, out, errors):
             os.dup2(null, fd)
     try:
-        for name in _PRELOAD:
+        for name in _PRELOAD + preload:
             importlib.import_module(name)
         warnings.simplefilter("ignore")
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -432,10 +438,10 @@ def _worker_main(cpu_seconds, memory_mb, parent, without):
         gc.collect()
         gc.freeze()  # keeps collections in the children from touching, and so copying, every page
         while head := _read_exactly(jobs, _HEAD.size):
-            magic, size, runs = _HEAD.unpack(head)
+            magic, size, runs, cpu_seconds, all_seconds = _HEAD.unpack(head)
             if magic != _MAGIC:
                 break  # a child died before it had read its job; a fresh worker is simplest
-            _supervise(jobs, out, size, runs, cpu_seconds, lock)
+            _supervise(jobs, out, size, runs, cpu_seconds, all_seconds, lock)
     except BaseException:
         os.write(errors, traceback.format_exc().encode())
         os._exit(1)
@@ -499,17 +505,20 @@ def _read_record(data, position):
 class _Worker:
     """A worker process with one hash seed, and the tasks it has been sent; the first is running."""
 
-    def __init__(self, hash_seed, cpu_seconds, memory_mb, without):
+    def __init__(self, hash_seed, cpu_seconds, memory_mb, without, preload):
         # Parent-death signals follow the thread that forked, so only the main thread's count;
         # otherwise (and also) a worker leaves when its job pipe hangs up.
         main = threading.current_thread() is threading.main_thread()
         parent = os.getpid() if main else 0
-        arguments = map(str, (cpu_seconds, memory_mb, parent, ",".join(without)))
+        arguments = map(str, (memory_mb, parent, ",".join(without), ",".join(preload)))
+        environment = {"PYTHONHASHSEED": str(hash_seed), "LC_ALL": "C.UTF-8"}
+        if preload:  # found where the trainer would find them
+            environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         self.hash_seed, self.cpu_seconds = hash_seed, cpu_seconds
         self.process = subprocess.Popen(
             # Not -I: it would ignore PYTHONHASHSEED.
             [sys.executable, "-s", "-S", "-B", os.path.abspath(__file__), "--worker", *arguments],
-            env={"PYTHONHASHSEED": str(hash_seed), "LC_ALL": "C.UTF-8"},
+            env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             bufsize=0, cwd="/", close_fds=True, start_new_session=True,
         )  # fmt: skip
@@ -524,18 +533,23 @@ class _Worker:
         self.records, self.position, self.cpu, self.malformed = bytearray(), 0, 0.0, False
         self._extend()
 
+    def _limits(self, task):
+        return task.group.job.limits or (self.cpu_seconds, math.inf)
+
     def _extend(self):
-        self.deadline = time.monotonic() + 5 + 30 * self.cpu_seconds
+        seconds = self._limits(self.tasks[0])[0] if self.tasks else self.cpu_seconds
+        self.deadline = time.monotonic() + 5 + 30 * seconds
 
     def push(self, task):
         """Send the task's pending inputs; only when all that was sent before has left."""
         job = task.group.job
         inputs = ",".join(task.group.inputs[index] for index in task.pending)
         body = f"[{json.dumps(job.program)},{json.dumps(job.entry)},[{inputs}]]".encode()
-        self.unsent = memoryview(_HEAD.pack(_MAGIC, len(body), len(task.pending)) + body)
-        if not self.tasks:
-            self._new_head()
+        head = _HEAD.pack(_MAGIC, len(body), len(task.pending), *self._limits(task))
+        self.unsent = memoryview(head + body)
         self.tasks.append(task)
+        if len(self.tasks) == 1:
+            self._new_head()
         self.send()
 
     def send(self):
@@ -619,7 +633,7 @@ class _Worker:
             raise _Lost  # under seccomp it cannot do that to itself: the machine had no memory left
         if tag != _ENDED:
             what = "of CPU time" if tag == _SPENT else "asleep"
-            run = Run("timeout", error=f"over {self.cpu_seconds:g} s {what}")
+            run = Run("timeout", error=f"over {self._limits(task)[0]:g} s {what}")
         elif self.malformed:
             run = Run("crash", error="malformed result")
         elif code == -signal.SIGSYS:
@@ -628,6 +642,8 @@ class _Worker:
             end = f"signal {-code}" if code < 0 else f"exit {code}"
             run = Run("crash", error=f"{end} without a result")
         task.note(replace(run, cpu_seconds=used))
+        while task.pending and task.group.job.limits:
+            task.note(Run("refused", error="an earlier run has ended the process"))
 
     def last_words(self):
         """What a dying worker wrote to its stderr; it is ours, no program can reach it."""
@@ -650,13 +666,13 @@ def _kill_all(slots, owner):
                 slot.popitem()[1].kill()
 
 
-def _encode_arguments(arguments):
+def _encode_arguments(arguments, most):
     """JSON text of the encoded arguments of one call, None if they cannot be sent."""
     try:
-        text = "[" + ",".join(map(_encode, arguments)) + "]"
+        text = "[" + ",".join(_encode(value, most) for value in arguments) + "]"
     except (TypeError, ValueError):
         return None
-    return text if len(text) <= MAX_VALUE else None
+    return text if len(text) <= most else None
 
 
 def _merge(runs):
@@ -677,13 +693,14 @@ class Executor:
     cpu_seconds and memory_mb (address space) limit every run; pool_mb all programs together (half
     of the machine's memory if not given): fewer slots are used where they would exceed it.
     `require` is the least `level` to start with, else ExecutorError; `without` leaves out layers
-    of sandbox.py, for tests and measurements.  Up to `cached_jobs` results are kept.  Only one
-    thread may use an executor at a time.
+    of sandbox.py, for tests and measurements.  Up to `cached_jobs` results are kept.  `preload`
+    names modules that programs may import beyond the usual ones; they are trusted, and imported
+    before a worker gives up its rights.  Only one thread may use an executor at a time.
     """
 
     def __init__(
         self, workers=2, cpu_seconds=1.0, memory_mb=512, require="kernel", cached_jobs=10_000,
-        pool_mb=None, without=(),
+        pool_mb=None, without=(), preload=(),
     ):  # fmt: skip
         if workers < 1 or cpu_seconds <= 0 or memory_mb < 64:
             raise ValueError("an executor needs a worker, CPU time, and 64 MB a program")
@@ -691,7 +708,7 @@ class Executor:
             raise ValueError(f"require is one of {LEVELS}, without some of {sandbox.LAYERS}")
         if pool_mb is None:
             pool_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 21
-        self._options = cpu_seconds, memory_mb, tuple(without)
+        self._options = cpu_seconds, memory_mb, tuple(without), tuple(preload)
         self._cached_jobs = cached_jobs
         self._cache = collections.OrderedDict()
         self._lock = threading.Lock()
@@ -767,8 +784,9 @@ class Executor:
         """Queue a job, to start as soon as a worker is free; its ticket, for `poll`."""
         self._tickets += 1
         ticket = self._tickets
-        inputs = tuple(map(_encode_arguments, job.inputs))
-        key = job.program, job.entry, job.seeds, inputs
+        most = MAX_INPUT if job.limits else MAX_VALUE
+        inputs = tuple(_encode_arguments(arguments, most) for arguments in job.inputs)
+        key = job.program, job.entry, job.seeds, job.limits, inputs
         if key in self._cache:
             self._cache.move_to_end(key)
             self._done[ticket] = self._cache[key]
@@ -973,7 +991,8 @@ def _main(arguments):
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        cpu, memory, parent, without = sys.argv[2:]
-        _worker_main(float(cpu), int(memory), int(parent), tuple(filter(None, without.split(","))))
+        memory, parent, without, preload = sys.argv[2:]
+        names = (tuple(filter(None, text.split(","))) for text in (without, preload))
+        _worker_main(int(memory), int(parent), *names)
     else:
         _main(sys.argv[1:])

@@ -33,6 +33,7 @@ import torch
 from tqdm import tqdm
 
 import eval as evaluation
+import stats
 import tasks
 import train
 from executor import Executor
@@ -214,15 +215,13 @@ def average(values: list[float], cells: dict) -> float:
 
 def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dict) -> float:
     """Half of the 95% interval of `average` of the differences, one list of them (by task) a seed: seeds and tasks are
-    drawn independently, so their variances add. Tasks: the residuals of a cell's programs, each program's summed."""
+    drawn independently, so their variances add."""
     seeds = len(differences_S)
     mean_I = [statistics.mean(column) for column in zip(*differences_S)]
     variance = 0.0
     for cell in cells.values():
-        middle, residual = statistics.mean(mean_I[i] for i in cell), defaultdict(float)
-        for i in cell:
-            residual[heldout[i]["program"]] += mean_I[i] - middle
-        variance += sum(r * r for r in residual.values()) / len(cell) ** 2 / len(cells) ** 2
+        error = stats.standard_error([mean_I[i] for i in cell], [heldout[i]["program"] for i in cell])
+        variance += error ** 2 / len(cells) ** 2
     spread = 0.0
     if seeds > 1:
         of_seed = [average(differences, cells) for differences in differences_S]
@@ -275,7 +274,7 @@ def figures(args, arms: list[str]) -> dict:
 
 
 def pass_curve(solved: list[int]) -> dict[int, float]:
-    return {k: 100 * statistics.mean(evaluation.pass_at_k(PASS_N, c, k) for c in solved)
+    return {k: 100 * statistics.mean(stats.pass_at_k(PASS_N, c, k) for c in solved)
             for k in (1, 2, 4, 8, 16, 32, 64)}
 
 

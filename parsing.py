@@ -104,6 +104,20 @@ def parse_arguments(text: str) -> tuple:
     return parse_expression(text, "f(", "\n)", call_arguments)
 
 
+def call_and_keywords(node: ast.expr) -> tuple[tuple, dict]:
+    match node:
+        case ast.Call(func=ast.Name(id="f"), args=[ast.Call(func=ast.Name(id="f")) as inner], keywords=[]):
+            return call_and_keywords(inner)
+        case ast.Call(func=ast.Name(id="f"), args=args, keywords=keywords) if all(word.arg for word in keywords):
+            return tuple(map(literal, args)), {word.arg: literal(word.value) for word in keywords}
+    raise ValueError("not the arguments of one call")
+
+
+def parse_call(text: str) -> tuple[tuple, dict]:
+    """(arguments, keyword arguments), literals all, of `1, x=[2]` or of `f(1, x=[2])`; ValueError for anything else."""
+    return parse_expression(text, "f(", "\n)", call_and_keywords)
+
+
 # ----------------------------------------------------------------------------------------------------------------
 # Programs
 

@@ -139,9 +139,12 @@ class Config:
                                                         " they can reach more than their own result")
     # evaluation, logs, checkpoints
     heldout_tasks: Optional[str] = opt(None, "a task file to evaluate on, beside the run's own held-out tasks")
-    eval_every: int = opt(0, "steps between evaluations on the held-out file; 0: only at the end")
+    eval_every: int = opt(0, "steps between evaluations on the held-out file and --eval_tasks; 0: only at the end")
     eval_samples: int = opt(0, "answers at --temperature to each held-out task in those evaluations, beside the greedy"
                             " one")
+    eval_tasks: list[str] = field(default_factory=list, metadata={"help": "benchmarks of eval.py, greedily, at step 0"
+                                                                  " and every --eval_every steps"})
+    eval_data: Optional[str] = opt(None, "the folder with their files, as eval.py's --data")
     eval_limit: int = opt(1200, "held-out tasks used: the first of the file, and the newest of the run's own per type")
     keep_samples: int = opt(-1, "responses written to samples.jsonl per step, type and kind; -1 is all")
     save_every: int = opt(1, "steps between checkpoints")
@@ -163,8 +166,8 @@ DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
 RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
-                 "eval_every", "eval_limit", "eval_samples", "keep_samples", "save_every", "device", "checkpoint_layers",
-                 "compile", "stream"}
+                 "eval_every", "eval_tasks", "eval_data", "eval_limit", "eval_samples", "keep_samples", "save_every",
+                 "device", "checkpoint_layers", "compile", "stream"}
 
 
 class UserError(Exception):
@@ -207,6 +210,7 @@ class Training:
     step: int = 0
     given: list[Task] | None = None  # what --propose_from FILE holds
     frozen: list[Task] = field(default_factory=list)  # the held-out file
+    works: list = field(default_factory=list)         # --eval_tasks
     frozen_keys: set[str] = field(default_factory=set)  # its programs are never trained on either
     kv_gb: float = 4.0
     micro_tokens: int = 0  # as found from free memory, or halved; 0: not yet
@@ -994,6 +998,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     run.frozen = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
+    run.works = benchmark_works(cfg, executor) if cfg.eval_every else []
     run.frozen_keys = {task.key for task in run.frozen}
     run.given = None if cfg.propose_from in ("policy", "start") else read_tasks(cfg.propose_from, executor)
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
@@ -1011,12 +1016,26 @@ def evaluate(run: Training, heldout: list[Task], n: int = 1, temperature: float 
                             run.cfg.seed, slots=run.cfg.slots, kv_gb=run.kv_gb)
 
 
-def heldout_rates(run: Training) -> dict:
-    """For --eval_every: accuracy by "type/depth" on the held-out file, greedily and, on request, sampled."""
-    cfg, heldout = run.cfg, run.frozen[:run.cfg.eval_limit]
-    found = {"heldout": evaluate(run, heldout).rates()}
-    if cfg.eval_samples:
+def benchmark_works(cfg: Config, executor: Executor) -> list:
+    try:
+        return evaluation.prepare(evaluation.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
+                                  executor, Style(cfg.prompt), cfg.eval_limit, note=say)
+    except (evaluation.DataError, ValueError) as error:
+        raise UserError(f"--eval_tasks: {error}") from error
+
+
+def evaluations(run: Training) -> dict:
+    """What --eval_every asks for, by its names in metrics.jsonl."""
+    cfg, found = run.cfg, {}
+    heldout = run.frozen[:cfg.eval_limit]
+    if heldout:
+        found["heldout"] = evaluate(run, heldout).rates()
+    if heldout and cfg.eval_samples:
         found["heldout_sampled"] = evaluate(run, heldout, cfg.eval_samples, cfg.temperature).rates()
+    if run.works:
+        with evaluation.scorer(cfg.workers, cfg.require) as executor:
+            found["eval"] = evaluation.rates(run.policy, run.works, "chat" if cfg.prompt == "chat" else "azr", executor,
+                                             cfg.max_new_tokens, cfg.slots, run.kv_gb)
     return found
 
 
@@ -1083,16 +1102,16 @@ def main(argv: list[str]) -> None:
         if not any(run.buffers.train.values()):
             seed_buffers(run, log)
             save_checkpoint(run, log.sync())
-        if cfg.eval_every and run.frozen and run.step == 0:
-            log.metrics({"step": 0} | heldout_rates(run))
+        if cfg.eval_every and run.step == 0 and (run.frozen or run.works):
+            log.metrics({"step": 0} | evaluations(run))
         told: set[str] = set()
         for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
             if interrupts:
                 raise KeyboardInterrupt
             run.step = step + 1
             rows, metrics = train_step(run)
-            if cfg.eval_every and run.step % cfg.eval_every == 0 and run.frozen:
-                metrics |= heldout_rates(run)
+            if cfg.eval_every and run.step % cfg.eval_every == 0:
+                metrics |= evaluations(run)
             log.metrics(metrics)
             log.samples(rows, run.step)
             sizes = log.sync()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import eval as evaluation
 import experiments
+import stats
 import tasks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,7 +22,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(n, correct):
     answers = [True] * correct + [False] * (n - correct)
     for k in range(1, n + 1):
         subsets = list(itertools.combinations(answers, k))
-        assert evaluation.pass_at_k(n, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
+        assert stats.pass_at_k(n, correct, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
 def task(number: int, type: str = "deduction") -> dict:

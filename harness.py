@@ -1,0 +1,198 @@
+"""
+What runs beside a benchmark's solution, in its executor process: preloaded there by `Executor(preload=("harness",))`.
+
+Nothing here knows an expected value, and nothing of what it returns is believed: a solution that takes this module over
+can forge its own answer, which it may choose anyway. Values come back as `pack` writes them and are compared in the
+trainer's process.
+"""
+import ast
+import builtins
+import hashlib
+import importlib
+import io
+import marshal
+import math
+import sys
+from itertools import chain
+
+from parsing import MAX_INT_BITS, parse_program
+
+# Solutions may import these too: later no file can be opened. _strptime is what datetime imports when first asked to.
+for _name in ("array", "base64", "calendar", "contextlib", "datetime", "difflib", "fnmatch", "inspect", "pprint",
+              "queue", "random", "secrets", "struct", "time", "timeit", "types", "uuid", "zlib", "zoneinfo", "_strptime"):
+    importlib.import_module(_name)
+
+ROOM = 40_000  # of a packed value, in characters roughly; the executor sends 64,000 of JSON
+DEEPEST = 40   # nested containers; the executor sends 50 levels
+PIECE = 4096   # elements hashed at once
+ATOMS = {type(None), bool, int, float, str, bytes, complex}
+KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+# Contest solutions lean on what their site has imported already; the list is a superset of what they commonly use.
+PRELUDE = """from typing import *
+from collections import *
+from functools import *
+from itertools import *
+from heapq import *
+from bisect import *
+from string import *
+from operator import *
+from math import *
+import typing, collections, functools, itertools, heapq, bisect, string, operator, math, re, sys, copy, random
+"""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Values
+
+def plain(value):
+    """The value in exact builtin types, where `==` says the same of it: a Counter becomes a dict, a namedtuple a tuple.
+    TypeError for what no reference solution returns (iterators, ranges, objects)."""
+    kind = type(value)
+    if value is None or kind in (bool, int, float, str, bytes, complex):
+        return value
+    for base in (str, bytes, int, float, complex):
+        if isinstance(value, base):
+            return base(value)
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)([plain(item) for item in value])
+    if isinstance(value, (set, frozenset)):
+        return (frozenset if isinstance(value, frozenset) else set)([plain(item) for item in value])
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    raise TypeError(f"{kind.__name__} is not plain data")
+
+
+def weight(value, depth: int = 0) -> float:
+    """About the characters that sending a value takes; infinite for what cannot be sent at any length."""
+    if isinstance(value, int):
+        return math.inf if value.bit_length() > MAX_INT_BITS else 4 + value.bit_length() / 3
+    if isinstance(value, (str, bytes)):
+        return 4 + len(value) * (1 if isinstance(value, str) and value.isascii() else 6)
+    if not isinstance(value, (list, tuple, set, frozenset, dict)):
+        return 50 if isinstance(value, complex) else 25
+    if depth == DEEPEST or len(value) > ROOM:
+        return math.inf
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    return 8 + sum(weight(part, depth + 1) for part in parts)
+
+
+def ordered(value):
+    """The value with sets and dicts as sorted lists, so that equal ones have equal bytes."""
+    if isinstance(value, (set, frozenset)):
+        return "set", sorted(map(binary, value))
+    if isinstance(value, dict):
+        return "dict", sorted((binary(key), binary(item)) for key, item in value.items())
+    return type(value)([ordered(item) for item in value]) if isinstance(value, (list, tuple)) else value
+
+
+def simple(items) -> bool:
+    """Whether marshal writes the items as they are: atoms, or lists and tuples of atoms."""
+    kinds = set(map(type, items))
+    return kinds <= ATOMS or kinds <= {list, tuple} and set(map(type, chain.from_iterable(items))) <= ATOMS
+
+
+def binary(value) -> bytes:
+    # marshal takes time in proportion to long ints, decimal text in their square; version 2 is the last whose bytes do
+    # not depend on which objects are shared.
+    easy = type(value) in (list, tuple) and simple(value)
+    return marshal.dumps(value if easy else ordered(plain(value)), 2)
+
+
+def digest(value) -> str:
+    """A hash of the value and its types; long lists go in pieces, since copies of a gigabyte (Mbpp/255) would not fit
+    into the memory limit."""
+    found = hashlib.sha256()
+    if isinstance(value, (list, tuple)):
+        found.update(b"list" if isinstance(value, list) else b"tuple")
+        for start in range(0, len(value), PIECE):
+            found.update(binary(value[start:start + PIECE]))
+    else:
+        found.update(binary(value))
+    return found.hexdigest()
+
+
+def pack(value) -> list:
+    """["value", plain data], or ["sha256", hex] of data too long to send; the latter are equal only in type as well."""
+    if weight(value) <= ROOM:
+        return ["value", plain(value)]
+    return ["sha256", digest(value)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Solutions
+
+_spaces: dict[str, dict] = {}  # this process runs one solution on many inputs: defined once, as evalplus does
+
+
+def definitions(source: str) -> ast.Module:
+    """The longest beginning of a program that parses, without the tests and prints at its top level (evalplus' sanitize
+    drops those too). SyntaxError if nothing is left."""
+    lines = source.split("\n")
+    for end in range(len(lines), max(0, len(lines) - 300), -1):
+        try:
+            tree = parse_program("\n".join(lines[:end]))
+        except (SyntaxError, ValueError):
+            continue
+        tree.body = [node for node in tree.body if isinstance(node, KEPT)]
+        if tree.body:
+            return tree
+    raise SyntaxError("no program")
+
+
+def space_of(source: str, whole: bool) -> dict:
+    if source not in _spaces:
+        space = {"__name__": "program"}
+        exec(compile(source if whole else definitions(source), "<program>", "exec", dont_inherit=True), space)
+        _spaces[source] = space
+    return _spaces[source]
+
+
+def call(source: str, entry: str, arguments, whole: bool = True, presence: bool = False) -> list:
+    """pack(entry(*arguments)) of the program. `whole`: as it is, else only its definitions. `presence`: whether the
+    result is anything, for functions that return matches."""
+    value = space_of(source, whole)[entry](*arguments)
+    return pack(value if isinstance(value, bool) or not presence else value is not None)
+
+
+def call_method(source: str, name: str, arguments) -> list:
+    """pack(Solution().name(*arguments)), or of the function of that name: a LeetCode problem's way to be answered."""
+    space = space_of(PRELUDE + source, True)
+    target = space["Solution"]() if "Solution" in space else None
+    return pack(tuples_as_lists((getattr(target, name) if target else space[name])(*arguments)))
+
+
+def tuples_as_lists(value):
+    if isinstance(value, (list, tuple)):
+        return [tuples_as_lists(item) for item in value]
+    return value
+
+
+def run_script(source: str, text: str) -> list:
+    """pack of what the program prints when `text` is its standard input, blanks at line ends stripped."""
+    stdin, stdout = (io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (text.encode(), b""))
+    real_open = open
+    # Contest programs also read file 0, which in this process is empty.
+    builtins.open = lambda file, *rest, **more: stdin if file in (0, "/dev/stdin") else real_open(file, *rest, **more)
+    sys.stdin, sys.stdout = stdin, stdout
+    try:
+        exec(compile(PRELUDE + source, "<program>", "exec", dont_inherit=True),
+             {"__name__": "__main__", "exit": sys.exit, "quit": sys.exit})
+    except SystemExit as ended:
+        if ended.code not in (None, 0):
+            raise
+    stdout.flush()
+    return pack("\n".join(map(str.strip, stdout.buffer.getvalue().decode().strip().split("\n"))))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Answers that are expressions, for parity with the official scorers (--lenient). Such an answer can cheat: what it
+# does to f's result is its own affair.
+
+def lenient_value(text: str) -> list:
+    return pack(eval(text.strip(), {}))
+
+
+def lenient_call(code: str, text: str) -> list:
+    space: dict = {}
+    exec(code, space)
+    return pack(eval(f"f({text.strip()}\n)", space))

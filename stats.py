@@ -1,0 +1,79 @@
+"""
+Statistics of evaluations: short, exact where that is cheap. Problems are the units, not samples (Miller 2024,
+arXiv 2411.00640); intervals hold for these problems' population and say nothing about the spread between training runs.
+"""
+import math
+from collections import Counter, defaultdict
+
+import numpy as np
+
+DRAWS = 10_000  # of the bootstrap, with a fixed seed
+
+
+def wilson(correct: int, count: int) -> tuple[float, float]:
+    """95% interval of a proportion (Wilson 1927), in [0, 1]; stays sensible for few items and for none or all
+    correct."""
+    z, p = 1.96, correct / count
+    middle, spread = p + z * z / (2 * count), z * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def standard_error(values: list[float], clusters: list[str]) -> float:
+    """Of the mean of one value per problem, where problems of a cluster are not independent."""
+    mean, sums = sum(values) / len(values), defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[cluster] += value - mean
+    return math.sqrt(sum(part * part for part in sums.values())) / len(values)
+
+
+def bootstrap(values: list[float], clusters: list[str], seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the mean, whole clusters drawn."""
+    numbers = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers))
+    for value, cluster in zip(values, clusters, strict=True):
+        sums[numbers[cluster]] += value
+        counts[numbers[cluster]] += 1
+    generator, means = np.random.default_rng(seed), []
+    for _ in range(20):
+        drawn = generator.integers(len(numbers), size=(DRAWS // 20, len(numbers)))
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def interval(values: list[float], clusters: list[str]) -> tuple[float, float]:
+    """95% interval of the mean of one value in [0, 1] per problem: Wilson's for independent verdicts (the bootstrap's
+    is too narrow for few problems and empty for none or all correct), else the bootstrap's."""
+    if len(set(clusters)) == len(clusters) and set(values) <= {0.0, 1.0}:
+        return wilson(int(sum(values)), len(values))
+    return bootstrap(values, clusters)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased estimate, from n >= k samples of one problem, that one of k is correct (Chen et al. 2021)."""
+    return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
+
+
+def mcnemar(b: int, c: int) -> float:
+    """Exact two-sided p that b problems lost and c gained are fair coin throws."""
+    tail = sum(math.comb(b + c, i) for i in range(min(b, c) + 1))
+    return min(1.0, 2 * tail / 2 ** (b + c))
+
+
+def holm(ps: list[float]) -> list[float]:
+    """Holm's adjusted p values, in the order given."""
+    adjusted, worst = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        worst = max(worst, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = worst
+    return adjusted
+
+
+def macro_error(errors: list[float]) -> float:
+    """Standard error of the mean of several tasks' scores."""
+    return math.sqrt(sum(error * error for error in errors)) / len(errors)
+
+
+def shares(reasons: list[str]) -> dict[str, float]:
+    return {reason: count / len(reasons) for reason, count in sorted(Counter(reasons).items())}
