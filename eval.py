@@ -403,8 +403,8 @@ def summarise(works: list[Work], rows: list[dict], settings: dict, out: Path) ->
         if isinstance(work.items[0].row.get("task"), Task):
             verdict_of = {row["id"]: row["ok"] for row in rows if row["task"] == work.name and row["k"] == 0}
             judged = [item for item in work.items if item.id in verdict_of]
-            text += "\n" + table(None, Scores([item.row["task"] for item in judged], [
-                tasks.Verdict(verdict_of[item.id], "", True) for item in judged]))
+            scores = Scores([item.row["task"] for item in judged], [int(verdict_of[item.id]) for item in judged])
+            text += f"\n{table(None, scores)}"
     write(out / "summary.md", text)
     return text
 

@@ -782,7 +782,7 @@ def test_tasks_from_a_file_take_the_place_of_proposals(run, tmp_path):
     assert sum(row.kind == "probe" for row in rows) == run.cfg.n_probes * len(probed) > 0
     assert all(row.advantage == 0 for row in given) and metrics["length/propose/deduction"] is None
     run.given = [task for task in known if task.type != "induction"]
-    with pytest.raises(UserError, match="no induction task"):
+    with pytest.raises(train.UserError, match="no induction task"):
         train_step(run)
 
 
