@@ -462,12 +462,12 @@ class Request:
 
 
 @dataclass(eq=False)
-class Job:
+class Draft:
     """One response in the making. `sample` holds tokens only where the row had to leave its slot for a while."""
     request: Request
     index: int
     sample: Sample
-    since: int = 0  # steps the rollout had made when the job took its slot
+    since: int = 0  # steps the rollout had made when the draft took its slot
 
     def text(self) -> list[int]:
         return self.request.prompt + self.sample.ids
@@ -499,7 +499,7 @@ class Rollout:
     ids_BN: Tensor               # the responses so far; one column more than tokens, for rows that are done
     logp_BN: Tensor
     queue: deque = field(default_factory=deque)
-    rows: list[Job] = field(default_factory=list)
+    rows: list[Draft] = field(default_factory=list)
     prefixes: dict[tuple, list] = field(default_factory=dict)
     half: tuple = (None, None)   # the request whose samples did not all find a slot: its keys and values
     requests: int = 0
@@ -559,7 +559,7 @@ def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] 
         noise = torch.Generator().manual_seed(source.getrandbits(63))
         request.uniform_NT = torch.rand(n, max(limits), generator=noise, dtype=torch.float64)
     rollout.requests += 1
-    rollout.queue.extend(Job(request, j, Sample([], [], "length")) for j in range(n))
+    rollout.queue.extend(Draft(request, j, Sample([], [], "length")) for j in range(n))
     return request
 
 
@@ -574,7 +574,7 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     refill(rollout)
     if not rollout.rows:
         return []
-    live, top = len(rollout.rows), max(position(rollout, job) for job in rollout.rows) + rollout.read_every
+    live, top = len(rollout.rows), max(position(rollout, draft) for draft in rollout.rows) + rollout.read_every
     top = min(top, rollout.max_length)  # a row that would go on beyond it is done by then
     if top > rollout.length():
         make_room(rollout, bucket(rollout, top))
@@ -595,17 +595,17 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     return harvest(rollout)
 
 
-def position(rollout: Rollout, job: Job) -> int:
-    """Of the token that the job's row runs next, known without reading the device; a row that is done may be short of
+def position(rollout: Rollout, draft: Draft) -> int:
+    """Of the token that the draft's row runs next, known without reading the device; a row that is done may be short of
     it."""
-    return len(job.request.prompt) + len(job.sample.ids) - 1 + rollout.steps - job.since
+    return len(draft.request.prompt) + len(draft.sample.ids) - 1 + rollout.steps - draft.since
 
 
 def row_spans(rollout: Rollout) -> list[tuple[int, int, int]]:
     """(first row, end row, positions to read) of neighbouring rows, so that a long row does not make all others read
     its length. Old rows lie in front of new ones, so neighbours are of like length. A span of its own costs a call of
     attention, as much as reading SPAN_COST positions."""
-    ends = [position(rollout, job) + rollout.read_every for job in rollout.rows]
+    ends = [position(rollout, draft) + rollout.read_every for draft in rollout.rows]
     spans: list[tuple[int, int, int]] = []
     for first in range(0, len(ends), SPAN_ROWS):
         part = ends[first:first + SPAN_ROWS]
@@ -659,16 +659,16 @@ def make_room(rollout: Rollout, length: int) -> None:
     order = sorted(range(len(rollout.rows)), key=lambda b: position(rollout, rollout.rows[b]))
     leave = sorted(order[:max(0, len(rollout.rows) - fits)])
     for b in reversed(leave):
-        job = rollout.rows[b]
-        job.sample = read_sample(rollout, b)
-        rollout.queue.appendleft(job)
+        draft = rollout.rows[b]
+        draft.sample = read_sample(rollout, b)
+        rollout.queue.appendleft(draft)
     drop_rows(rollout, leave)
     resize(rollout, length)
 
 
 def refill(rollout: Rollout) -> None:
     """Jobs from the queue into free slots, an eighth of the slots at a time: prefilling one by one is slow."""
-    rows, length, jobs, queue = rollout.rows, rollout.length(), [], rollout.queue
+    rows, length, drafts, queue = rollout.rows, rollout.length(), [], rollout.queue
     if not queue or (rows and (capacity(rollout, length) - len(rows)) * 8 < capacity(rollout, length)):
         return
     if not rows and capacity(rollout, length) < rollout.slots:
@@ -676,15 +676,15 @@ def refill(rollout: Rollout) -> None:
     while queue:
         needed = len(queue[0].text()) + rollout.read_every
         longer = length if needed <= length else bucket(rollout, needed)
-        if len(rows) + len(jobs) >= capacity(rollout, longer):
+        if len(rows) + len(drafts) >= capacity(rollout, longer):
             break
         length = longer
-        jobs.append(queue.popleft())
-    if jobs and length != rollout.length():
+        drafts.append(queue.popleft())
+    if drafts and length != rollout.length():
         resize(rollout, length)
-    groups: dict[tuple, list[Job]] = {}  # the fresh samples of a request share their prefill
-    for job in jobs:
-        groups.setdefault((id(job.request), -1 if not job.sample.ids else job.index), []).append(job)
+    groups: dict[tuple, list[Draft]] = {}  # the fresh samples of a request share their prefill
+    for draft in drafts:
+        groups.setdefault((id(draft.request), -1 if not draft.sample.ids else draft.index), []).append(draft)
     groups = list(groups.values())
     known = [i for i, group in enumerate(groups) if group[0].request is rollout.half[0] and not group[0].sample.ids]
     missing = [i for i in range(len(groups)) if i not in known]
@@ -698,7 +698,7 @@ def refill(rollout: Rollout) -> None:
                                            for k, v in zip(rollout.cache.k_L, rollout.cache.v_L)])
 
 
-def place(rollout: Rollout, group: list[Job], layers: list[tuple]) -> None:
+def place(rollout: Rollout, group: list[Draft], layers: list[tuple]) -> None:
     """Jobs with one text into the next free slots; the first step runs the text's last token."""
     text, first = group[0].text(), len(rollout.rows)
     last, made, slots = len(text) - 1, len(group[0].sample.ids), slice(first, first + len(group))
@@ -707,16 +707,16 @@ def place(rollout: Rollout, group: list[Job], layers: list[tuple]) -> None:
         rollout.cache.v_L[index][slots, :, :last] = v
     rollout.tok_B[slots], rollout.pos_B[slots], rollout.count_B[slots] = text[-1], last, made
     rollout.done_B[slots] = False
-    rollout.limit_B[slots] = torch.tensor([job.request.limits[job.index] for job in group], device=rollout.tok_B.device)
+    rollout.limit_B[slots] = torch.tensor([draft.request.limits[draft.index] for draft in group], device=rollout.tok_B.device)
     if rollout.temperature:
-        uniform_NT = group[0].request.uniform_NT[[job.index for job in group]]
+        uniform_NT = group[0].request.uniform_NT[[draft.index for draft in group]]
         rollout.uniform_BN[slots, :uniform_NT.shape[1]] = uniform_NT.to(rollout.tok_B.device)
     if made:
         rollout.ids_BN[first, :made] = torch.tensor(group[0].sample.ids, device=rollout.tok_B.device)
         rollout.logp_BN[first, :made] = torch.tensor(group[0].sample.logps, device=rollout.tok_B.device)
-    for job in group:
-        job.since = rollout.steps
-        rollout.rows.append(job)
+    for draft in group:
+        draft.since = rollout.steps
+        rollout.rows.append(draft)
 
 
 def prefill(rollout: Rollout, texts: list[list[int]]):
@@ -754,7 +754,7 @@ def find_prefix(rollout: Rollout, text: list[int], texts: list[list[int]]) -> tu
     known = [prefix for prefix in rollout.prefixes if len(prefix) < len(text) and tuple(text[:len(prefix)]) == prefix]
     if known or len(rollout.prefixes) >= MOST_PREFIXES:
         return max(known, key=len, default=())
-    waiting = {id(job.request): job.request.prompt for job in rollout.queue}
+    waiting = {id(draft.request): draft.request.prompt for draft in rollout.queue}
     others = (other for other in (*texts, *waiting.values()) if other is not text)
     shared = sorted((common(text[:-1], other) for other in others), reverse=True)
     saved, length = max(((number * length, length) for number, length in enumerate(shared, 1)), default=(0, 0))
@@ -847,11 +847,11 @@ def read_sample(rollout: Rollout, b: int) -> Sample:
 def harvest(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     finished, done = [], rollout.done_B[:len(rollout.rows)].nonzero()[:, 0].tolist()
     for b in done:
-        job, sample = rollout.rows[b], read_sample(rollout, b)
-        job.request.waiting -= 1
-        if not job.request.waiting:
-            job.request.uniform_NT = None
-        finished.append((job.request, job.index, sample))
+        draft, sample = rollout.rows[b], read_sample(rollout, b)
+        draft.request.waiting -= 1
+        if not draft.request.waiting:
+            draft.request.uniform_NT = None
+        finished.append((draft.request, draft.index, sample))
     drop_rows(rollout, done)
     return finished
 
