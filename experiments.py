@@ -26,7 +26,7 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -117,10 +117,17 @@ def last_step(folder: Path) -> int:
         return -1
 
 
+def start_folder(args) -> Path:
+    return Path("runs") / f"start-{args.preset}"
+
+
 def run_arm(args, arm: str, seed: int) -> None:
-    log = Path("runs") / f"{run_name(args.name, arm, seed)}.log"
+    run_commands(args, commands(args, arm, seed), Path("runs") / f"{run_name(args.name, arm, seed)}.log")
+
+
+def run_commands(args, commands: list[list[str]], log: Path) -> None:
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    for command in commands(args, arm, seed):
+    for command in commands:
         with open(log, "a") as output:
             done = subprocess.run([sys.executable, *command], stdout=output, stderr=output,
                                   env=os.environ | {"OMP_NUM_THREADS": str(threads)})
@@ -233,7 +240,7 @@ def figures(args, arms: list[str]) -> dict:
     """Everything that is there so far, for the JSON file."""
     cfg = train.Config(**train.PRESETS[args.preset])
     heldout = [json.loads(line) for line in open(cfg.heldout_tasks)][:args.limit]
-    start = json.loads(start_scores(args).read_text())
+    start = json.loads((start_folder(args) / "scores.json").read_text())
     found = {"experiment": args.name, "preset": args.preset, "steps": args.steps, "seeds": args.seeds,
              "commit": commit(), "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
     measures = {"T1": ("sampled", SAMPLED, DEPTHS), "greedy": ("greedy", 1, DEPTHS),
@@ -375,10 +382,6 @@ def write(args, arms: list[str]) -> None:
     plot(found, results / f"{args.name}.png")
 
 
-def start_scores(args) -> Path:
-    return Path("runs") / f"start-{args.preset}" / "scores.json"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("name", choices=EXPERIMENTS)
@@ -405,17 +408,20 @@ def main() -> None:
     arms = [arm for arm in EXPERIMENTS[args.name] if arm in (args.arms or EXPERIMENTS[args.name])]
     if any(TASK_FILE in EXPERIMENTS[args.name][arm] for arm in arms) and not Path(TASK_FILE).exists():
         write_task_file(Path(TASK_FILE), 32 * args.steps)
-    if not start_scores(args).exists():
-        score(start_scores(args).parent, args.preset, args.limit)
+    Path("runs").mkdir(exist_ok=True)
+    before = [] if (start_folder(args) / "scores.json").exists() else [
+        ["experiments.py", args.name, "--score", str(start_folder(args)), "--limit", str(args.limit)]]
     work = [(arm, seed) for seed in range(args.seeds) for arm in arms]
-    # The supervised arm takes its number of tokens from AZR's run, so it waits for those.
-    for part in ([w for w in work if EXPERIMENTS[args.name][w[0]] != SUPERVISED],
-                 [w for w in work if EXPERIMENTS[args.name][w[0]] == SUPERVISED]):
-        with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(part), unit="run") as bar:
-            for _ in pool.map(lambda w: run_arm(args, *w), part):
+    with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(work), unit="run") as bar:
+        first = pool.submit(run_commands, args, before, start_folder(args).with_suffix(".log"))
+        # The supervised arm takes its number of tokens from AZR's run, so it comes after those.
+        for late in (False, True):
+            running = [pool.submit(run_arm, args, arm, seed) for arm, seed in work
+                       if (EXPERIMENTS[args.name][arm] == SUPERVISED) == late]
+            for future in as_completed(running):
+                first.result(), future.result()
                 bar.update()
                 write(args, arms)
-    write(args, arms)
     print((HERE / "results" / f"{args.name}.md").read_text())
 
 

@@ -707,7 +707,8 @@ def place(rollout: Rollout, group: list[Draft], layers: list[tuple]) -> None:
         rollout.cache.v_L[index][slots, :, :last] = v
     rollout.tok_B[slots], rollout.pos_B[slots], rollout.count_B[slots] = text[-1], last, made
     rollout.done_B[slots] = False
-    rollout.limit_B[slots] = torch.tensor([draft.request.limits[draft.index] for draft in group], device=rollout.tok_B.device)
+    limits = [draft.request.limits[draft.index] for draft in group]
+    rollout.limit_B[slots] = torch.tensor(limits, device=rollout.tok_B.device)
     if rollout.temperature:
         uniform_NT = group[0].request.uniform_NT[[draft.index for draft in group]]
         rollout.uniform_BN[slots, :uniform_NT.shape[1]] = uniform_NT.to(rollout.tok_B.device)
