@@ -76,7 +76,7 @@ ABLATIONS = {
     "paper, last step's tasks": [*PAPER, "--solve_tasks", "previous"],
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
-    "all weights": ["--lora_rank", "0", "--lr", "1e-4"],
+    "all weights": ["--lora_rank", "0", "--lr", "3e-4"],
     "lambda 0.3": ["--solve_weight", "0.3"],
     "lambda 3": ["--solve_weight", "3"],
 }
@@ -311,8 +311,10 @@ def curves(args, arm: str, seed: int) -> dict:
 
 
 def commit() -> str:
-    done = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    def git(*words) -> str:
+        return subprocess.run(["git", "-C", HERE, *words], capture_output=True, text=True).stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
 
 
 def table(found: dict) -> str:

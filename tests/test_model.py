@@ -46,10 +46,11 @@ def sampled_logps(samples):
 
 # ---- the forward pass -------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize("norms", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("adapter", [True, False])
-def test_logits_equal_transformers(tiny, family, adapter):
-    policy = trained_like(load_policy(tiny(family.split()[0], **FAMILIES[family]), lora_rank=4))
+def test_logits_equal_transformers(tiny, family, adapter, norms):
+    policy = trained_like(load_policy(tiny(family.split()[0], **FAMILIES[family]), lora_rank=4, norms=norms))
     ids = torch.tensor(prompts_of([40, 40]))
     with torch.no_grad():
         if adapter:
@@ -288,10 +289,50 @@ def test_only_the_adapter_is_trained_and_it_is_fp32(policy):
     assert {parameter.dtype for parameter in policy.trained()} == {torch.float32}
 
 
-@pytest.mark.parametrize("rank", [4, 0])
-def test_saved_weights_load_bit_equal(tiny, tmp_path, rank):
+def test_norms_train_beside_lora_and_switch_off_with_it(tiny):
+    """Their copies are what the sampler reads too."""
+    policy, frozen = load_policy(tiny("qwen3"), lora_rank=4, norms=True), load_policy(tiny("qwen3"), lora_rank=4)
+    norms = [name for name, parameter in policy.model.named_parameters() if parameter.requires_grad and "lora" not in name]
+    assert len(norms) == 4 * 2 + 1  # two of a block, two of its queries and keys, the final one
+    prompts = prompts_of([9])
+    trained_like(policy, std=0.3)
+    samples = generate(policy, prompts, 2, 8)
+    logp, _ = logprobs(policy, all_rows(prompts, samples))
+    torch.testing.assert_close(logp.detach(), sampled_logps(samples), rtol=1e-4, atol=1e-4)
+    logp.sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in policy.trained())
+    with adapter_off(policy):
+        off, _ = logprobs(policy, all_rows(prompts, samples))
+    assert torch.equal(off, logprobs(frozen, all_rows(prompts, samples))[0]) and not torch.allclose(off, logp)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_responses_that_share_their_prompt_get_the_same_gradient(tiny, family, recompute):
+    policy = trained_like(load_policy(tiny(family.split()[0], **FAMILIES[family]), lora_rank=4))
+    policy.checkpoint_layers = recompute
+    prompts, responses = prompts_of([9, 20]), prompts_of([1, 7, 12, 3, 5], seed=1)
+    rows = [(prompts[i % 2], response) for i, response in enumerate(responses)]
+    weight = torch.linspace(-1, 1, sum(map(len, responses)))
+
+    def measure(longest):
+        policy.share_prompts = longest
+        policy.model.zero_grad()
+        logp, entropy = logprobs(policy, rows)
+        (weight * logp).sum().backward()
+        return [logp.detach(), entropy.detach(), *(parameter.grad.clone() for parameter in policy.trained())]
+    assert M.side_by_side(rows, 0) == [[0], [1], [2], [3], [4]]
+    assert M.side_by_side(rows, 1000) == [[0, 2, 4], [1, 3]]
+    assert M.side_by_side(rows, 23) == [[0, 2], [1], [3], [4]]  # 9 + 1 + 12; 20 + 7 is too long alone
+    for longest in (23, 1000):
+        for shared, alone in zip(measure(longest), measure(0)):
+            torch.testing.assert_close(shared, alone, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank, norms", [(4, False), (4, True), (0, False)])
+def test_saved_weights_load_bit_equal(tiny, tmp_path, rank, norms):
     folder = tiny()
-    before = trained_like(load_policy(folder, lora_rank=rank))
+    before = trained_like(load_policy(folder, lora_rank=rank, norms=norms))
     M.save_policy(before, tmp_path / "policy")
     after = load_policy(folder, lora_rank=rank, adapter=tmp_path / "policy")
     assert len(before.trained()) == len(after.trained()) > 0
