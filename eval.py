@@ -390,7 +390,8 @@ def summarise(works: list[Work], rows: list[dict], settings: dict, out: Path) ->
             some = [row for row in mine if row["temperature"] == temperature]
             entry["at"][str(temperature)] = numbers(some)
             if "base" in some[0]:
-                entry["at"][str(temperature)]["base"] = numbers(some, "base")
+                base = numbers(some, "base")
+                entry["at"][str(temperature)]["base"] = {name: base[name] for name in ("score", "low", "high", "error")}
         found[work.name] = entry
     summary = {"settings": settings, "tasks": found, "averages": averages(found)}
     write(out / "summary.json", json.dumps(summary, indent=2) + "\n")
