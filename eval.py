@@ -328,6 +328,8 @@ def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, len
     for indices, options in ((whole, {"whole": True}), (rest, {})):
         pairs = [(by_id[rows[i]["id"]], answers[i]) for i in indices]
         for i, verdict in zip(indices, work.kind.judge(pairs, executor, lenient, **options) if pairs else ()):
+            if verdict.infra:
+                raise DataError(f"the executor failed on {rows[i]['id']} ({verdict.detail}); no verdicts were written")
             short = verdict.reason == "no_answer" and rows[i]["finish"] == "length"
             verdicts[i] = Verdict(False, "truncated", verdict.detail) if short else verdict
     return verdicts
