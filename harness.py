@@ -19,7 +19,8 @@ from parsing import MAX_INT_BITS, parse_program
 
 # Solutions may import these too: later no file can be opened. _strptime is what datetime imports when first asked to.
 for _name in ("array", "base64", "calendar", "contextlib", "datetime", "difflib", "fnmatch", "inspect", "pprint",
-              "queue", "random", "secrets", "struct", "time", "timeit", "types", "uuid", "zlib", "zoneinfo", "_strptime"):
+              "queue", "random", "secrets", "struct", "time", "timeit", "types", "uuid", "zlib", "zoneinfo",
+              "_strptime"):
     importlib.import_module(_name)
 
 ROOM = 40_000  # of a packed value, in characters roughly; the executor sends 64,000 of JSON
