@@ -332,6 +332,8 @@ def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, len
     for indices, options in ((whole, {"whole": True}), (rest, {})):
         pairs = [(by_id[rows[i]["id"]], answers[i]) for i in indices]
         for i, verdict in zip(indices, work.kind.judge(pairs, executor, lenient, **options) if pairs else ()):
+            if verdict.infra:
+                raise DataError(f"the executor failed on {rows[i]['id']} ({verdict.detail}); no verdicts were written")
             short = verdict.reason == "no_answer" and rows[i]["finish"] == "length"
             verdicts[i] = Verdict(False, "truncated", verdict.detail) if short else verdict
     return verdicts
@@ -394,7 +396,8 @@ def summarise(works: list[Work], rows: list[dict], settings: dict, out: Path) ->
             some = [row for row in mine if row["temperature"] == temperature]
             entry["at"][str(temperature)] = numbers(some)
             if "base" in some[0]:
-                entry["at"][str(temperature)]["base"] = numbers(some, "base")
+                base = numbers(some, "base")
+                entry["at"][str(temperature)]["base"] = {name: base[name] for name in ("score", "low", "high", "error")}
         found[work.name] = entry
     summary = {"settings": settings, "tasks": found, "averages": averages(found)}
     write(out / "summary.json", json.dumps(summary, indent=2) + "\n")
