@@ -1,6 +1,6 @@
 """
 Experiments with controls and intervals, one command each. Every arm is a run of train.py with some flags changed, for
-every seed; its folder runs/NAME-ARM-SEED is kept, so a second call goes on where the first was stopped.
+every seed; its folder runs/NAME-PRESET-STEPS-ARM-SEED is kept, so a second call goes on where the first was stopped.
 
     python experiments.py learns                        # self-play against five controls, 3 seeds
     python experiments.py ablations --arms paper n_4    # some arms only
@@ -43,18 +43,17 @@ HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE / "nano"))
 import make  # noqa: E402
 
-TASK_FILE = "runs/grammar.jsonl"  # for the control that has no proposer; made when needed
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and reported apart
 SAMPLED, SAMPLED_START = 2, 4  # answers to each held-out task at T = 1, after and before training
 PASS_TASKS, PASS_N = 180, 64  # tasks and answers for pass@k
 
-# Arms: flags of train.py beside the preset's.
+# Arms: flags of train.py beside the preset's. GRAMMAR becomes a file of tasks, drawn for each seed.
 SUPERVISED = ["supervise, see below"]
 LEARNS = {
     "azr": [],
-    "grammar tasks": ["--propose_from", TASK_FILE],     # plain RL on tasks drawn from the warm start's grammar
+    "grammar tasks": ["--propose_from", "GRAMMAR"],     # plain RL on tasks drawn from the warm start's grammar
     "frozen proposer": ["--propose_from", "start"],
     "shuffled proposer reward": ["--control", "shuffled"],
     "random solver reward": ["--control", "random"],
@@ -86,35 +85,46 @@ EXPERIMENTS = {"learns": LEARNS, "ablations": ABLATIONS}
 # ----------------------------------------------------------------------------------------------------------------
 # Running arms
 
-def run_name(experiment: str, arm: str, seed: int) -> str:
-    return f"{experiment}-{re.sub('[^a-z0-9.]+', '_', arm.lower())}-{seed}"
+def run_name(args, arm: str, seed: int) -> str:
+    """Of runs that may be compared: another number of steps is another schedule of the learning rate."""
+    return f"{args.name}-{args.preset}-{args.steps}-{re.sub('[^a-z0-9.]+', '_', arm.lower())}-{seed}"
 
 
 def commands(args, arm: str, seed: int) -> list[list[str]]:
     """What is left to do for the arm's run: train (or go on), then score."""
-    name, flags = run_name(args.name, arm, seed), EXPERIMENTS[args.name][arm]
+    name, flags = run_name(args, arm, seed), EXPERIMENTS[args.name][arm]
     folder, left = Path("runs") / name, []
+    flags = [str(grammar_file(args, seed)) if flag == "GRAMMAR" else flag for flag in flags]
     if flags == SUPERVISED and not (folder / "checkpoint").exists():
         left.append(["experiments.py", args.name, "--supervise", str(folder), "--seed", str(seed),
-                     "--like", f"runs/{run_name(args.name, 'azr', seed)}"])
+                     "--like", f"runs/{run_name(args, 'azr', seed)}"])
     elif flags != SUPERVISED and last_step(folder) < args.steps:
-        if (folder / "checkpoint").exists():
+        if last_step(folder) >= 0:
             left.append(["train.py", "--resume", str(folder), "--steps", str(args.steps)])
         else:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
             left.append(["train.py", "--preset", args.preset, "--name", name, "--seed", str(seed), "--steps",
                          str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--eval_limit",
                          str(min(600, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
-    if not (folder / "scores.json").exists():
-        left.append(["experiments.py", args.name, "--score", str(folder), "--limit", str(args.limit)])
+    if left or not scored(folder, args.limit):
+        left.append(score_command(args, folder))
     return left
 
 
 def last_step(folder: Path) -> int:
+    found = train.find_checkpoint(folder)
+    return json.loads((found / "state.json").read_text())["step"] if found else -1
+
+
+def scored(folder: Path, limit: int) -> bool:
     try:
-        return json.loads((folder / "checkpoint" / "state.json").read_text())["step"]
+        return json.loads((folder / "scores.json").read_text())["limit"] == limit
     except OSError:
-        return -1
+        return False
+
+
+def score_command(args, folder: Path) -> list[str]:
+    return ["experiments.py", args.name, "--score", str(folder), "--limit", str(args.limit), "--preset", args.preset]
 
 
 def start_folder(args) -> Path:
@@ -122,22 +132,26 @@ def start_folder(args) -> Path:
 
 
 def run_arm(args, arm: str, seed: int) -> None:
-    run_commands(args, commands(args, arm, seed), Path("runs") / f"{run_name(args.name, arm, seed)}.log")
+    run_commands(args, commands(args, arm, seed), Path("runs") / f"{run_name(args, arm, seed)}.log")
 
 
 def run_commands(args, commands: list[list[str]], log: Path) -> None:
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
     for command in commands:
         with open(log, "a") as output:
-            done = subprocess.run([sys.executable, *command], stdout=output, stderr=output,
+            done = subprocess.run([sys.executable, HERE / command[0], *command[1:]], stdout=output, stderr=output,
                                   env=os.environ | {"OMP_NUM_THREADS": str(threads)})
         if done.returncode:
             raise SystemExit(f"experiments.py: {' '.join(command)} failed; its output is in {log}")
 
 
-def write_task_file(path: Path, count: int) -> None:
+def grammar_file(args, seed: int) -> Path:
+    return Path("runs") / f"grammar-{args.preset}-{args.steps}-{seed}.jsonl"
+
+
+def write_task_file(path: Path, count: int, seed: int) -> None:
     """`count` tasks of each type from the warm start's own grammar, depths as there, none of them held out."""
-    rng, lines = random.Random("grammar tasks"), []
+    rng, lines = random.Random(f"grammar tasks {seed}"), []
     for name in tasks.TYPES:
         for _ in range(count):
             task = make.draw_example("solve", name, make.pick(make.DEPTHS, rng), rng)[0]
@@ -147,8 +161,9 @@ def write_task_file(path: Path, count: int) -> None:
 
 
 def supervise(folder: Path, like: Path, seed: int) -> None:
-    """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar, as many steps,
-    rows and trained tokens a step as the run `like` has seen, with its optimizer and learning rate."""
+    """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar, as many steps
+    and response tokens a step as the run `like` was given, with its optimizer and learning rate. A favour: every token
+    here has a gradient, while in RL a task that all probes solve has none."""
     cfg = train.Config(**json.loads((like / "config.json").read_text()))
     lines = [json.loads(line) for line in open(like / "metrics.jsonl")]
     budgets = [line["tokens_trained"] for line in lines if "tokens_trained" in line]
@@ -168,14 +183,15 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
         for part in (rows[i:i + 32] for i in range(0, len(rows), 32)):
             lost = -logprobs(policy, part)[0].sum() / made
             lost.backward()
-            loss += float(lost)
+            loss += lost.item()
         torch.nn.utils.clip_grad_norm_(policy.trained(), cfg.grad_clip)
         train.set_rate(optimizer, cfg, step)
         optimizer.step()
         optimizer.zero_grad()
         metrics.append({"step": step, "loss": loss, "tokens_trained": made, "tokens_generated": 0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    save_policy(policy, folder / "checkpoint" / "policy")
+    save_policy(policy, folder / "checkpoint.part" / "policy")
+    (folder / "checkpoint.part").rename(folder / "checkpoint")
 
 
 def score(folder: Path, preset: str, limit: int) -> None:
@@ -195,8 +211,9 @@ def score(folder: Path, preset: str, limit: int) -> None:
         def solved(some: list, **how) -> list[int]:
             return evaluation.score(policy, executor, style, some, cfg.max_new_tokens, slots=cfg.slots, **how).correct
         n = SAMPLED if adapter.exists() else SAMPLED_START
-        found = {"greedy": solved(heldout), "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
-        if re.search("azr|start", folder.name):
+        found = {"limit": limit, "commit": commit(), "greedy": solved(heldout),
+                 "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
+        if folder.name.startswith("start-") or "-azr-" in folder.name:
             found["pass"] = solved(heldout[:PASS_TASKS], n=PASS_N, temperature=1.0, seed=2)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(found))
@@ -222,13 +239,14 @@ def average(values: list[float], cells: dict) -> float:
 
 def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dict) -> float:
     """Half of the 95% interval of `average` of the differences, one list of them (by task) a seed: seeds and tasks are
-    drawn independently, so their variances add."""
-    seeds = len(differences_S)
+    drawn independently, so their variances add. Tasks: each program's residuals are summed before they are squared."""
+    seeds, residual = len(differences_S), defaultdict(float)
     mean_I = [statistics.mean(column) for column in zip(*differences_S)]
-    variance = 0.0
     for cell in cells.values():
-        error = stats.standard_error([mean_I[i] for i in cell], [heldout[i]["program"] for i in cell])
-        variance += error ** 2 / len(cells) ** 2
+        middle = statistics.mean(mean_I[i] for i in cell)
+        for i in cell:  # a program may be in several cells
+            residual[heldout[i]["program"]] += (mean_I[i] - middle) / len(cell) / len(cells)
+    variance = sum(part * part for part in residual.values())
     spread = 0.0
     if seeds > 1:
         of_seed = [average(differences, cells) for differences in differences_S]
@@ -236,28 +254,29 @@ def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dic
     return math.sqrt(spread ** 2 + 1.96 ** 2 * variance)
 
 
-def figures(args, arms: list[str]) -> dict:
+def figures(args) -> dict:
     """Everything that is there so far, for the JSON file."""
     cfg = train.Config(**train.PRESETS[args.preset])
     heldout = [json.loads(line) for line in open(cfg.heldout_tasks)][:args.limit]
     start = json.loads((start_folder(args) / "scores.json").read_text())
     found = {"experiment": args.name, "preset": args.preset, "steps": args.steps, "seeds": args.seeds,
-             "commit": commit(), "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
+             "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
     measures = {"T1": ("sampled", SAMPLED, DEPTHS), "greedy": ("greedy", 1, DEPTHS),
                 "T1 depth 4": ("sampled", SAMPLED, (4,)), "greedy depth 4": ("greedy", 1, (4,))}
-    measures |= {f"T1 {type}": ("sampled", SAMPLED, DEPTHS, type) for type in tasks.TYPES}
+    measures |= {f"T1 {name}": ("sampled", SAMPLED, DEPTHS, name) for name in tasks.TYPES}
     against = {}  # measure: AZR's rates by task, by seed
-    for arm in arms:
+    for arm in EXPERIMENTS[args.name]:
         scores = {}
         for seed in range(args.seeds):
-            path = Path("runs") / run_name(args.name, arm, seed)
-            if (path / "scores.json").exists():
+            path = Path("runs") / run_name(args, arm, seed)
+            if scored(path, args.limit):
                 scores[seed] = json.loads((path / "scores.json").read_text())
         if not scores:
             continue
+        found["commits"] = sorted({*found["commits"], *(score["commit"] for score in scores.values())})
         entry = found["arms"][arm] = {"flags": EXPERIMENTS[args.name][arm], "seeds": list(scores), "measures": {}}
-        for name, (key, n, depths, *type) in measures.items():
-            cells = {cell: tasks for cell, tasks in cells_of(heldout, depths).items() if not type or cell[0] in type}
+        for name, (key, n, depths, *only) in measures.items():
+            cells = {cell: some for cell, some in cells_of(heldout, depths).items() if not only or cell[0] in only}
             rates = {seed: [value / n for value in scores[seed][key]] for seed in scores}
             before = [value / (SAMPLED_START if key == "sampled" else 1) for value in start[key]]
             gains = [[after - was for after, was in zip(rates[seed], before)] for seed in scores]
@@ -286,7 +305,7 @@ def pass_curve(solved: list[int]) -> dict[int, float]:
 
 
 def metrics_of(args, arm: str, seed: int) -> list[dict]:
-    path = Path("runs") / run_name(args.name, arm, seed) / "metrics.jsonl"
+    path = Path("runs") / run_name(args, arm, seed) / "metrics.jsonl"
     return [json.loads(line) for line in open(path)]
 
 
@@ -319,15 +338,19 @@ def commit() -> str:
 
 def table(found: dict) -> str:
     lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}`, commit"
-             f" {found['commit']}, {found['machine']}. Held-out pass@1 in percent, mean over types and depths 1 to 3;"
-             " gains in points over the model before training; 95% intervals over seeds and tasks.", "",
+             f" {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in percent, mean over types and depths"
+             " 1 to 3; gains in points over the model before training; 95% intervals over seeds and tasks; of one seed over"
+             " tasks alone, in brackets.", "",
              "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 | million"
              " tokens generated / trained |", "|---" * 9 + "|"]
     for arm, entry in found["arms"].items():
         m = entry["measures"]
 
         def gain(name: str, key: str = "gain", width: str = "interval") -> str:
-            return f"{m[name][key]:+.1f} ± {m[name][width]:.1f}" if key in m[name] else "-"
+            if key not in m[name]:
+                return "-"
+            text = f"{m[name][key]:+.1f} ± {m[name][width]:.1f}"
+            return f"({text})" if len(entry["seeds"]) == 1 else text
         generated, trained = (statistics.mean(run[f"tokens_{what}"] for run in entry["tokens"]) / 1e6
                               for what in ("generated", "trained"))
         after = statistics.mean(m["T1"]["after"])
@@ -336,7 +359,8 @@ def table(found: dict) -> str:
         lines.append(f"| {' | '.join(map(str, cells))} |")
     if any("pass_at_k" in entry for entry in found["arms"].values()):
         before = found["pass_at_k_before"]
-        lines += ["", "| pass@k | " + " | ".join(map(str, before)) + " |", "|---" * (1 + len(before)) + "|",
+        lines += ["", f"Of {PASS_N} answers to the first {PASS_TASKS} tasks, all depths:", "",
+                  "| pass@k | " + " | ".join(map(str, before)) + " |", "|---" * (1 + len(before)) + "|",
                   "| before | " + " | ".join(f"{rate:.1f}" for rate in before.values()) + " |"]
         for arm, entry in found["arms"].items():
             if "pass_at_k" in entry:
@@ -373,8 +397,8 @@ def plot(found: dict, path: Path) -> None:
     pyplot.close(figure)
 
 
-def write(args, arms: list[str]) -> None:
-    found = figures(args, arms)
+def write(args) -> None:
+    found = figures(args)
     if not found["arms"]:
         return
     results = HERE / "results"
@@ -390,7 +414,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... for every arm")
     parser.add_argument("--steps", type=int, default=60, help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these")
-    parser.add_argument("--preset", default="nano", help="a preset of train.py with a held-out file")
+    parser.add_argument("--preset", default="nano", choices=[name for name, preset in train.PRESETS.items()
+                                                             if "heldout_tasks" in preset])
     parser.add_argument("--eval_every", type=int, default=30, help="steps between points of the curves")
     parser.add_argument("--limit", type=int, default=2400, help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
@@ -407,12 +432,19 @@ def main() -> None:
     if unknown or args.seeds < 1:
         parser.error(f"no arm called {', '.join(unknown)}; choose from: {', '.join(EXPERIMENTS[args.name])}" if unknown
                      else "--seeds must be at least 1")
+    if args.limit < 12:
+        parser.error(f"--limit {args.limit}: at least 12, one task of each type and depth")
     arms = [arm for arm in EXPERIMENTS[args.name] if arm in (args.arms or EXPERIMENTS[args.name])]
-    if any(TASK_FILE in EXPERIMENTS[args.name][arm] for arm in arms) and not Path(TASK_FILE).exists():
-        write_task_file(Path(TASK_FILE), 32 * args.steps)
+    like = [Path("runs") / run_name(args, "azr", seed) for seed in range(args.seeds)]
+    if any(EXPERIMENTS[args.name][arm] == SUPERVISED for arm in arms) and "azr" not in arms and \
+            any(last_step(folder) < args.steps for folder in like):
+        parser.error("the supervised arm takes its number of tokens from azr's runs: add azr to --arms")
     Path("runs").mkdir(exist_ok=True)
-    before = [] if (start_folder(args) / "scores.json").exists() else [
-        ["experiments.py", args.name, "--score", str(start_folder(args)), "--limit", str(args.limit)]]
+    batch = train.PRESETS[args.preset].get("batch_size", train.Config.batch_size)
+    for seed in range(args.seeds):
+        if any("GRAMMAR" in EXPERIMENTS[args.name][arm] for arm in arms) and not grammar_file(args, seed).exists():
+            write_task_file(grammar_file(args, seed), batch * args.steps, seed)
+    before = [] if scored(start_folder(args), args.limit) else [score_command(args, start_folder(args))]
     work = [(arm, seed) for seed in range(args.seeds) for arm in arms]
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(work), unit="run") as bar:
         first = pool.submit(run_commands, args, before, start_folder(args).with_suffix(".log"))
@@ -420,10 +452,14 @@ def main() -> None:
         for late in (False, True):
             running = [pool.submit(run_arm, args, arm, seed) for arm, seed in work
                        if (EXPERIMENTS[args.name][arm] == SUPERVISED) == late]
-            for future in as_completed(running):
-                first.result(), future.result()
-                bar.update()
-                write(args, arms)
+            try:
+                for future in as_completed(running):
+                    first.result(), future.result()
+                    bar.update()
+                    write(args)
+            except BaseException:  # Ctrl-C, or an arm that failed: start no more
+                pool.shutdown(cancel_futures=True)
+                raise
     print((HERE / "results" / f"{args.name}.md").read_text())
 
 

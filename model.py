@@ -186,6 +186,8 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if adapter:  # once more: peft had made the norms in the model's dtype and read the fp32 file into that
+        peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(adapter), device=str(model.device)))
     return model
 
 
@@ -667,7 +669,7 @@ def make_room(rollout: Rollout, length: int) -> None:
 
 
 def refill(rollout: Rollout) -> None:
-    """Jobs from the queue into free slots, an eighth of the slots at a time: prefilling one by one is slow."""
+    """Drafts from the queue into free slots, an eighth of the slots at a time: prefilling one by one is slow."""
     rows, length, drafts, queue = rollout.rows, rollout.length(), [], rollout.queue
     if not queue or (rows and (capacity(rollout, length) - len(rows)) * 8 < capacity(rollout, length)):
         return
@@ -699,7 +701,7 @@ def refill(rollout: Rollout) -> None:
 
 
 def place(rollout: Rollout, group: list[Draft], layers: list[tuple]) -> None:
-    """Jobs with one text into the next free slots; the first step runs the text's last token."""
+    """Drafts with one text into the next free slots; the first step runs the text's last token."""
     text, first = group[0].text(), len(rollout.rows)
     last, made, slots = len(text) - 1, len(group[0].sample.ids), slice(first, first + len(group))
     for index, (k, v) in enumerate(layers):

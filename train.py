@@ -12,7 +12,7 @@ and both roles learn by reinforcement. No human data (Zhao et al. 2025, arXiv 25
         solve      B tasks, the new ones first; the solver's reward is 1 if correct
                    (both roles: -0.5 or -1 if wrong or invalid, -1 without <think>...</think><answer>...</answer>)
         advantage  TRR++: (reward - mean) / std within each of the 3 types x 2 roles
-        update     one step of clipped policy gradient on all 6 B responses, LoRA weights only
+        update     one step of clipped policy gradient on all 6 B responses
 
 Where we depart from the paper (the README has the table with reasons): LoRA instead of all weights; K, B and lengths
 are preset by hardware; tasks must have literal inputs and outputs; full buffers drop the oldest task; 5% of programs
@@ -117,9 +117,10 @@ class Config:
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)")
-    norm_lr: float = opt(0.0, "learning rate of the norms' weights, which LoRA leaves alone; 0 keeps them frozen")
-    lr_final: float = opt(1.0, "share of the learning rate that is left at the last step, with a straight line to it; 1"
-                          " is constant (paper)")
+    norm_lr: float = opt(0.0, "learning rate of the norms' weights, which LoRA leaves alone; 0: frozen, or --lr where"
+                         " all weights are trained")
+    lr_final: float = opt(1.0, "share of the learning rate left at the last of --steps, on a straight line; 1 is"
+                          " constant (paper). More steps on --resume make it rise again")
     weight_decay: float = opt(0.0, "AdamW weight decay")
     grad_clip: float = opt(1.0, "largest gradient norm (paper's code: 1)")
     epochs: int = opt(1, "passes over a step's responses (paper's code: 1)")
@@ -316,9 +317,6 @@ def take(run: Training, type: TaskType) -> list[Row]:
     """In the place of `propose`, with --propose_from FILE: the file's next B tasks of the type, in turn. They are known
     to be valid, so their rows come without a response."""
     given, size = [task for task in run.given if task.type == type.name], run.cfg.batch_size
-    if not given:
-        raise UserError(f"--propose_from {run.cfg.propose_from}: no {type.name} task in it; add some, or leave the type"
-                        " out with --types")
     chosen = [replace(given[i % len(given)], step=run.step) for i in range((run.step - 1) * size, run.step * size)]
     return [Row("propose", "propose", type.name, "", [], Sample([], [], "given"), "", task, None, True, "given")
             for task in chosen]
@@ -489,7 +487,7 @@ def take_control(run: Training, valid: list[Row], solves: list[Row]) -> None:
 
 def update(run: Training, rows: list[Row]) -> dict:
     """epochs x minibatches optimizer steps on the rows, and what they showed. Sampler against trainer is measured
-    before the first of them: later ones train a policy that has moved on."""
+    before the first of them, on the rows that are read: later ones train a policy that has moved on."""
     cfg, order, parameters = run.cfg, list(range(len(rows))), run.policy.trained()
     rng, norms, skipped, clipped, tokens, log_ratios = run.rng("minibatches"), [], 0, 0, 0, []
     if not rows:  # solver-only training on the probes of a step without a valid task
@@ -540,11 +538,11 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> list[tup
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator has no class of its own
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
-            if max(map(len, micros)) == 1:
+            if len(micro) == 1:
                 raise torch.OutOfMemoryError(f"one response alone is too long: {error}") from error
         # Here the failed pass, which the exception had held, is free again.
         run.optimizer.zero_grad()
-        most = max(padded_tokens(run, [rows[i] for i in micro]) for micro in micros)
+        most = min(run.micro_tokens, padded_tokens(run, [rows[i] for i in micro]))
         run.micro_tokens = most // 2
         if run.policy.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -699,7 +697,7 @@ def step_metrics(run: Training, everything: list[Row], trained: list[Row], clock
             m[f"reward/{role}/{type}"] = mean(row.reward for row in group)
             m[f"zero_advantage/{role}/{type}"] = mean(abs(row.advantage) < 1e-6 for row in group)
             sampled = [row for row in everything if (row.type, row.role) == (type, role) and row.sample.ids]
-            # The mean of -log p over what was drawn estimates the policy's entropy without bias and for nothing.
+            # -log p of what was drawn estimates the sampler's entropy at no cost.
             m[f"entropy/{role}/{type}"] = mean(-mean(row.sample.logps) for row in sampled)
             m[f"length/{role}/{type}"] = mean(len(row.sample.ids) for row in sampled)
             m[f"cut_off/{role}/{type}"] = mean(row.sample.finish == "length" for row in sampled)
@@ -942,6 +940,8 @@ def check(cfg: Config) -> None:
         (cfg.advantage != "grpo" or cfg.reuse_probes,
          "--advantage grpo compares a task's probes with each other; add --reuse_probes True"),
         (not cfg.reuse_probes or cfg.n_probes > 1, "--reuse_probes True compares probes: --n_probes 2 or more"),
+        (cfg.control != "shuffled" or cfg.train_propose and cfg.propose_from == "policy",
+         "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),
         (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
         (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
         (Path(cfg.name).name == cfg.name, f"--name {cfg.name}: a plain name, the folder is runs/NAME"),
@@ -950,7 +950,7 @@ def check(cfg: Config) -> None:
         if not holds:
             raise UserError(message)
     for name in ("seed_tasks", "heldout_tasks", "propose_from"):
-        if getattr(cfg, name) not in (None, "", "policy", "start") and not Path(getattr(cfg, name)).is_file():
+        if getattr(cfg, name) not in (None, "policy", "start") and not Path(getattr(cfg, name)).is_file():
             raise UserError(f"--{name} {getattr(cfg, name)}: no such file")
 
 
@@ -1001,7 +1001,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     run.frozen = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
     run.works = benchmark_works(cfg, executor) if cfg.eval_every else []
     run.frozen_keys = {task.key for task in run.frozen}
-    run.given = None if cfg.propose_from in ("policy", "start") else read_tasks(cfg.propose_from, executor)
+    run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
     if not checkpoint:
         return run, Log(folder, cfg.keep_samples, [0, 0])
@@ -1010,6 +1010,18 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     saved = torch.load(checkpoint / "optimizer.pt", map_location=policy.device, weights_only=True)
     run.optimizer.load_state_dict(saved)
     return run, Log(folder, cfg.keep_samples, state["sizes"])
+
+
+def given_tasks(run: Training) -> list[Task]:
+    path, found = run.cfg.propose_from, read_tasks(run.cfg.propose_from, run.executor)
+    for number, task in enumerate(found, 1):
+        if not fits(run, task):
+            raise UserError(f"{path}, line {number}: its prompts are longer than --max_prompt_tokens"
+                            f" {run.cfg.max_prompt_tokens}; remove it or allow more")
+    if missing := set(run.cfg.types) - {task.type for task in found}:
+        raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it; add some, or leave the type out"
+                        " with --types")
+    return found
 
 
 def evaluate(run: Training, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> "evaluation.Scores":

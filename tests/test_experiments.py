@@ -6,7 +6,9 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,15 +63,59 @@ def test_cells_weigh_the_same_whatever_their_size():
 
 def test_task_file_holds_no_heldout_program(tmp_path, executor):
     path = tmp_path / "deep" / "tasks.jsonl"
-    experiments.write_task_file(path, 30)
+    experiments.write_task_file(path, 30, 0)
     found = tasks.load_tasks(str(path), executor)
     assert len(found) == 90 and not any(tasks.is_heldout(task.key, 0.05) for task in found)
 
 
-def test_arm_names_are_folders_of_their_own():
-    for name, arms in experiments.EXPERIMENTS.items():
-        names = {experiments.run_name(name, arm, 0) for arm in arms}
-        assert len(names) == len(arms) and all(Path(name).name == name for name in names)
+def arguments(**changes) -> SimpleNamespace:
+    return SimpleNamespace(**{"name": "learns", "preset": "nano", "steps": 60, "limit": 48, "seeds": 1,
+                              "eval_every": 30} | changes)
+
+
+def test_runs_that_may_not_be_compared_have_other_names():
+    names = [experiments.run_name(arguments(name=name, steps=steps), arm, seed) for steps in (10, 60)
+             for name, arms in experiments.EXPERIMENTS.items() for arm in arms for seed in (0, 1)]
+    assert len(set(names)) == len(names) and all(Path(name).name == name for name in names)
+
+
+def test_what_is_left_of_an_arm_is_done_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = arguments()
+    folder = tmp_path / "runs" / experiments.run_name(args, "azr", 0)
+    start, scoring = experiments.commands(args, "azr", 0)
+    assert "--propose_from" not in start and scoring[2:4] == ["--score", str(folder.relative_to(tmp_path))]
+    monkeypatch.setattr(experiments, "last_step", lambda folder: 30)
+    (resume, _) = experiments.commands(args, "azr", 0)
+    assert resume[:2] == ["train.py", "--resume"]
+    monkeypatch.setattr(experiments, "last_step", lambda folder: 60)
+    assert len(experiments.commands(args, "azr", 0)) == 1
+    folder.mkdir(parents=True)
+    (folder / "scores.json").write_text('{"limit": 48}')
+    assert experiments.commands(args, "azr", 0) == []
+    assert len(experiments.commands(arguments(limit=2400), "azr", 0)) == 1
+    monkeypatch.setattr(experiments, "last_step", lambda folder: 30)
+    assert len(experiments.commands(args, "azr", 0)) == 2  # trained further: old scores are of another policy
+
+
+def test_the_grammar_file_is_drawn_for_each_seed():
+    flags = [experiments.commands(arguments(), "grammar tasks", seed)[0][-1] for seed in (0, 1)]
+    assert flags[0] != flags[1] and all(flag.endswith(".jsonl") for flag in flags)
+
+
+def test_an_arm_that_fails_ends_the_experiment(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def fail(args, commands, log):
+        asked.append(log.stem)
+        time.sleep(0.2)  # an arm takes longer than it takes to notice that the one before has failed
+        raise SystemExit("experiments.py: it failed")
+    monkeypatch.setattr(experiments, "run_commands", fail)
+    monkeypatch.setattr(sys, "argv", ["experiments.py", "learns", "--arms", "azr", "--seeds", "9", "--jobs", "1"])
+    with pytest.raises(SystemExit, match="it failed"):
+        experiments.main()
+    assert len(asked) < 9
 
 
 def test_an_unknown_arm_is_told(tmp_path):
@@ -87,8 +133,8 @@ def test_a_small_experiment_runs_goes_on_and_is_written(tmp_path):
     (tmp_path / "experiments.py").write_text((ROOT / "experiments.py").read_text())  # its results/ lie beside it
 
     def call():
-        return subprocess.run([sys.executable, "experiments.py", "learns", "--seeds", "1", "--steps", "2", "--eval_every",
-                               "2", "--limit", "48", "--arms", "azr", "grammar tasks", "more warm start"], cwd=tmp_path,
+        return subprocess.run([sys.executable, "experiments.py", "learns", "--seeds", "1", "--steps", "2",
+                               "--eval_every", "2", "--limit", "48", "--arms", "azr", "grammar tasks", "more warm start"], cwd=tmp_path,
                               capture_output=True, text=True)
     done = call()
     assert done.returncode == 0, done.stderr

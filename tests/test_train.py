@@ -773,7 +773,7 @@ def test_tasks_from_a_file_take_the_place_of_proposals(run, tmp_path):
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(json.dumps(tasks.task_to_json(task)) + "\n" for task in known))
     run.cfg.propose_from, run.cfg.reuse_probes = str(path), True
-    run.given = train.read_tasks(str(path), run.executor)
+    run.given = train.given_tasks(run)
     rows, metrics = train_step(run)
     given = [row for row in rows if row.kind == "propose"]
     assert Counter(row.type for row in given) == dict.fromkeys(run.cfg.types, run.cfg.batch_size)
@@ -781,9 +781,30 @@ def test_tasks_from_a_file_take_the_place_of_proposals(run, tmp_path):
     probed = [row for row in given if row.solve_rate is not None]
     assert sum(row.kind == "probe" for row in rows) == run.cfg.n_probes * len(probed) > 0
     assert all(row.advantage == 0 for row in given) and metrics["length/propose/deduction"] is None
-    run.given = [task for task in known if task.type != "induction"]
+    path.write_text("".join(json.dumps(tasks.task_to_json(task)) + "\n" for task in known if task.type != "induction"))
     with pytest.raises(train.UserError, match="no induction task"):
-        train_step(run)
+        train.given_tasks(run)
+    path.write_text(json.dumps(tasks.task_to_json(known[0])) + "\n")
+    run.cfg.max_prompt_tokens = 5
+    with pytest.raises(train.UserError, match="line 1: its prompts are longer"):
+        train.given_tasks(run)
+
+
+def test_a_response_that_never_fits_ends_the_run_with_a_line(run, monkeypatch):
+    """Whatever its length: the longest micro-batch of short ones may be larger than what failed."""
+    row = sampled_rows(run)[0]
+    long = replace(row, prompt_ids=row.prompt_ids * 20)
+    original = train.micro_loss
+
+    def scarce(run, part, weight_R):
+        if any(other is long for other in part):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(run, part, weight_R)
+    monkeypatch.setattr(train, "micro_loss", scarce)
+    rows = [long, *(replace(row) for _ in range(8))]
+    run.micro_tokens = train.padded_tokens(run, [long]) // 3
+    with pytest.raises(torch.OutOfMemoryError, match="one response alone is too long"):
+        train.backward(run, rows, torch.ones(len(rows)))
 
 
 def rewarded(role: str, values: list[float]) -> list[Row]:
