@@ -14,6 +14,7 @@ Order of reading: Task and TaskType, the three types, prompts, responses, `readi
 (proposals -> tasks), `verify` (answers -> verdicts), buffers. Nothing here evaluates or even parses model text: that
 happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
 """
+import hashlib
 import json
 import random
 import re
@@ -534,6 +535,13 @@ def task_to_json(task: Task) -> dict:
     """One line of a task file: values as the literals that prompts show."""
     return {"type": task.type, "program": task.program, "inputs": [arguments(args) for args in task.inputs],
             "outputs": [show(value) for value in task.outputs], "message": task.message, "step": task.step}
+
+
+def task_id(task: Task | dict) -> str:
+    """16 hex digits that name a task, whoever proposed it and when; of a Task or of what `task_to_json` made of it."""
+    data = task if isinstance(task, dict) else task_to_json(task)
+    return hashlib.sha256(json.dumps([data[key] for key in ("type", "program", "inputs", "outputs")]).encode()
+                          ).hexdigest()[:16]
 
 
 def task_to_state(task: Task) -> dict:
