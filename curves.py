@@ -42,7 +42,7 @@ class Measure:
 MEASURES = [
     Measure("heldout", "curves", "Held-out accuracy", "share correct",
             "Greedy answers to the held-out file, mean over program depths; measured every --eval_every steps.",
-            ("heldout/{type}",)),
+            ("accuracy/{type}",)),
     Measure("reward", "curves", "Reward", "mean reward",
             "Mean reward of the responses that were trained on. Proposals earn 1 minus the solve rate (0 if solved never"
             " or always), answers 1 if correct; wrong answers get -0.5, badly formatted responses -1.",

@@ -130,7 +130,7 @@ def read_run(folder: Path) -> Run:
                 for type in TYPES:
                     rates = [rate for cell, rate in value.items() if cell.startswith(f"{type}/")]
                     if rates:
-                        note(run, f"heldout/{type}", line["step"], float(np.mean(rates)))
+                        note(run, f"accuracy/{type}", line["step"], float(np.mean(rates)))
             elif isinstance(value, list):
                 steps, values = run.lists.setdefault(key, ([], []))
                 steps.append(line["step"])
@@ -267,7 +267,7 @@ def markdown_tables(text: str) -> str:
             out.append(rows_table(caption, rows[0], totals + [row for row in rows[2:] if row[1] != "all"]))
             rows = []
         elif line.strip():
-            caption = line.strip().rstrip(":")
+            caption = re.sub(r"\S*/", "", line.strip().rstrip(":"))
     return "".join(out)
 
 
@@ -335,7 +335,7 @@ def overview(run: Run) -> str:
                "<p class=fine>No warnings: no collapse, no entropy loss, few clipped responses, a filled gate, sampler and"
                " trainer agree.</p>")
     path = run.folder / "heldout.md"
-    out.append(markdown_tables(path.read_text(encoding="utf-8")) if path.is_file() else
+    out.append(f"<div class=three>{markdown_tables(path.read_text(encoding='utf-8'))}</div>" if path.is_file() else
                "<p>Held-out accuracy before and after is measured when the run ends.</p>")
     changed = differences(run)
     spent = [[key.removeprefix("seconds/"), f"{value:,.0f} s"] for key, value in total.items() if "seconds" in key]
@@ -356,7 +356,7 @@ def figure(measure: curves.Measure, groups: dict, last: int, png_folder: Path | 
         curves.png(measure, panels, png_folder / f"{measure.name}.png")
     drawn = "".join(f"<div class=panel>{f'<h4>{esc(panel.title)}</h4>' if panel.title else ''}"
                     f"{curves.svg(measure, panel, f'{measure.name}{i}')}</div>" for i, panel in enumerate(panels))
-    return (f"<figure id=fig-{measure.name}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div><figcaption>"
+    return (f"<figure id=fig-{measure.name}{' class=wide' if len(panels) > 1 else ''}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div><figcaption>"
             f"{esc(measure.meaning)}</figcaption><details><summary>{esc(measure.title)} as a table</summary>"
             f"<div class=scroll tabindex=0 role=region aria-label=\"{esc(measure.title)}, table\">"
             f"{curves.table(measure, panels)}</div></details></figure>")
