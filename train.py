@@ -1095,7 +1095,10 @@ def catch_interrupts() -> list[int]:
 
 
 def main(argv: list[str]) -> None:
-    import report  # which imports this module
+    try:
+        import report  # which imports this module
+    except ImportError as error:
+        raise UserError(f"a package is missing ({error}); pip install -r requirements.txt") from error
     interrupts = catch_interrupts()
     cfg, first_line = parse(argv)
     say(first_line)

@@ -76,11 +76,6 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
     return folder
 
 
-def command(*arguments, script: str = "report.py", text: str | None = None) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / script), *map(str, arguments)], text=True, capture_output=True,
-                          input=text, cwd=ROOT, timeout=600)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """Two synthetic runs that differ in the seed, with a page of the first and one of both."""
@@ -214,18 +209,19 @@ def test_constant_and_identity_have_different_behaviour_whatever_their_words():
 # --------------------------------------------------------------------------------------------------------------
 # Bad input, and what train.py calls
 
-def test_bad_input_is_one_line(made, tmp_path):
+def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "config.json").write_text("{}")
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "config.json").write_text("{}")
     (tmp_path / "torn" / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"st')
     for folder, word in (("nix", "not a run folder"), ("empty", "no step"), ("torn", "line 2")):
-        done = command(tmp_path / folder)
-        assert done.returncode == 2 and word in done.stderr and done.stderr.count("\n") == 1
+        assert report.main([str(tmp_path / folder)]) == 2
+        told = capsys.readouterr().err
+        assert word in told and told.count("\n") == 1
 
 
-def test_a_page_can_be_made_while_a_line_is_being_written(made, tmp_path):
+def test_a_page_can_be_made_while_a_line_is_being_written(tmp_path):
     folder = synthetic(tmp_path, 2, 16)
     for name in ("metrics.jsonl", "samples.jsonl"):
         with open(folder / name, "a") as file:
@@ -271,18 +267,19 @@ def test_of_large_files_whole_steps_are_left_out(made, monkeypatch):
 # --------------------------------------------------------------------------------------------------------------
 # tasks.py show
 
-def test_show_prints_a_task_and_what_the_gate_says(made, tmp_path):
+def test_show_prints_a_task_and_what_the_gate_says(made, tmp_path, capsys):
     def show(program: str, *flags):
         (tmp_path / "p.py").write_text(program)
-        return command("show", ROOT / "nano" / "heldout.jsonl", "--require", "weak", "--program", tmp_path / "p.py",
-                       *flags, script="tasks.py").stdout
+        assert tasks.main(["show", str(ROOT / "nano" / "heldout.jsonl"), "--require", "weak", "--program",
+                           str(tmp_path / "p.py"), *flags]) == 0
+        return capsys.readouterr().out
     assert "The answer: " in show("def f(x):\n    return x") and "gate: valid; output 'ab'" in show(
         "def f(x, y):\n    return x + y", "--input", "'a', 'b'")
     assert "gate: import not allowed" in show("import os\ndef f(x):\n    return x")
-    done = command("show", made / "made-0", "--number", "2", "--require", "weak", script="tasks.py")
-    assert done.returncode == 0 and "def f(x):" in done.stdout
-    done = command("show", tmp_path / "nix", script="tasks.py")
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert tasks.main(["show", str(made / "made-0"), "--number", "2", "--require", "weak"]) == 0
+    assert "def f(x):" in capsys.readouterr().out
+    assert tasks.main(["show", str(tmp_path / "nix"), "--require", "weak"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_terminal_output_cannot_steer_the_terminal():
@@ -349,7 +346,8 @@ def test_50_000_samples_make_a_page_of_15_mb(tmp_path):
     folder = synthetic(tmp_path, 500, 112, words=60)
     rows = sum(1 for _ in open(folder / "samples.jsonl"))
     started = time.monotonic()
-    done = command(folder, "--require", "weak")
+    done = subprocess.run([sys.executable, str(ROOT / "report.py"), str(folder), "--require", "weak"], text=True,
+                          capture_output=True)
     assert done.returncode == 0, done.stderr
     page = folder / "report.html"
     print(f"{rows} samples, {(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB; {time.monotonic() - started:.1f} s"
