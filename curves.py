@@ -44,8 +44,8 @@ MEASURES = [
             "Greedy answers to the held-out file, mean over program depths; measured every --eval_every steps.",
             ("accuracy/{type}",)),
     Measure("reward", "curves", "Reward", "mean reward",
-            "Mean reward of the responses that were trained on. Proposals earn 1 minus the solve rate (0 if solved never"
-            " or always), answers 1 if correct; wrong answers get -0.5, badly formatted responses -1.",
+            "Mean reward of the responses that were trained on. Proposals earn 1 minus the solve rate (0 if solved"
+            " never or always), answers 1 if correct; wrong answers get -0.5, badly formatted responses -1.",
             ("reward/{role}/{type}",)),
     Measure("solve_rate", "curves", "Solve rate", "share correct",
             "Share of all answers of the step, probes included, that were judged correct.", ("solve_rate/{type}",)),
@@ -229,7 +229,8 @@ def draw(axes, measure: Measure, panel: Panel, ink: str) -> None:
     axes.tick_params(colors=ink)
     for spine in axes.spines.values():
         spine.set_color(ink)
-    axes.ticklabel_format(axis="y", style="plain" if measure.name != "kl" else "sci", scilimits=(-3, 4), useOffset=False)
+    axes.ticklabel_format(axis="y", style="sci" if measure.name == "kl" else "plain", scilimits=(-3, 4),
+                          useOffset=False)
     if panel.lines and (len(panel.lines) > 1 or not panel.title):
         axes.legend(frameon=False, ncol=3, loc="lower left", bbox_to_anchor=(-0.02, 0.99), fontsize=8, labelcolor=ink,
                     handlelength=2.2, columnspacing=1)

@@ -2,7 +2,7 @@
 What was trained, for other tools and for the terminal. model.py is the door:
 
     python model.py export runs/NAME OUT            # the adapter, with tokenizer and model card: peft, vLLM, llama.cpp
-    python model.py export runs/NAME OUT --merge    # all weights in one folder: transformers and everything that reads it
+    python model.py export runs/NAME OUT --merge    # all weights in one folder, for transformers
     python model.py chat runs/NAME                  # a message a line, the answer below it
 """
 import argparse
@@ -94,8 +94,8 @@ def card(cfg: train.Config, folder: Path, adapter_only: bool) -> str:
         head.append(f"base_model: {cfg.model}")
     head += ["tags: [absolute-zero, self-play, reinforcement-learning]", "---"]
     base = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
-    load = (f"```python\nmodel = peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER)  # base: {base}\n```" if adapter_only
-            else "```python\nmodel = transformers.AutoModelForCausalLM.from_pretrained(FOLDER)\n```")
+    loader = "peft.AutoPeftModelForCausalLM" if adapter_only else "transformers.AutoModelForCausalLM"
+    load = f"```python\nmodel = {loader}.from_pretrained(FOLDER)  # trained from {base}\n```"
     ask = {"r1": f"Prompts read\n\n```\n{tasks.PREAMBLE}User: QUESTION\nAssistant: <think>\n```",
            "chat": f"Questions go through the chat template, with this before them:\n\n```\n{tasks.CHAT_RULE}```",
            "compact": "Prompts are `solve TYPE`, fenced blocks and `<think>`, a line each (nano knows no English)."}

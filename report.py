@@ -47,9 +47,9 @@ SHORTEST_CUT = 120         # characters of a response that are always kept
 MOST_MENTIONS = 200
 # Reasoning that speaks of deceiving, outsmarting or escaping, after the paper's "uh-oh moment" ("outsmart all these
 # groups of intelligent machines and less intelligent humans"). Words alone: it finds talk, not intent.
-UH_OH = re.compile(r"\b(outsmart\w*|deceiv\w*|decepti\w*|mislead\w*|fool (?:the|them|humans?|people|users?)\b|trick (?:the"
-                   r"|them|humans?|people|users?)\b|less intelligent|manipulat\w+ (?:the )?(?:humans?|people|users?)|cheat"
-                   r"\w*|reward hack\w*|escape (?:the )?(?:sandbox|container|jail|system|control)|sandbox\w*|take over|"
+UH_OH = re.compile(r"\b(outsmart\w*|deceiv\w*|decepti\w*|mislead\w*|"
+                   r"(?:fool|trick) (?:the|them|humans?|people|users?)\b|less intelligent|cheat\w*|"
+                   r"manipulat\w+ (?:the )?(?:humans?|people|users?)|reward hack\w*|escape (?:the )?(?:sandbox|container|jail|system|control)|sandbox\w*|take over|"
                    r"without (?:them|anyone|humans?) (?:knowing|noticing)|exfiltrat\w*|jailbreak\w*)", re.IGNORECASE)
 FORBIDDEN = ("violation", "import not allowed", "not deterministic")  # verdicts of programs that tried what is refused
 NOT_SHARED = train.RUNNING_FLAGS | {"name", "seed"}  # in which runs of one group may differ
@@ -249,11 +249,11 @@ def esc(value) -> str:
 
 def rows_table(caption: str, head: list, rows: list[list]) -> str:
     """An HTML table of texts; the first cell of a row names it."""
-    body = "".join(f"<tr><th scope=row>{esc(row[0])}</th>" + "".join(f"<td>{esc(cell)}</td>" for cell in row[1:]) + "</tr>"
-                   for row in rows)
+    cells = [(row[0], "".join(f"<td>{esc(cell)}</td>" for cell in row[1:])) for row in rows]
+    body = "".join(f"<tr><th scope=row>{esc(first)}</th>{others}</tr>" for first, others in cells)
     return (f"<div class=scroll tabindex=0 role=region aria-label=\"{esc(caption)}\"><table><caption>{esc(caption)}"
-            f"</caption><thead><tr>{''.join(f'<th scope=col>{esc(name)}</th>' for name in head)}</tr></thead><tbody>{body}"
-            "</tbody></table></div>")
+            f"</caption><thead><tr>{''.join(f'<th scope=col>{esc(name)}</th>' for name in head)}</tr></thead>"
+            f"<tbody>{body}</tbody></table></div>")
 
 
 def markdown_tables(text: str) -> str:
@@ -332,8 +332,8 @@ def overview(run: Run) -> str:
            f" {esc(run.config.get('preset', '?'))}, seed {esc(run.config.get('seed', '?'))}, model"
            f" {esc(Path(str(run.config.get('model', '?'))).name)}.</p>"]
     out.append("<ul class=warnings>" + "".join(f"<li>{esc(line)}</li>" for line in notes) + "</ul>" if notes else
-               "<p class=fine>No warnings: no collapse, no entropy loss, few clipped responses, a filled gate, sampler and"
-               " trainer agree.</p>")
+               "<p class=fine>No warnings: no collapse, no entropy loss, few clipped responses, a filled gate,"
+               " sampler and trainer agree.</p>")
     path = run.folder / "heldout.md"
     out.append(f"<div class=three>{markdown_tables(path.read_text(encoding='utf-8'))}</div>" if path.is_file() else
                "<p>Held-out accuracy before and after is measured when the run ends.</p>")
@@ -343,8 +343,8 @@ def overview(run: Run) -> str:
     where = [[key, value] for key, value in run.machine.items() if value is not None] or [["not recorded", "-"]]
     out.append("<div class=three>" + rows_table("Time and tokens by phase", ["what", "total"], spent)
                + rows_table("Machine and commit", ["what", "value"], where)
-               + (rows_table("Options that differ from the preset", ["option", "here", "preset"], changed) if changed else
-                  "<p>All options as in the preset.</p>") + "</div>")
+               + (rows_table("Options that differ from the preset", ["option", "here", "preset"], changed)
+                  if changed else "<p>All options as in the preset.</p>") + "</div>")
     return "".join(out)
 
 
@@ -356,7 +356,8 @@ def figure(measure: curves.Measure, groups: dict, last: int, png_folder: Path | 
         curves.png(measure, panels, png_folder / f"{measure.name}.png")
     drawn = "".join(f"<div class=panel>{f'<h4>{esc(panel.title)}</h4>' if panel.title else ''}"
                     f"{curves.svg(measure, panel, f'{measure.name}{i}')}</div>" for i, panel in enumerate(panels))
-    return (f"<figure id=fig-{measure.name}{' class=wide' if len(panels) > 1 else ''}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div><figcaption>"
+    wide = " class=wide" if len(panels) > 1 else ""
+    return (f"<figure id=fig-{measure.name}{wide}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div><figcaption>"
             f"{esc(measure.meaning)}</figcaption><details><summary>{esc(measure.title)} as a table</summary>"
             f"<div class=scroll tabindex=0 role=region aria-label=\"{esc(measure.title)}, table\">"
             f"{curves.table(measure, panels)}</div></details></figure>")
@@ -366,8 +367,8 @@ def monitor(runs: list[Run]) -> str:
     found = [(run, *mention) for run in runs for mention in mentions(run)]
     said = sum(what.startswith("says") for _, _, what, _ in found)
     count = sum(len(run.samples) for run in runs)
-    out = [f"<p>Of {count:,} responses read, {said} speak of deceiving, outsmarting or escaping, and {len(found) - said}"
-           " brought programs that tried what is forbidden. Words alone are searched: this finds talk, not intent.</p>"]
+    out = [f"<p>Of {count:,} responses read, {said} speak of deceiving, outsmarting or escaping, and"
+           f" {len(found) - said} brought programs that tried what is forbidden. Words alone are searched: this finds talk, not intent.</p>"]
     for run, s, what, text in found[:MOST_MENTIONS]:
         out.append(f"<details><summary>{esc(run.name)}, step {esc(s['step'])}, {esc(s['type'])}, {esc(s['kind'])}:"
                    f" {esc(what)}</summary><pre>{esc(text)}</pre></details>")
@@ -446,7 +447,7 @@ def gallery(runs: list[Run]) -> tuple[str, str]:
                "reward": [None if e.get("stranger") or e["sample"].get("reward") is None
                           else round(e["sample"]["reward"], 3) for e in entries],
                "rate": [None if e.get("stranger") else e["sample"].get("solve_rate") for e in entries],
-               "reason": [reasons.index("task from elsewhere" if e.get("stranger") else e["sample"].get("verdict") or "")
+               "reason": [len(reasons) - 1 if e.get("stranger") else reasons.index(e["sample"].get("verdict") or "")
                           for e in entries],
                "heldout": [int(bool(e["sample"].get("heldout"))) for e in entries],
                "refs": [e["refs"] for e in entries], "answers": [len(e["answers"]) for e in entries],
