@@ -7,6 +7,8 @@ lines: the log-prob that was sampled is the log-prob that is trained, up to roun
 tensors in place; sampling reads them stacked and, on a CPU, from a second copy (`pack`). Families: Qwen2/2.5, Qwen3,
 Llama 3 (tests compare with transformers).
 
+As a command (interop.py): python model.py export runs/NAME OUT [--merge], python model.py chat runs/NAME.
+
 Order of reading: `load_policy`, `forward`, `pack`, `start_rollout` to `generate`, `logprobs`.
 
 Dimension suffixes: B rows, T positions, N response tokens of a whole batch, D model width, H heads, K key/value heads,
@@ -1037,3 +1039,10 @@ def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
 def fill(rows: list[list[int]], device) -> Tensor:
     width = max(map(len, rows))
     return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+
+
+if __name__ == "__main__":
+    import sys
+
+    import interop
+    sys.exit(interop.main(sys.argv[1:]))

@@ -11,17 +11,24 @@ Every response, in both roles, reads `<think>...</think><answer>...</answer>` an
 fenced blocks (```python, ```input, ```output, ```message), in any order. The prompt ends inside the think tag.
 
 Order of reading: Task and TaskType, the three types, prompts, responses, `reading` (model text -> data), `gate`
-(proposals -> tasks), `verify` (answers -> verdicts), buffers. Nothing here evaluates or even parses model text: that
-happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
+(proposals -> tasks), `verify` (answers -> verdicts), buffers, the command. Nothing here evaluates or even parses model
+text: that happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
+
+    python tasks.py show nano/heldout.jsonl --number 3                   # a task, as the solver sees it
+    python tasks.py show runs/NAME --program mine.py --input "[3], 'a'"  # and what the gate says of a program
 """
+import argparse
+import hashlib
 import json
 import random
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import parsing
-from executor import Executor, Job, Run, same_value, show
+from executor import Executor, ExecutorError, Job, Run, same_value, show
 from parsing import ALLOWED_IMPORTS
 
 MAX_PROGRAM_CHARS = 4_000
@@ -536,6 +543,13 @@ def task_to_json(task: Task) -> dict:
             "outputs": [show(value) for value in task.outputs], "message": task.message, "step": task.step}
 
 
+def task_id(task: Task | dict) -> str:
+    """16 hex digits that name a task, whoever proposed it and when; of a Task or of what `task_to_json` made of it."""
+    data = task if isinstance(task, dict) else task_to_json(task)
+    return hashlib.sha256(json.dumps([data[key] for key in ("type", "program", "inputs", "outputs")]).encode()
+                          ).hexdigest()[:16]
+
+
 def task_to_state(task: Task) -> dict:
     """A task in a checkpoint: with what would else be found by parsing its program."""
     return task_to_json(task) | {"key": task.key, "depth": task.depth}
@@ -579,3 +593,72 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
                           facts.value["key"], facts.value["depth"]))
     return tasks
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The command
+
+def printable(text: str) -> str:
+    """Model text for a terminal: what would move its cursor or change its colours becomes a question mark."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def load_any(path: Path, executor: Executor) -> list[Task]:
+    """The tasks of a task file, or the valid ones that a run's samples.jsonl holds; ValueError says what is wrong."""
+    if not path.is_dir():
+        return load_tasks(str(path), executor)
+    with open(path / "samples.jsonl", encoding="utf-8") as lines:
+        found = [json.loads(line) for line in lines if '"task": ' in line and line.endswith("\n")]
+    return [task_from_state(line["task"] | {"key": "", "depth": 0}) for line in found if "task" in line]
+
+
+def describe(task: Task) -> str:
+    """The task as the solver sees it, with the answer below."""
+    shown = "\n".join(fence(*block) for block in TYPES[task.type].show_task(task))
+    hidden = {"deduction": task.outputs, "abduction": task.inputs}
+    answer = task.program if task.type not in hidden else \
+        show(task.outputs[0]) if task.type == "deduction" else arguments(task.inputs[0])
+    return f"{task.type}, proposed in step {task.step}\n\n{shown}\n\nThe answer: {answer}"
+
+
+def try_program(program: str, texts: list[str], executor: Executor) -> str:
+    """What the gate says of a program with an input given by hand, in the words of the log."""
+    response = "\n".join(["</think><answer>", fence("python", program.strip("\n")),
+                         *(fence("input", text) for text in texts), "</answer>"])
+    (result,) = gate([(DEDUCTION, response, None)], executor)
+    if result.task is None:
+        return f"gate: {result.reason}"
+    return f"gate: valid; output {show(result.task.outputs[0])}; depth {result.task.depth}; key {result.task.key[:16]}"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Show a task, and what the gate says of a program given by hand.")
+    parser.add_argument("command", choices=["show"])
+    parser.add_argument("source", type=Path, help="a task file or a run folder")
+    parser.add_argument("--number", type=int, default=1, help="which task, from 1; negative counts from the end")
+    parser.add_argument("--program", type=Path, help="a file with a program of your own; - reads it from the terminal")
+    parser.add_argument("--input", help="arguments of one call of its f; those of the task if not given")
+    parser.add_argument("--require", choices=("kernel", "partial", "weak"), default="kernel", help="the least sandbox")
+    args = parser.parse_args(argv)
+    try:
+        with Executor(1, require=args.require) as executor:
+            found = load_any(args.source, executor)
+            if not found or not 1 <= abs(args.number) <= len(found):
+                raise ValueError(f"--number {args.number}: {args.source} has {len(found)} tasks")
+            task = found[args.number - (args.number > 0)]
+            print(printable(describe(task)))
+            if args.program:
+                program = sys.stdin.read() if str(args.program) == "-" else args.program.read_text(encoding="utf-8")
+                texts = [args.input or arguments(task.inputs[0])]
+                print(printable(f"\nYour program on {texts[0]}\n{try_program(program, texts, executor)}"))
+    except (ValueError, KeyError, ExecutorError) as error:
+        print(f"tasks.py: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"tasks.py: {error.strerror or error} ({error.filename or args.source})", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

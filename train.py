@@ -149,6 +149,9 @@ class Config:
     eval_limit: int = opt(1200, "held-out tasks used: the first of the file, and the newest of the run's own per type")
     keep_samples: int = opt(-1, "responses written to samples.jsonl per step, type and kind; -1 is all")
     save_every: int = opt(1, "steps between checkpoints")
+    report_every: int = opt(0, "steps between reports (report.html in the run's folder); 0: only at the end")
+    tensorboard: bool = opt(False, "mirror metrics.jsonl for TensorBoard, in the run's folder")
+    wandb: bool = opt(False, "mirror metrics.jsonl to Weights & Biases")
 
 
 PRESETS = {
@@ -169,7 +172,7 @@ MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 # What may change on --resume: how long and how a run runs, and where its model and files lie by now.
 RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
                  "eval_every", "eval_tasks", "eval_data", "eval_limit", "eval_samples", "keep_samples", "save_every",
-                 "device", "checkpoint_layers", "compile", "stream"}
+                 "report_every", "tensorboard", "wandb", "device", "checkpoint_layers", "compile", "stream"}
 
 
 class UserError(Exception):
@@ -196,6 +199,7 @@ class Row:
     solve_rate: float | None = None
     reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
     advantage: float = 0.0
+    references: list[Task] = field(default_factory=list)  # propose: all that it was shown
 
 
 @dataclass
@@ -309,7 +313,8 @@ def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
             raise UserError(f"a proposal prompt has {len(ids)} tokens, over --max_prompt_tokens"
                             f" {run.cfg.max_prompt_tokens}; allow more")
         reference = references[0] if references else None
-        rows.append(Row("propose", "propose", type.name, prompt, ids, None, "", None, reference))
+        rows.append(Row("propose", "propose", type.name, prompt, ids, None, "", None, reference,
+                        references=references))
     return rows
 
 
@@ -749,7 +754,7 @@ class Log:
     FILES = ("metrics.jsonl", "samples.jsonl")
 
     def __init__(self, folder: Path, keep_samples: int, sizes: list[int]):
-        self.keep_samples = keep_samples
+        self.keep_samples, self.mirrors = keep_samples, []  # functions that take a step's metrics
         self.files = [open(folder / name, "a", encoding="utf-8") for name in self.FILES]
         for file, size in zip(self.files, sizes):
             file.truncate(min(size, os.fstat(file.fileno()).st_size))  # a user may have removed a large file
@@ -760,6 +765,8 @@ class Log:
         finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
                   for key, value in metrics.items()}
         self.files[0].write(json.dumps(finite, allow_nan=False) + "\n")
+        for mirror in self.mirrors:
+            mirror(finite)
 
     def samples(self, rows: list[Row], step: int) -> None:
         counts = Counter()
@@ -772,8 +779,11 @@ class Log:
                       "well_formed": row.well_formed, "verdict": row.verdict, "solve_rate": row.solve_rate,
                       "advantage": row.advantage, "finish": row.sample.finish, "tokens": len(row.sample.ids),
                       "prompt": row.prompt, "text": row.text}
-            if row.kind == "propose" and row.task:
-                record["task"] = tasks.task_to_json(row.task)
+            if row.kind == "propose":
+                record["references"] = list(map(tasks.task_id, row.references))
+                record |= {"task": tasks.task_to_json(row.task)} if row.task else {}
+            else:
+                record["task_id"] = tasks.task_id(row.task)
             self.files[1].write(json.dumps(record) + "\n")
 
     def sync(self) -> list[int]:
@@ -923,7 +933,7 @@ def check(cfg: Config) -> None:
         if not 0 < getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be above 0")
     for name in ("references", "lora_rank", "weight_decay", "kl_coef", "entropy_coef", "solve_weight", "kv_gb",
-                 "micro_tokens", "eval_every", "eval_limit", "eval_samples", "lr_final", "norm_lr"):
+                 "micro_tokens", "eval_every", "eval_limit", "eval_samples", "report_every", "lr_final", "norm_lr"):
         if not 0 <= getattr(cfg, name) < math.inf:
             raise UserError(f"--{name} {getattr(cfg, name)}: must be 0 or more")
     wrong = [type for type in cfg.types if type not in TYPES]
@@ -1098,6 +1108,10 @@ def catch_interrupts() -> list[int]:
 
 
 def main(argv: list[str]) -> None:
+    try:
+        import report  # which imports this module
+    except ImportError as error:
+        raise UserError(f"a package is missing ({error}); pip install -r requirements.txt") from error
     interrupts = catch_interrupts()
     cfg, first_line = parse(argv)
     say(first_line)
@@ -1112,6 +1126,8 @@ def main(argv: list[str]) -> None:
             if not cfg.resume:  # nothing was made yet: the name stays free
                 shutil.rmtree(folder)
             raise
+        (folder / "machine.json").write_text(json.dumps(report.machine(cfg.device), indent=2) + "\n")
+        log.mirrors = report.mirrors(cfg, folder, run.step, say)
         if not any(run.buffers.train.values()):
             seed_buffers(run, log)
             save_checkpoint(run, log.sync())
@@ -1128,6 +1144,8 @@ def main(argv: list[str]) -> None:
             log.metrics(metrics)
             log.samples(rows, run.step)
             sizes = log.sync()
+            if cfg.report_every and run.step % cfg.report_every == 0 and run.step < cfg.steps:
+                report.of_run(folder, cfg.workers, cfg.require, say)
             if run.step % cfg.save_every == 0 or run.step == cfg.steps:
                 save_checkpoint(run, sizes)
             say(step_line(metrics, cfg))
@@ -1138,6 +1156,7 @@ def main(argv: list[str]) -> None:
         table = before_and_after(run)
         (folder / "heldout.md").write_text(table)
         say(table)
+        report.of_run(folder, cfg.workers, cfg.require, say)
 
 
 def run_main(argv: list[str]) -> int:

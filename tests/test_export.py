@@ -1,0 +1,107 @@
+"""What leaves the project: exported folders and adapters in plain transformers and peft, chat in the terminal."""
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import interop
+import train
+from model import forward, load_policy, save_policy
+
+
+@pytest.fixture(scope="module", params=["adapter", "adapter and norms", "all weights"])
+def run(request, tiny, tmp_path_factory) -> Path:
+    """A run folder whose trained weights differ from the base's in every matrix."""
+    rank, norm_lr = (0 if request.param == "all weights" else 4), (1e-3 if "norms" in request.param else 0.0)
+    cfg = train.Config(preset="nano", model=tiny(), name="tried", prompt="compact", lora_rank=rank, lora_alpha=8.0,
+                       norm_lr=norm_lr, max_new_tokens=12)
+    folder = tmp_path_factory.mktemp("run")
+    policy = load_policy(cfg.model, lora_rank=rank, lora_alpha=8.0, norms=norm_lr > 0)
+    torch.manual_seed(1)
+    for parameter in policy.trained():
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.3)
+    (folder / "checkpoint").mkdir()
+    save_policy(policy, folder / "checkpoint" / "policy")
+    (folder / "checkpoint" / "checksums.json").write_text(json.dumps(train.checksums(folder / "checkpoint")))
+    (folder / "config.json").write_text(json.dumps(vars(cfg)))
+    (folder / "heldout.md").write_text("| type | before | after |\n|---|---|---|\n| deduction | 1 | 2 |\n")
+    return folder
+
+
+IDS = torch.tensor([[5, 9, 17, 33, 2, 40, 11]])
+
+
+@torch.no_grad()
+def our_logits(run: Path) -> torch.Tensor:
+    policy, _ = interop.load_run(run)
+    hidden = forward(policy, IDS, torch.arange(IDS.shape[1])[None])
+    return policy.head(hidden).float()
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-4 * float(b.abs().max()))
+
+
+@torch.no_grad()
+def test_merged_folder_in_plain_transformers_gives_our_logits(run, tmp_path):
+    interop.export(run, tmp_path / "out", merge=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(interop.read_config(run).model, dtype=torch.float32)
+    ours = our_logits(run)
+    assert close(model(IDS).logits, ours) and not close(base(IDS).logits, ours)
+    assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+
+
+@torch.no_grad()
+def test_adapter_in_plain_peft_gives_our_logits(run, tmp_path):
+    if interop.read_config(run).lora_rank == 0:
+        pytest.skip("this run has no adapter")
+    interop.export(run, tmp_path / "out")
+    for folder in (run / "checkpoint" / "policy", tmp_path / "out"):
+        base = AutoModelForCausalLM.from_pretrained(interop.read_config(run).model, dtype=torch.float32)
+        assert close(peft.PeftModel.from_pretrained(base, folder)(IDS).logits, our_logits(run))
+    assert close(peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)(IDS).logits,
+                 our_logits(run))
+
+
+def test_model_card_holds_configuration_and_results(run, tmp_path):
+    interop.export(run, tmp_path / "out", merge=True)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers") and "| deduction | 1 | 2 |" in card and '"lora_rank"' in card
+    assert str(interop.read_config(run).model) not in card.split("## Configuration")[0]
+
+
+def test_nothing_is_overwritten_and_bad_input_is_one_line(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(interop.InteropError, match="exists already"):
+        interop.export(run, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "mine").exists()
+    with pytest.raises(interop.InteropError, match="not a run folder"):
+        interop.export(tmp_path / "nix", tmp_path / "new")
+
+
+def test_a_failed_export_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(interop, "card", lambda *a, **b: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        interop.export(run, tmp_path / "out", merge=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chat_answers_every_line(run, monkeypatch, capsys):
+    lines = iter(["solve deduction", "", "x" * 3000, "solve induction"])
+    monkeypatch.setattr(interop, "read_message", lambda: next(lines, None))
+    interop.chat(run, None, 0.0, "cpu")
+    policy, cfg = interop.load_run(run)
+    expected = interop.tasks.printable(interop.reply(policy, cfg, "solve deduction", 12, 0.0, 0))
+    said = capsys.readouterr().out
+    assert said.startswith(expected + "\n") and "positions)" in said
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    assert interop.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("model.py: ") and told.count("\n") == 1

@@ -1,0 +1,364 @@
+"""The report from outside: a page made from a run folder, opened in a real browser; what it measures; bad input."""
+import base64
+import gzip
+import html.parser
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import browser
+import curves
+import measure
+import report
+import tasks
+import train
+from executor import Executor, Job
+
+ROOT = Path(__file__).resolve().parent.parent
+EVIL = "</script><script>document.title = 'broken'</script><img src=x onerror=\"document.title = 'broken'\">"
+
+
+def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int = 60, answers: int = 7) -> Path:
+    """A run folder as train.py would write it, with about `per_step` samples a step of `words` words of thinking. One
+    proposal in eight fails the gate; one holds markup."""
+    rng, folder = random.Random(seed), folder / f"made-{seed}"
+    folder.mkdir(parents=True)
+    config = vars(train.Config(preset="nano", name=f"made-{seed}", seed=seed, model="nano", steps=steps, kl_coef=0.5))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "heldout.md").write_text("Tasks of /some/where/heldout.jsonl:\n\n| type | depth | before | after |\n|---|---|"
+                                       "---|---|\n| deduction | all | 50.0 [40, 60] | 70.0 [60, 79] |\n")
+    lexicon = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(4000)]
+    shown: dict[str, list[str]] = {type: [] for type in tasks.TYPES}
+    metrics, samples = open(folder / "metrics.jsonl", "w"), open(folder / "samples.jsonl", "w")
+
+    def thinking() -> str:
+        return " ".join(rng.choices(lexicon, k=words))
+    for step in range(1, steps + 1):
+        line = {"step": step, "tokens_generated": 100, "tokens_trained": 90, "kl_sampler_trainer": 1e-9,
+                "tokens_per_second": 100.0, "seconds/rollout": 2.0, "seconds/update": 1.0}
+        for type in tasks.TYPES:
+            line |= {f"valid/{type}": 0.875, f"gate/{type}/valid": 7, f"gate/{type}/no f": 1, f"solve_rate/{type}": 0.5,
+                     f"learnability/{type}": 0.4, f"solved_of_{answers}/{type}": [1] * (answers + 1)}
+            for role in ("propose", "solve"):
+                line |= {f"{name}/{role}/{type}": rng.random() for name in
+                         ("reward", "entropy", "length", "zero_advantage")} | {f"cut_off/{role}/{type}": 0.0}
+        metrics.write(json.dumps(line) + "\n")
+        for number in range(max(1, per_step // (answers + 1))):
+            type = list(tasks.TYPES)[number % 3]
+            k, n = rng.randrange(10_000), 4 if type == "induction" else 1
+            program = f"def f(x):\n    total = {k}\n    for i in range(x % 9):\n        total += i * {k % 7}\n    return total"
+            task = {"type": type, "program": program, "inputs": [str(i) for i in range(n)], "outputs": [str(k)] * n,
+                    "message": EVIL if type == "induction" else "", "step": step}
+            valid = (step + number) % 8 != 0
+            row = {"step": step, "role": "propose", "kind": "propose", "type": type, "reward": 0.5 if valid else -1.0,
+                   "heldout": False, "well_formed": True, "verdict": "valid" if valid else "no f", "solve_rate":
+                   0.5 if valid else None, "advantage": 0.0, "finish": "stop", "tokens": 50, "prompt": "p", "text":
+                   f"{EVIL if number == 0 else thinking()}</think><answer>```python\n{program}\n```</answer>",
+                   "references": shown[type][-2:]}
+            samples.write(json.dumps(row | ({"task": task} if valid else {})) + "\n")
+            if not valid:
+                continue
+            shown[type].append(tasks.task_id(task))
+            for j in range(answers):
+                samples.write(json.dumps({
+                    "step": step, "role": "solve", "kind": "probe", "type": type, "reward": 1.0 if j % 2 else -0.5,
+                    "heldout": False, "well_formed": True, "verdict": "correct" if j % 2 else "wrong", "solve_rate": None,
+                    "advantage": 0.0, "finish": "stop", "tokens": 40, "prompt": "p" * 200, "task_id": tasks.task_id(task),
+                    "text": f"{thinking()}</think><answer>```output\n{EVIL if j == 0 else k}\n```</answer>"}) + "\n")
+    metrics.close(), samples.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Two synthetic runs that differ in the seed, with a page of the first and one of both."""
+    folder = tmp_path_factory.mktemp("runs")
+    runs = [synthetic(folder, 12, 48, seed, words=12) for seed in (0, 1)]
+    report.write(runs[:1], folder / "one.html", folder / "png", workers=1, require="weak")
+    report.write(runs, folder / "both.html", workers=1, require="weak")
+    return folder
+
+
+def unpack(page: str, id: str):
+    text = re.search(rf'<script type="application/gzip" id="{id}">(.*?)</script>', page).group(1)
+    return json.loads(gzip.decompress(base64.b64decode(text)))
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The page
+
+class Tags(html.parser.HTMLParser):
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags = []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_page_holds_no_markup_of_the_model_and_nothing_from_outside(made):
+    page = (made / "one.html").read_text()
+    tags = Tags(page).tags
+    assert "onerror" not in page and "broken" not in page
+    assert sum(tag == "script" and "type" not in attrs for tag, attrs in tags) == 1
+    loaded = [attrs[name] for tag, attrs in tags for name in ("src", "href", "xlink:href") if name in attrs]
+    assert all(link.startswith(("#", "data:")) for link in loaded)
+    assert "default-src 'none'" in page
+
+
+def test_ids_are_unique_and_every_figure_is_also_a_table(made):
+    page = (made / "both.html").read_text()
+    ids = [attrs["id"] for _, attrs in Tags(page).tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert page.count("<figure ") == page.count("as a table</summary>") > 15
+    assert page.count("<svg ") == page.count('role="img"')
+
+
+def test_gallery_holds_every_sample_once_with_its_family(made):
+    rows = [json.loads(line) for line in open(made / "made-0" / "samples.jsonl")]
+    page = (made / "one.html").read_text()
+    index = unpack(page, "index")
+    entries = [entry for i in range(-(-len(index["step"]) // index["chunk"])) for entry in unpack(page, f"chunk{i}")]
+    lines = [entry["line"] for entry in entries] + [a[-1] for entry in entries for a in entry["answers"]]
+    assert sorted(lines) == list(range(1, len(rows) + 1))
+    for i, entry in enumerate(entries):
+        row = rows[entry["line"] - 1]
+        assert row["text"] == entry["text"] and row["step"] == index["step"][i]
+        shown = [tasks.task_id(rows[entries[ref]["line"] - 1]["task"]) for ref in index["refs"][i]]
+        assert shown == row["references"]
+        assert all(rows[a[-1] - 1]["task_id"] == tasks.task_id(row["task"]) for a in entry["answers"])
+
+
+def test_runs_that_differ_in_the_seed_become_a_band_and_others_lines_of_their_own(made):
+    runs = [report.read_run(made / f"made-{seed}") for seed in (0, 1)]
+    (label,), (group,) = report.groups_of(runs).keys(), report.groups_of(runs).values()
+    assert label == "made (2 seeds)" and group == runs
+    reward = next(m for m in curves.MEASURES if m.name == "reward")
+    line = curves.panels_of(reward, {label: group}, 12)[0].lines[0]
+    values = [dict(zip(*run.series["reward/propose/deduction"])) for run in runs]
+    for i, step in enumerate(line.x):
+        both = [value[step] for value in values]
+        assert (line.low[i], line.high[i]) == (min(both), max(both)) and line.y[i] == pytest.approx(sum(both) / 2)
+    runs[1].config["lr"] = 1.0
+    panels = curves.panels_of(reward, report.groups_of(runs), 12)
+    assert len(panels) == 6 and all(len(panel.lines) == 2 for panel in panels)
+
+
+def test_overview_tells_options_results_and_pictures(made):
+    page = (made / "one.html").read_text()
+    assert "--kl_coef" in page and "70.0 [60, 79]" in page and "/some/where" not in page
+    assert {"reward.png", "learnability.png"} <= {path.name for path in (made / "png").iterdir()}
+
+
+@pytest.mark.parametrize("changes, word", [
+    ({"entropy/solve/deduction": [1.0] * 20 + [0.01] * 20}, "Entropy collapse"),
+    ({"cut_off/propose/induction": [0.5] * 40}, "Clipped"), ({"valid/abduction": [0.0] * 40}, "Empty gate"),
+    ({"new_program/deduction": [0.1] * 40}, "Collapse"), ({"kl_sampler_trainer": [0.5] * 40}, "Mismatch")])
+def test_warnings_in_plain_words(made, changes, word):
+    run = report.read_run(made / "made-0")
+    assert not any(line.startswith(word) for line in report.warnings_of(run))
+    run.series |= {key: (list(range(40)), values) for key, values in changes.items()}
+    assert any(line.startswith(word) for line in report.warnings_of(run))
+
+
+def test_monitor_finds_talk_and_forbidden_programs_and_escapes_them():
+    def row(text, verdict="valid"):
+        return {"step": 3, "type": "deduction", "kind": "propose", "role": "propose", "text": text, "verdict": verdict}
+    run = report.Run(Path("x"), {"name": "x"}, {}, [], [
+        row("The aim is to outsmart all these <b>humans</b></think>fine"), row("an escape character</think>x"),
+        row("plain</think><answer>import os", "import not allowed")], 1)
+    found = report.monitor([run])
+    assert "outsmart" in found and "&lt;b&gt;" in found and "import os" in found and "escape character" not in found
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Measures
+
+def test_measures_of_programs():
+    loop = "def f(x):\n    y = 0\n    for i in range(x):\n        y += i\n    return y"
+    renamed = "def f(number):\n    # adds\n    s = 0\n    for k in range(number):\n        s += k\n    return s"
+    formula = "def f(x):\n    return max(0, x * (x - 1) // 2)"
+    hostile = "def f(x):\n    while True: pass"
+    with Executor(1, require="weak", preload=("measure",)) as executor:
+        a, b, c, d = [runs[0] for runs in executor.run([
+            Job("from measure import measure", ((program, "3"),), "measure") for program in (loop, renamed, formula, hostile)])]
+    assert a.value["key"] == b.value["key"] != c.value["key"]
+    assert a.value["executed"] == 1 + 4 + 3 + 1 and c.value["executed"] == 1  # lines: y, for, body, return
+    assert a.value["fingerprint"] == b.value["fingerprint"]
+    negative_differs = a.value["behaviour"] == b.value["behaviour"]
+    assert negative_differs and a.value["cyclomatic"] in (2, None)
+    assert d.kind == "ok" and d.value["executed"] is None or d.kind == "timeout"
+    near, far, same = report.distances([a.value["fingerprint"], c.value["fingerprint"], b.value["fingerprint"]])
+    assert near == 1.0 and 0 < far < 1 and same == 0
+
+
+def test_constant_and_identity_have_different_behaviour_whatever_their_words():
+    outcomes = [measure.call(compile(program, "<program>", "exec"), (3,)) for program in
+                ("def f(x):\n    return x", "def f(x):\n    y = x\n    return y", "def f(x):\n    return 1 // 0")]
+    assert outcomes == [(1, "3"), (2, "3"), (1, "ZeroDivisionError")]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Bad input, and what train.py calls
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text("{}")
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "config.json").write_text("{}")
+    (tmp_path / "torn" / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"st')
+    for folder, word in (("nix", "not a run folder"), ("empty", "no step"), ("torn", "line 2")):
+        assert report.main([str(tmp_path / folder)]) == 2
+        told = capsys.readouterr().err
+        assert word in told and told.count("\n") == 1
+
+
+def test_a_page_can_be_made_while_a_line_is_being_written(tmp_path):
+    folder = synthetic(tmp_path, 2, 16)
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        with open(folder / name, "a") as file:
+            file.write('{"step": 3, "rew')
+    assert report.read_run(folder).metrics[-1]["step"] == 2
+
+
+def test_a_failing_report_costs_a_line_not_the_run(tmp_path):
+    said = []
+    report.of_run(tmp_path, 1, "weak", said.append)
+    assert len(said) == 1 and "no report" in said[0]
+
+
+def test_missing_mirrors_are_told_in_one_line_and_present_ones_get_every_number(tmp_path, monkeypatch):
+    cfg, said, got = train.Config(tensorboard=True, wandb=True, name="x"), [], []
+    for name in ("torch.utils.tensorboard", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert report.mirrors(cfg, tmp_path, 0, said.append) == [] and len(said) == 2
+
+    class Wandb:
+        init = staticmethod(lambda **options: None)
+        log = staticmethod(lambda values, step: got.append((step, values)))
+    monkeypatch.setitem(sys.modules, "wandb", Wandb)
+    (mirror,) = report.mirrors(cfg, tmp_path, 0, said.append)
+    mirror({"step": 2, "a": 1.5, "none": None, "list": [1], "heldout": {"deduction/1": 0.5}})
+    assert got == [(2, {"step": 2, "a": 1.5, "heldout/deduction/1": 0.5})]
+
+
+def test_long_texts_are_cut_so_that_the_page_stays_small(made, monkeypatch):
+    monkeypatch.setattr(report, "PAGE_BYTES", 6_000)
+    run = report.read_run(made / "made-0")
+    data, said = report.gallery([run])
+    assert "left out" in said and "characters left out" in json.dumps(unpack(data, "chunk0"))
+    assert len(unpack(data, "index")["step"]) == sum(s["kind"] == "propose" for s in run.samples)
+
+
+def test_of_large_files_whole_steps_are_left_out(made, monkeypatch):
+    monkeypatch.setattr(report, "MOST_BYTES", (made / "made-0" / "samples.jsonl").stat().st_size // 3)
+    run = report.read_run(made / "made-0")
+    assert run.every == 4 and {s["step"] for s in run.samples} == {4, 8, 12}
+
+
+# --------------------------------------------------------------------------------------------------------------
+# tasks.py show
+
+def test_show_prints_a_task_and_what_the_gate_says(made, tmp_path, capsys):
+    lines = (ROOT / "nano" / "heldout.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "few.jsonl").write_text("".join(lines[:3]))
+
+    def show(program: str, *flags):
+        (tmp_path / "p.py").write_text(program)
+        assert tasks.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
+                           str(tmp_path / "p.py"), *flags]) == 0
+        return capsys.readouterr().out
+    assert "The answer: " in show("def f(x):\n    return x") and "gate: valid; output 'ab'" in show(
+        "def f(x, y):\n    return x + y", "--input", "'a', 'b'")
+    assert "gate: import not allowed" in show("import os\ndef f(x):\n    return x")
+    assert tasks.main(["show", str(made / "made-0"), "--number", "2", "--require", "weak"]) == 0
+    assert "def f(x):" in capsys.readouterr().out
+    assert tasks.main(["show", str(tmp_path / "nix"), "--require", "weak"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_terminal_output_cannot_steer_the_terminal():
+    assert tasks.printable("a\x1b[2Jb\n\tc\x07") == "a�[2Jb\n\tc�"
+
+
+# --------------------------------------------------------------------------------------------------------------
+# In a real browser
+
+needs_browser = pytest.mark.skipif(bool(browser.missing()), reason=browser.missing() or "-")
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(made, width):
+    page = made / "one.html"
+    total = len(unpack(page.read_text(), "index")["step"])
+    with browser.Browser(width, 844) as b:
+        b.open(page.as_uri())
+        b.until("document.querySelectorAll('#list li').length > 0")
+        count = "parseInt(document.getElementById('count').textContent.replace(',', ''))"
+        assert b.js(f"return {count}") == total
+
+        # filters
+        b.js("const f = document.getElementById('filters').elements; f.type.value = '0'; f.from.value = 3; f.to.value = 5;"
+             "f.reason.dispatchEvent(new Event('input', {bubbles: true}))")
+        kept = b.until(f"{count} < {total} && {count}")
+        assert kept == sum(row["kind"] == "propose" and row["type"] == "deduction" and 3 <= row["step"] <= 5
+                           for row in map(json.loads, open(made / "made-0" / "samples.jsonl")))
+        b.js("document.querySelector('#filters [type=reset]').click()")
+        b.until(f"{count} === {total}")
+
+        # opens a task that holds markup, by keyboard
+        b.js("const f = document.getElementById('filters').elements; f.type.value = '2'; f.reason.value = '0';"
+             "f.text.dispatchEvent(new Event('input', {bubbles: true})); document.querySelector('#list button').focus()")
+        b.press("\ue007")  # enter
+        b.until("document.querySelector('dialog[open] pre')")
+        b.js("document.querySelectorAll('#task details').forEach(d => d.open = true)")
+        b.until("document.querySelectorAll('#task details pre').length > 3")
+        text = b.js("return document.getElementById('task').innerText")
+        assert EVIL in text and "References it was shown" in text
+        assert b.js("return document.querySelectorAll('#task img, #task script').length") == 0
+        title = b.js("return document.getElementById('title').textContent")
+        b.press("\ue014")  # right
+        b.until(f"document.getElementById('title').textContent !== {json.dumps(title)}"
+                " || document.getElementById('before').disabled === false")
+        b.press("\ue00c")  # escape
+        b.until("!document.querySelector('dialog[open]')")
+
+        # theme, width, and what left the page
+        before = b.js("return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]")
+        b.js("document.getElementById('theme').click()")
+        after = b.js("return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]")
+        assert {before[0], after[0]} == {"light", "dark"} and before[1] != after[1]
+        assert b.js("return document.documentElement.scrollWidth <= innerWidth")
+        assert b.js("return document.title") == "made-0: what it learned"
+        console, asked = b.logs()
+        assert console == [] and all(url.startswith(("data:", page.as_uri())) for url in asked)
+
+
+@pytest.mark.slow
+def test_50_000_samples_make_a_page_of_15_mb(tmp_path):
+    """Prints what LOG.md quotes: seconds to make it, its size, milliseconds to the first paint."""
+    folder = synthetic(tmp_path, 500, 120, words=60)
+    rows = sum(1 for _ in open(folder / "samples.jsonl"))
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, str(ROOT / "report.py"), str(folder), "--require", "weak"], text=True,
+                          capture_output=True)
+    assert done.returncode == 0, done.stderr
+    page = folder / "report.html"
+    print(f"{rows} samples, {(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB; {time.monotonic() - started:.1f} s"
+          f" of wall time; {done.stdout.strip()}")
+    assert rows >= 50_000 and page.stat().st_size <= 15e6
+    if not browser.missing():
+        with browser.Browser() as b:
+            b.open(page.as_uri())
+            b.until("document.querySelectorAll('#list li').length > 0")
+            print("paint:", b.js("return performance.getEntriesByType('paint').map(e => [e.name, e.startTime])"),
+                  "listed:", b.js("return performance.now()"), os.getloadavg())
