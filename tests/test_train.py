@@ -24,7 +24,7 @@ from train import Config, Row, Training, check, micro_loss, parse, train_step, u
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--preset", "nano", "--device", "cpu", "--batch_size", "3", "--n_probes", "3", "--seed_factor", "1",
-        "--max_new_tokens", "100", "--workers", "1", "--eval_limit", "6"]
+        "--max_new_tokens", "100", "--workers", "1", "--eval_limit", "6", "--reuse_probes", "False"]
 
 
 def run_train(folder: Path, *flags: str, limit_bytes: int | None = None, **options) -> subprocess.CompletedProcess:
@@ -604,7 +604,9 @@ def fails(folder: Path, *flags: str, says: str, **options) -> None:
 @pytest.mark.parametrize("flags, says", [
     (["--stepz", "3"], "--stepz"), (["--steps", "three"], "steps"), (["--steps", "0"], "--steps 0"),
     (["--preset", "huge"], "choose from nano"), (["--types", "deduction", "magic"], "magic"),
-    (["--prompt", "poem"], "poem"), (["--advantage", "grpo"], "--reuse_probes"), (["--n_inputs", "5"], "even"),
+    (["--prompt", "poem"], "poem"), (["--n_inputs", "5"], "even"),
+    (["--advantage", "grpo", "--reuse_probes", "False"], "--reuse_probes"),
+    (["--control", "shuffled", "--train_propose", "False"], "--control shuffled"),
     (["--lora_rank", "0", "--kl_coef", "0.1"], "--kl_coef"), (["--temperature", "0"], "--temperature"),
     (["--lr", "nan"], "--lr"), (["--grad_clip", "0"], "--grad_clip"), (["--device", "gpu"], "cpu or cuda"),
     (["--name", "../x"], "--name"), (["--eval_limit", "-1"], "--eval_limit"), (["--clip_low", "-3"], "--clip_low"),
