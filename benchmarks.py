@@ -271,7 +271,7 @@ DOCSTRING_STOPS = STOPS + ('\n"""', "\nassert")
 
 
 def azr(question: str) -> Prompt:
-    return Prompt(text=f"{tasks.PREAMBLE}User: {question}\nAssistant: <think>")
+    return Prompt(text=tasks.base_prompt(question))
 
 
 def chat(question: str) -> Prompt:

@@ -3,7 +3,7 @@ Experiments with controls and intervals, one command each. Every arm is a run of
 every seed; its folder runs/NAME-PRESET-STEPS-ARM-SEED is kept, so a second call goes on where the first was stopped.
 
     python experiments.py learns                        # self-play against five controls, 3 seeds
-    python experiments.py ablations --arms paper n_4    # some arms only
+    python experiments.py ablations --arms azr "n = 4"  # some arms only
     python experiments.py learns --steps 10 --seeds 1   # a quick look
 
 Written to results/, anew after every run, so that there is something to look at from the start: NAME.json (every
@@ -98,15 +98,15 @@ def commands(args, arm: str, seed: int) -> list[list[str]]:
     if flags == SUPERVISED and not (folder / "checkpoint").exists():
         left.append(["experiments.py", args.name, "--supervise", str(folder), "--seed", str(seed),
                      "--like", f"runs/{run_name(args, 'azr', seed)}"])
-    elif flags != SUPERVISED and last_step(folder) < args.steps:
-        if last_step(folder) >= 0:
+    elif flags != SUPERVISED and (step := last_step(folder)) < args.steps:
+        if step >= 0:
             left.append(["train.py", "--resume", str(folder), "--steps", str(args.steps)])
         else:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
             left.append(["train.py", "--preset", args.preset, "--name", name, "--seed", str(seed), "--steps",
                          str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--eval_limit",
                          str(min(600, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
-    if left or not scored(folder, args.limit):
+    if left or not scores_of(folder, args.limit):
         left.append(score_command(args, folder))
     return left
 
@@ -116,11 +116,13 @@ def last_step(folder: Path) -> int:
     return json.loads((found / "state.json").read_text())["step"] if found else -1
 
 
-def scored(folder: Path, limit: int) -> bool:
+def scores_of(folder: Path, limit: int) -> dict | None:
+    """What `score` wrote, if it did so on as many tasks."""
     try:
-        return json.loads((folder / "scores.json").read_text())["limit"] == limit
+        found = json.loads((folder / "scores.json").read_text())
     except OSError:
-        return False
+        return None
+    return found if found["limit"] == limit else None
 
 
 def score_command(args, folder: Path) -> list[str]:
@@ -258,25 +260,24 @@ def figures(args) -> dict:
     """Everything that is there so far, for the JSON file."""
     cfg = train.Config(**train.PRESETS[args.preset])
     heldout = [json.loads(line) for line in open(cfg.heldout_tasks)][:args.limit]
-    start = json.loads((start_folder(args) / "scores.json").read_text())
+    start = scores_of(start_folder(args), args.limit)
     found = {"experiment": args.name, "preset": args.preset, "steps": args.steps, "seeds": args.seeds,
              "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
     measures = {"T1": ("sampled", SAMPLED, DEPTHS), "greedy": ("greedy", 1, DEPTHS),
                 "T1 depth 4": ("sampled", SAMPLED, (4,)), "greedy depth 4": ("greedy", 1, (4,))}
     measures |= {f"T1 {name}": ("sampled", SAMPLED, DEPTHS, name) for name in tasks.TYPES}
+    cells_by = {name: {cell: some for cell, some in cells_of(heldout, depths).items() if not only or cell[0] in only}
+                for name, (_, _, depths, *only) in measures.items()}
     against = {}  # measure: AZR's rates by task, by seed
     for arm in EXPERIMENTS[args.name]:
-        scores = {}
-        for seed in range(args.seeds):
-            path = Path("runs") / run_name(args, arm, seed)
-            if scored(path, args.limit):
-                scores[seed] = json.loads((path / "scores.json").read_text())
+        folders = {seed: Path("runs") / run_name(args, arm, seed) for seed in range(args.seeds)}
+        scores = {seed: one for seed, folder in folders.items() if (one := scores_of(folder, args.limit))}
         if not scores:
             continue
         found["commits"] = sorted({*found["commits"], *(score["commit"] for score in scores.values())})
         entry = found["arms"][arm] = {"flags": EXPERIMENTS[args.name][arm], "seeds": list(scores), "measures": {}}
-        for name, (key, n, depths, *only) in measures.items():
-            cells = {cell: some for cell, some in cells_of(heldout, depths).items() if not only or cell[0] in only}
+        for name, (key, n, *_) in measures.items():
+            cells = cells_by[name]
             rates = {seed: [value / n for value in scores[seed][key]] for seed in scores}
             before = [value / (SAMPLED_START if key == "sampled" else 1) for value in start[key]]
             gains = [[after - was for after, was in zip(rates[seed], before)] for seed in scores]
@@ -291,8 +292,8 @@ def figures(args) -> dict:
                 entry["measures"][name] |= {
                     "azr_ahead": 100 * statistics.mean(average(one, cells) for one in lead),
                     "azr_ahead_interval": 100 * half_width(lead, heldout, cells)}
-        entry["tokens"] = [tokens_of(args, arm, seed) for seed in scores]
-        entry["curves"] = [curves(args, arm, seed) for seed in scores]
+        metrics = [[json.loads(line) for line in open(folders[seed] / "metrics.jsonl")] for seed in scores]
+        entry["tokens"], entry["curves"] = list(map(tokens_of, metrics)), list(map(curves, metrics))
         if all("pass" in score for score in scores.values()):
             entry["pass_at_k"] = [pass_curve(score["pass"]) for score in scores.values()]
     found["pass_at_k_before"] = pass_curve(start["pass"])
@@ -304,20 +305,14 @@ def pass_curve(solved: list[int]) -> dict[int, float]:
             for k in (1, 2, 4, 8, 16, 32, 64)}
 
 
-def metrics_of(args, arm: str, seed: int) -> list[dict]:
-    path = Path("runs") / run_name(args, arm, seed) / "metrics.jsonl"
-    return [json.loads(line) for line in open(path)]
-
-
-def tokens_of(args, arm: str, seed: int) -> dict:
-    lines = metrics_of(args, arm, seed)
+def tokens_of(lines: list[dict]) -> dict:
     return {key: sum(line.get(key, 0) for line in lines) for key in ("tokens_generated", "tokens_trained")}
 
 
-def curves(args, arm: str, seed: int) -> dict:
+def curves(lines: list[dict]) -> dict:
     """By step: held-out accuracy where it was measured, and what became of the proposals."""
     found = defaultdict(list)
-    for line in metrics_of(args, arm, seed):
+    for line in lines:
         for key, name in (("heldout", "greedy"), ("heldout_sampled", "T1")):
             if key in line:
                 rates = [rate for cell, rate in line[key].items() if int(cell.split("/")[1]) in DEPTHS]
@@ -444,7 +439,7 @@ def main() -> None:
     for seed in range(args.seeds):
         if any("GRAMMAR" in EXPERIMENTS[args.name][arm] for arm in arms) and not grammar_file(args, seed).exists():
             write_task_file(grammar_file(args, seed), batch * args.steps, seed)
-    before = [] if scored(start_folder(args), args.limit) else [score_command(args, start_folder(args))]
+    before = [] if scores_of(start_folder(args), args.limit) else [score_command(args, start_folder(args))]
     work = [(arm, seed) for seed in range(args.seeds) for arm in arms]
     with ThreadPoolExecutor(args.jobs) as pool, tqdm(total=len(work), unit="run") as bar:
         first = pool.submit(run_commands, args, before, start_folder(args).with_suffix(".log"))

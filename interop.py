@@ -96,7 +96,7 @@ def card(cfg: train.Config, folder: Path, adapter_only: bool) -> str:
     base = Path(cfg.model).name if Path(cfg.model).exists() else cfg.model
     loader = "peft.AutoPeftModelForCausalLM" if adapter_only else "transformers.AutoModelForCausalLM"
     load = f"```python\nmodel = {loader}.from_pretrained(FOLDER)  # trained from {base}\n```"
-    ask = {"r1": f"Prompts read\n\n```\n{tasks.PREAMBLE}User: QUESTION\nAssistant: <think>\n```",
+    ask = {"r1": f"Prompts read\n\n```\n{tasks.base_prompt('QUESTION')}\n```",
            "chat": f"Questions go through the chat template, with this before them:\n\n```\n{tasks.CHAT_RULE}```",
            "compact": "Prompts are `solve TYPE`, fenced blocks and `<think>`, a line each (nano knows no English)."}
     results = folder / "heldout.md"
@@ -116,9 +116,8 @@ def card(cfg: train.Config, folder: Path, adapter_only: bool) -> str:
 def question(policy: Policy, cfg: train.Config, text: str) -> str:
     """The prompt, in the form that the run was trained with."""
     if cfg.prompt == "chat":
-        wrapped = chat_template(policy)(f"{tasks.CHAT_RULE}\n{text}")
-        return wrapped if wrapped.rstrip().endswith("<think>") else wrapped + "<think>"
-    return f"{text}\n<think>" if cfg.prompt == "compact" else f"{tasks.PREAMBLE}User: {text}\nAssistant: <think>"
+        return tasks.chat_prompt(chat_template(policy), text)
+    return f"{text}\n<think>" if cfg.prompt == "compact" else tasks.base_prompt(text)
 
 
 def reply(policy: Policy, cfg: train.Config, text: str, most: int, temperature: float, seed: int) -> str:

@@ -177,18 +177,19 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
     weights and a frozen head, LoRA can hardly make a small model more certain of what it knows."""
     import peft
     if adapter:
-        model = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+        config = peft.PeftConfig.from_pretrained(str(adapter))
+        config.inference_mode = False
     else:
-        torch.manual_seed(seed)
-        model = peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none",
-                                                          target_modules="all-linear", task_type="CAUSAL_LM",
-                                                          modules_to_save=["norm"] if norms else None))
+        config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules="all-linear",
+                                 task_type="CAUSAL_LM", modules_to_save=["norm"] if norms else None)
+    torch.manual_seed(seed)
+    model = peft.get_peft_model(model, config)
     config = model.peft_config["default"]
     config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from save to save
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    if adapter:  # once more: peft had made the norms in the model's dtype and read the fp32 file into that
+    if adapter:  # only now: PeftModel.from_pretrained reads the norms into the model's dtype, which may be bf16
         peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(adapter), device=str(model.device)))
     return model
 

@@ -242,9 +242,15 @@ def build_prompt(style: Style, role: str, type: TaskType, shown: list[list]) -> 
     # Small models forget the form by the end of a long prompt, so the last line reminds them of it.
     reminder = "Think first, then write the whole answer between <answer> and </answer>, in the form given above."
     question = "\n\n".join([instructions.replace("{n_inputs}", str(style.n_inputs)), *texts, reminder])
-    if style.name == "chat":
-        text = style.wrap(f"{CHAT_RULE}\n{question}")
-        return text if text.rstrip().endswith("<think>") else text + "<think>"  # some templates open it themselves
+    return chat_prompt(style.wrap, question) if style.name == "chat" else base_prompt(question)
+
+
+def chat_prompt(wrap: Callable[[str], str], question: str) -> str:
+    text = wrap(f"{CHAT_RULE}\n{question}")
+    return text if text.rstrip().endswith("<think>") else text + "<think>"  # some templates open it themselves
+
+
+def base_prompt(question: str) -> str:
     return f"{PREAMBLE}User: {question}\nAssistant: <think>"
 
 

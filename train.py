@@ -615,10 +615,7 @@ def seed_buffers(run: Training, log: "Log") -> None:
     format."""
     cfg, target = run.cfg, run.cfg.batch_size * run.cfg.seed_factor
     if cfg.seed_tasks:
-        for number, task in enumerate(read_tasks(cfg.seed_tasks, run.executor), 1):
-            if not fits(run, task):
-                raise UserError(f"{cfg.seed_tasks}, line {number}: its prompts are longer than --max_prompt_tokens"
-                                f" {cfg.max_prompt_tokens}; remove it or allow more")
+        for task in fitting_tasks(run, cfg.seed_tasks):
             run.buffers.add(task, run.sets_aside(task))
     given = {name for name, buffer in run.buffers.train.items() if buffer}
     for type in TYPES.values():
@@ -1022,12 +1019,18 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     return run, Log(folder, cfg.keep_samples, state["sizes"])
 
 
-def given_tasks(run: Training) -> list[Task]:
-    path, found = run.cfg.propose_from, read_tasks(run.cfg.propose_from, run.executor)
+def fitting_tasks(run: Training, path: str) -> list[Task]:
+    """The tasks of a file that the run will show to its model."""
+    found = read_tasks(path, run.executor)
     for number, task in enumerate(found, 1):
         if not fits(run, task):
             raise UserError(f"{path}, line {number}: its prompts are longer than --max_prompt_tokens"
                             f" {run.cfg.max_prompt_tokens}; remove it or allow more")
+    return found
+
+
+def given_tasks(run: Training) -> list[Task]:
+    path, found = run.cfg.propose_from, fitting_tasks(run, run.cfg.propose_from)
     if missing := set(run.cfg.types) - {task.type for task in found}:
         raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it; add some, or leave the type out"
                         " with --types")
