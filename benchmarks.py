@@ -16,6 +16,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
 import pickle
 import re
@@ -434,9 +435,9 @@ def find_literal(language: str) -> Callable[[Item, Prompt, str], str | None]:
 
 
 def sides(answer: str) -> tuple[str, str]:
-    """The two sides of `f(...) == ...`; both the same where there is no ` == `."""
-    left, equals, right = answer.rpartition(" == ")
-    return (left.strip(), right.strip()) if equals else (answer, answer)
+    """The two sides of `f(...) == ...`; the whole answer for both where it is nothing of the kind."""
+    found = re.fullmatch(r"(\w+\(.*\))[ \t]*==(.*)", answer, re.DOTALL)
+    return (found[1], found[2].strip()) if found else (answer, answer)
 
 
 def boxed(text: str) -> str | None:
@@ -484,7 +485,9 @@ WRAPPED = "import harness\nSOURCE = {source!r}\ndef f(*arguments):\n    return h
 
 
 def function_job(item: Item, source: str, limits: tuple, whole: bool) -> Job:
-    call = f"call(SOURCE, {item.row['entry_point']!r}, arguments, {whole}, {item.row['entry_point'] in PRESENT})"
+    name = item.row["entry_point"]
+    form = "presence" if name in PRESENT else "elements" if name in AS_SETS else ""
+    call = f"call(SOURCE, {name!r}, arguments, {whole}, {form!r})"
     return Job(WRAPPED.format(source=source, call=call), (*item.row["base_input"], *item.row["plus_input"]),
                limits=limits)
 
@@ -540,7 +543,7 @@ def close(a, b, atol: float) -> bool:
     """numpy.allclose with rtol 1e-7, on nested lists of numbers."""
     if isinstance(b, (list, tuple)):
         return isinstance(a, (list, tuple)) and len(a) == len(b) and all(close(x, y, atol) for x, y in zip(a, b))
-    return a == b or abs(a - b) <= atol + 1e-7 * abs(b)
+    return a == b or abs(a - b) <= atol + 1e-7 * abs(b) < math.inf
 
 
 def judge_functions(answers: list[tuple[Item, str]], executor: Executor, lenient: bool,

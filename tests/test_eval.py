@@ -97,6 +97,9 @@ def test_functions_right_wrong_and_hostile(runner, quick):
 VALUES = {  # canonical expression, another that is equal in Python, one that is not
     "Counter": ("__import__('collections').Counter('aab')", "{'a': 2, 'b': 1}", "{'a': 2}"),
     "inf": ("[float('inf'), 1]", "[1e999, True]", "[float('-inf'), 1]"),
+    "infinite": ("float('inf')", "1e999", "5.0"),
+    "Fraction": ("0.5", "__import__('fractions').Fraction(1, 2)", "__import__('fractions').Fraction(1, 3)"),
+    "Decimal": ("[2]", "[__import__('decimal').Decimal('2.0')]", "[__import__('decimal').Decimal('0.1')]"),
     "set": ("{1, 2, frozenset([3])}", "{2.0, frozenset([3]), 1}", "{1, 2}"),
     "named tuple": ("(1, 2)", "__import__('collections').namedtuple('P', 'a b')(1, 2)", "[1, 2]"),
     "huge int": ("3 ** 100_000", "3 ** 100_000 + 0", "3 ** 100_000 + 1"),
@@ -118,7 +121,7 @@ def test_values_of_every_shape_come_back(runner):
         item = function_item(body=f"    return {true}", prompt=f"{helper}def double(x):\n    'value'\n", plus=())
         solutions = [f"{helper}def double(x):\n    return {value}" for value in (true, same, other)]
         verdicts = benchmarks.judge_functions([(item, program) for program in solutions], runner, False, True)
-        assert reasons(verdicts) == ["pass", "pass", "wrong"], (name, verdicts)
+        assert reasons(verdicts)[:2] == ["pass", "pass"] and not verdicts[2].ok, (name, verdicts)
 
 
 def test_oracles(runner):
@@ -130,7 +133,9 @@ def test_oracles(runner):
     assert verdict(*roots[:2], "def find_zero(x): return 0.51", *roots[3:]) == "wrong"
     assert verdict(*roots[:2], "def find_zero(x): return 'no number'", *roots[3:]) == "wrong"
     assert verdict("Diff", "    return [1, 2]", "def Diff(x): return (2, 1, 1)", [(0,)]) == "pass"
-    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return 7", [(0,)]) == "wrong"
+    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return filter(None, [2, 0, 1])", [(0,)]) == "pass"
+    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return {1: 2}.keys()", [(0,)]) == "wrong"
+    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return 7", [(0,)]) == "error"
     assert verdict("sum_div", "    return 9", "def sum_div(x): return 0", [(0,)]) == "pass"
     match = "    import re\n    return re.search('a', x)"
     assert verdict("check_str", match, "def check_str(x): return 'a' in x", [("ba",), ("b",)]) == "pass"
@@ -148,10 +153,14 @@ def test_a_canonical_solution_that_fails_is_an_error(runner):
 def test_responses_lose_their_tests_and_what_was_cut(runner, quick):
     item = function_item()
     program = "import math\nK = 2\ndef double(x):\n    return K * x\n"
-    for text in (program + "assert double(1) == 3\nprint(double(input()))", program + "def more(x):\n    return (x +"):
+    for text in (program + "assert double(1) == 3\nprint(double(input()))", program + "def more(x):\n    return (x +",
+                 program + "n = int(input())\nshown: int = double(n)", "import numpy as np\n" + program,
+                 "from __future__ import annotations\nfrom typing import List\n" + program + "def g(x: No): pass"):
         assert reasons(benchmarks.judge_functions([(item, text)], runner, False)) == ["pass"]
     assert reasons(benchmarks.judge_functions([(item, program + "assert double(1) == 3")], runner, False, True)) == \
         ["error"]
+    unknown = "n = missing\ndef double(x):\n    return n * x"
+    assert reasons(benchmarks.judge_functions([(item, unknown)], runner, False)) == ["error"]
 
 
 def test_a_timeout_is_run_again_alone(runner):
@@ -193,7 +202,10 @@ def test_contests_from_standard_input(runner, quick):
     solutions = {
         add.format("input()"): "pass", add.format("sys.stdin.readline()"): "pass",
         "import sys\n" + add.format("sys.stdin.buffer.read()"): "pass", add.format("open(0).read()"): "pass",
-        add.format("input()") + "\nexit(0)": "pass", "print(3)": "wrong", "while True: pass": "timeout",
+        "print(sum(map(int, input().split())) * pow(3, -1, 2))": "pass",
+        "import threading\ndef main():\n    print(sum(map(int, input().split())))\nt = threading.Thread(target=main)\n"
+        "t.start()\nt.join()": "pass", add.format("input()") + "\nexit(0)": "pass", "print(3)": "wrong",
+        "while True: pass": "timeout",
         "x = [0] * 10**11": "error", "import os; os._exit(0)": "error", "raise SystemExit(1)": "error",
         "1 / 0": "error", "import time; time.sleep(0)": "wrong",
         "class Yes(str):\n    def __eq__(self, other): return True\nprint(Yes('1'))": "wrong",
@@ -206,7 +218,8 @@ def test_contests_from_standard_input(runner, quick):
 def test_contests_with_a_method(runner, quick):
     [item] = benchmarks.read_contests([contest_row([("[1, 2]\n3", "[4, 5]"), ("[]\n1", "[]")], "addAll")])
     good = "class Solution:\n    def addAll(self, xs: List[int], k: int):\n        return {}"
-    solutions = {good.format("[x + k for x in xs]"): "pass", good.format("tuple(x + k for x in xs)"): "pass",
+    solutions = {good.format("[x + k for x in xs]"): "pass", good.format("[x + k for x in deepcopy(xs)]"): "pass",
+                 good.format("tuple(x + k for x in xs)"): "pass",
                  "def addAll(xs, k): return [x + k for x in xs]": "pass", good.format("xs"): "wrong",
                  good.format("self"): "error", "class Solution: pass": "error"}
     found = benchmarks.judge_contests([(item, code) for code in solutions], runner, False)
@@ -389,6 +402,9 @@ def test_literals_and_formulas_are_found():
     assert outputs.find(item, base, "so it is 1\n[/THOUGHT]\n[ANSWER]\n[1]\n[/ANSWER]\n[ANSWER]2[/ANSWER]") == "[1]"
     assert outputs.find(item, base, "[ANSWER]assert f(1) == [1]") == "[1]"
     assert inputs.find(item, inputs.prompts["base"](item), "[ANSWER] f(1) == [1]\n[/ANSWER]") == "f(1)"
+    assert inputs.find(item, inputs.prompts["base"](item), "[ANSWER]f('a == b')[/ANSWER]") == "f('a == b')"
+    for text in ("'a == b'", "f('x == y') == 'a == b'", "f(1)=='a == b'"):
+        assert outputs.find(item, base, f"[ANSWER]{text}[/ANSWER]") == "'a == b'"
     assert outputs.find(item, base, "so it is 1") is None
     azr, boxed = maths.prompts["azr"](item | {} if isinstance(item, dict) else ITEMS["aime24"]), Prompt(user="?")
     assert maths.find(item, azr, "\\boxed{1}</think><answer>\\boxed{\\frac{1}{2}}</answer>") == "\\frac{1}{2}"
