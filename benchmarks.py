@@ -212,6 +212,8 @@ def read_lcb_execution(rows: list[dict]) -> list[Item]:
 
 
 def read_integers(rows: list[dict]) -> list[Item]:
+    if wrong := [row["answer"] for row in rows if not float(row["answer"]).is_integer()]:
+        raise ValueError(f"{wrong[0]} is no integer")
     return [Item(str(row.get("id", i)), {"question": row.get("problem") or row["question"],
                                          "gold": str(int(float(row["answer"])))}) for i, row in enumerate(rows)]
 
@@ -696,12 +698,13 @@ def judge_inputs(answers: list[tuple[Item, str]], executor: Executor, lenient: b
 
 
 INTEGER = re.compile(r"[+-]?\d{1,40}(\.0*)?")
-UNITS = re.compile(r"\\(text|mathrm)\{[^{}]*\}|\^\{?\\circ\}?|\\[,!;% ]|[\s,$%]")
+THOUSANDS = re.compile(r"(?<=\d)(,|\{,\}|,?\\[,!])(?=\d{3}(?!\d))")
+UNITS = re.compile(r"\\(text|mathrm)\{[^{}]*\}|\^\{?\\circ\}?|\\[,!;% $]|[$%]")
 
 
 def integer(text: str) -> int | None:
     """The integer that an answer writes, with thousands separators, leading zeros, a unit or `x =` before it."""
-    text = UNITS.sub("", text.rpartition("=")[2])
+    text = UNITS.sub(" ", THOUSANDS.sub("", text.rpartition("=")[2])).strip()
     return int(text.partition(".")[0]) if INTEGER.fullmatch(text) else None
 
 

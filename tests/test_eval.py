@@ -317,11 +317,15 @@ def test_integers():
     [item] = benchmarks.read_integers([{"id": 7, "problem": "?", "answer": "025"}])
     answers = {"25": "pass", "025": "pass", "25.0": "pass", "$25$": "pass", "x = 25": "pass", "25^\\circ": "pass",
                "25 \\text{ miles}": "pass", "26": "wrong", "2.5": "wrong", "": "wrong", "25 or 26": "wrong",
+               "2, 5": "wrong", "2 5": "wrong", "2\\,5": "wrong",
                "9" * 5000: "wrong", "twenty-five": "wrong", "1/0": "wrong"}
     assert dict(zip(answers, reasons(benchmarks.judge_integers([(item, text) for text in answers], None, False)))) == \
         answers
     [item] = benchmarks.read_integers([{"id": "0", "problem": "?", "answer": "3159.0"}])
-    assert benchmarks.judge_integers([(item, "3,159")], None, False)[0].ok
+    answers = ("3,159", "3{,}159", "3\\,159", "3,\\!159")
+    assert all(verdict.ok for verdict in benchmarks.judge_integers([(item, text) for text in answers], None, False))
+    with pytest.raises(ValueError, match="2.5 is no integer"):
+        benchmarks.read_integers([{"id": "0", "problem": "?", "answer": 2.5}])
 
 
 def test_formulas():
@@ -336,6 +340,21 @@ def test_formulas():
         found = reasons(benchmarks.judge_formulas(pairs, ex, False))
     assert found[:8] == ["pass", "pass", "wrong", "pass", "wrong", "pass", "wrong", "wrong"]
     assert all(reason != "pass" for reason in found[8:])
+
+
+@pytest.mark.parametrize("gold, right, wrong", [
+    ("4.5e33", ("4.5 \\times 10^{33}", "4.5\\cdot10^{33}\\text{ erg}", "\\frac{9}{2} \\times 10^{33}", "4.5e33"),
+     ("4.5 \\times 10^{34}", "4.6e33", "4.5")),
+    ("3.89e-10", ("3.89 \\times 10^{-10}", "\\frac{389}{100} \\times 10^{-10}"),
+     ("1.39e-10", "0", "10^{-10}", "4+5")),
+    ("3e6", ("3,000,000", "3000000", "x = 3*10^6"), ("3,000", "3+6", "300000")),
+    ("100000", ("1.0e5", "10^5"), ("1e6",)), ("1e-8", ("10^{-8} \\mathrm{~M}",), ("1e-9",)),
+    ("0.0005", ("\\frac{1}{2000}", "5e-4"), ("0.0006", "\\frac{1}{2500}")),
+    ("12", ("12.0", "12 \\text{ m}"), ("12.0000001", "1e2"))])
+def test_numbers_with_powers_of_ten(gold, right, wrong):
+    mathcheck = pytest.importorskip("mathcheck", reason="needs pip install 'math-verify[antlr4_13_2]'")
+    assert [mathcheck.equal(gold, answer) for answer in right] == [True] * len(right)
+    assert [mathcheck.equal(gold, answer) for answer in wrong] == [False] * len(wrong)
 
 
 def test_without_math_verify_its_tasks_are_skipped_not_scored(tmp_path, monkeypatch):
