@@ -22,8 +22,8 @@ import pickle
 import re
 import urllib.request
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -32,8 +32,10 @@ from executor import Executor, Job, Run, same_value
 from tasks import Style
 
 REASONS = ("pass", "wrong", "error", "timeout", "no_answer", "truncated")
-MIN_SECONDS, REFERENCE_FACTOR = 10.0, 8.0  # limits of AZR's evalplus runs, here in CPU time
-MIN_ALL_SECONDS = 60.0                     # evalplus gives all tests of a problem at most 60 s of wall time
+# Limits of a test in CPU time: (seconds, times the reference's own), whichever is more. LAST are those of AZR's
+# evalplus runs and decide; a first try gets less, so that an endless loop takes 11 s and not 20 (see `judged`).
+FIRST, LAST = (1.0, 2.0), (10.0, 8.0)
+ALL_TESTS = 6                              # times as much for all of a problem (evalplus: 60 s of wall time)
 REFERENCE_LIMITS = (200.0, 1000.0)
 CONTEST_SECONDS = 6.0                      # a test, as LiveCodeBench (AZR used 60)
 MEMORY_MB = 4096                           # as evalplus
@@ -472,15 +474,28 @@ def outcome(run: Run) -> Verdict:
     return Verdict(False, reason, f"{run.kind}: {run.error}".strip(": "), infra=run.kind == "infra")
 
 
-def judged(jobs: list[Job], executor: Executor, verdict: Callable[[int, list[Run]], Verdict]) -> list[Verdict]:
-    """verdict(index, runs) for every job, as they finish. Timeouts and our own failures are run once more, alone."""
+def judged(firsts: list[Job], jobs: list[Job], executor: Executor,
+           verdict: Callable[[int, list[Run]], Verdict]) -> list[Verdict]:
+    """verdict(index, runs) for every job. `firsts` are the jobs with the limits of a first try, beside all the others;
+    timeouts and our own failures run once more."""
     verdicts: list = [None] * len(jobs)
-    for index, runs in executor.stream(jobs):
+    for index, runs in executor.stream(firsts):
         verdicts[index] = verdict(index, runs)
-    for index, first in enumerate(verdicts):
-        if first.reason == "timeout" or first.infra:
-            verdicts[index] = verdict(index, executor.run([jobs[index]])[0])
+    tried = [index for index, first in enumerate(verdicts) if first.reason == "timeout" or first.infra]
+    for index, runs in again(executor, {index: jobs[index] for index in tried}):
+        verdicts[index] = verdict(index, runs)
     return verdicts
+
+
+def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[Run]]]:
+    """The runs that decide, by index, of what ran out of time in a first try: with LAST's limits, when nothing else
+    runs any more. So every timeout was seen twice, the second time undisturbed, and an endless loop is paid for once.
+    They need not wait for each other, since each has a worker, and thus a core, of its own and limits are CPU time:
+    what is left of a neighbour's influence are the caches, against ten seconds for what takes the reference
+    milliseconds, or eight times the reference."""
+    indices = list(jobs)
+    for number, runs in executor.stream(jobs.values()):
+        yield indices[number], runs
 
 
 WRAPPED = "import harness\nSOURCE = {source!r}\ndef f(*arguments):\n    return harness.{call}\n"
@@ -562,7 +577,8 @@ def judge_functions(answers: list[tuple[Item, str]], executor: Executor, lenient
             raise DataError(f"{item.id}: the canonical solution itself fails here ({bad.kind}: {bad.error})")
         expected[item.id] = [run.value for run in runs]
         slowest, total = max(run.cpu_seconds for run in runs), sum(run.cpu_seconds for run in runs)
-        limits[item.id] = (max(MIN_SECONDS, REFERENCE_FACTOR * slowest), max(MIN_ALL_SECONDS, REFERENCE_FACTOR * total))
+        limits[item.id] = [(max(seconds, factor * slowest), max(ALL_TESTS * seconds, factor * total))
+                           for seconds, factor in (FIRST, LAST)]
 
     def verdict(index: int, runs: list[Run]) -> Verdict:
         item, base, first = answers[index][0], len(answers[index][0].row["base_input"]), None
@@ -575,7 +591,9 @@ def judge_functions(answers: list[tuple[Item, str]], executor: Executor, lenient
             if first:
                 return Verdict(False, first.reason, first.detail, base=number >= base, infra=first.infra)
         return Verdict(True, "pass", base=True)
-    return judged([function_job(item, code, limits[item.id], whole) for item, code in answers], executor, verdict)
+    firsts, jobs = ([function_job(item, code, limits[item.id][which], whole) for item, code in answers]
+                    for which in (0, 1))
+    return judged(firsts, jobs, executor, verdict)
 
 
 def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
@@ -588,6 +606,7 @@ def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient:
         inputs = [tuple(map(json.loads, text.split("\n"))) if name else (text,) for text, _ in tests[item.id]]
         limits = CONTEST_SECONDS, CONTEST_SECONDS * len(inputs) + 1
         jobs.append(Job(WRAPPED.format(source=code, call=call), tuple(inputs), limits=limits))
+    firsts = [replace(job, limits=(min(FIRST[0], CONTEST_SECONDS), job.limits[1])) for job in jobs]
 
     def verdict(index: int, runs: list[Run]) -> Verdict:
         item = answers[index][0]
@@ -598,7 +617,7 @@ def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient:
             if not (same_json if method else same_lines)(run.value, output):
                 return Verdict(False, "wrong", f"test {number}")
         return Verdict(True, "pass")
-    return judged(jobs, executor, verdict)
+    return judged(firsts, jobs, executor, verdict)
 
 
 def same_json(packed, output: str) -> bool:
@@ -648,53 +667,58 @@ def golds(items: list[Item], executor: Executor) -> dict[str, object]:
     return found
 
 
+def literal_verdict(run: Run, true) -> Verdict:
+    if run.kind != "ok":
+        return outcome(run)
+    return Verdict(True, "pass") if equal_values(run.value, true) else Verdict(False, "wrong")
+
+
+def unpacked(run: Run) -> Run:
+    """The run with the value that harness.pack packed; what else came, too long for a gold or forged, equals none."""
+    match run.kind, run.value:
+        case "ok", ["value", value]:
+            return replace(run, value=value)
+        case "ok", other:
+            return replace(run, value=("not a value", other))
+    return run
+
+
 def judge_outputs(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
     true = golds([item for item, _ in answers], executor)
     read = read_texts([("parse_literal", text) for _, text in answers], executor)
     if lenient:
-        jobs = [Job("from harness import lenient_value as f", ((text,),), limits=(MIN_SECONDS, MIN_SECONDS))
+        jobs = [Job("from harness import lenient_value as f", ((text,),), limits=(LAST[0], LAST[0]))
                 for _, text in answers]
-        read = [run if run.kind == "ok" else Run("ok", again.value[1]) if again.kind == "ok" else again
-                for run, [again] in zip(read, executor.run(jobs))]
-    return [outcome(run) if run.kind != "ok" else Verdict(True, "pass") if equal_values(run.value, true[item.id]) else
-            Verdict(False, "wrong") for (item, _), run in zip(answers, read)]
+        read = [run if run.kind == "ok" else unpacked(again) for run, [again] in zip(read, executor.run(jobs))]
+    return [literal_verdict(run, true[item.id]) for (item, _), run in zip(answers, read)]
 
 
 CALLED = "{code}\n\nimport harness\ndef f_packed(arguments, words):\n    return harness.pack(f(*arguments, **words))\n"
 
 
 def judge_inputs(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
-    """All answers to one problem run in one process: they are literals, and the program is the benchmark's."""
+    """All answers to one program run in one process: they are literals, and the program is the benchmark's."""
     true = golds([item for item, _ in answers], executor)
-    read = read_texts([("parse_call", text) for _, text in answers], executor)
+    runs = read_texts([("parse_call", text) for _, text in answers], executor)
+    programs = [CALLED.format(code=item.row["code"]) for item, _ in answers]
+    inputs = {index: run.value for index, run in enumerate(runs) if run.kind == "ok"}
+    unread = [index for index in range(len(runs)) if index not in inputs]
     together: dict[str, list[int]] = {}
-    verdicts: list = [None if run.kind == "ok" else outcome(run) for run in read]
-    for index, ((item, _), run) in enumerate(zip(answers, read)):
-        if run.kind == "ok":
-            together.setdefault(item.row["code"], []).append(index)
-    groups = list(together.items())
-    jobs = [Job(CALLED.format(code=code), tuple(read[i].value for i in indices), "f_packed")
-            for code, indices in groups]
-
-    def verdict(index: int, run: Run) -> Verdict:
-        if run.kind != "ok":
-            return outcome(run)
-        same = run.value[0] == "value" and equal_values(run.value[1], true[answers[index][0].id])
-        return Verdict(True, "pass") if same else Verdict(False, "wrong")
-    for number, runs in executor.stream(jobs):
-        for index, run in zip(groups[number][1], runs):
-            verdicts[index] = verdict(index, run)
-    for index, first in enumerate(verdicts):
-        if read[index].kind == "ok" and (first.reason == "timeout" or first.infra):
-            job = Job(CALLED.format(code=answers[index][0].row["code"]), (read[index].value,), "f_packed")
-            verdicts[index] = verdict(index, executor.run([job])[0][0])
+    for index in inputs:
+        together.setdefault(programs[index], []).append(index)
+    jobs = [Job(program, tuple(inputs[i] for i in indices), "f_packed") for program, indices in together.items()]
+    for indices, ran in zip(together.values(), executor.run(jobs)):
+        for index, run in zip(indices, ran):
+            runs[index] = run
+    for index, [run] in again(executor, {i: Job(programs[i], (value,), "f_packed", limits=(LAST[0], LAST[0]))
+                                       for i, value in inputs.items() if runs[i].kind in ("timeout", "infra")}):
+        runs[index] = run
     if lenient:
-        again = [index for index, run in enumerate(read) if run.kind != "ok"]
         jobs = [Job("from harness import lenient_call as f", ((answers[i][0].row["code"], answers[i][1]),),
-                    limits=(MIN_SECONDS, MIN_SECONDS)) for i in again]
-        for index, [run] in zip(again, executor.run(jobs)):
-            verdicts[index] = verdict(index, run)
-    return verdicts
+                    limits=(LAST[0], LAST[0])) for i in unread]
+        for index, [run] in zip(unread, executor.run(jobs)):
+            runs[index] = run
+    return [literal_verdict(unpacked(run), true[item.id]) for (item, _), run in zip(answers, runs)]
 
 
 INTEGER = re.compile(r"[+-]?\d{1,40}(\.0*)?")
@@ -719,11 +743,12 @@ def has_math_verify() -> bool:
 
 def judge_formulas(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
     program = "from mathcheck import equal as f"
-    parts = tasks.chunks([(item.row["gold"], text) for item, text in answers], 16)
-    ran = [run for runs in executor.run([Job(program, tuple(part)) for part in parts]) for run in runs]
-    for index, run in enumerate(ran):
-        if run.kind in ("timeout", "infra"):
-            ran[index] = executor.run([Job(program, (parts[index // 16][index % 16],))])[0][0]
+    pairs = [(item.row["gold"], text) for item, text in answers]
+    parts = executor.run([Job(program, tuple(part)) for part in tasks.chunks(pairs, 16)])
+    ran = [run for runs in parts for run in runs]
+    for index, [run] in again(executor, {i: Job(program, (pairs[i],), limits=(LAST[0], LAST[0]))
+                                         for i, first in enumerate(ran) if first.kind in ("timeout", "infra")}):
+        ran[index] = run
     return [Verdict(run.value is True, "pass" if run.value is True else "wrong") if run.kind == "ok" else outcome(run)
             for run in ran]
 
@@ -733,12 +758,17 @@ SELFPLAY_REASONS = {"correct": "pass", "wrong": "wrong", "no answer": "no_answer
 
 def judge_selfplay(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
     """As in training: an answer counts if it is correct and in the form that was asked for."""
-    verdicts = []
-    for found in tasks.verify([(item.row["task"], text) for item, text in answers], executor):
+    pairs, verdicts = [(item.row["task"], text) for item, text in answers], []
+    judgements = tasks.verify(pairs, executor)
+    tried = [index for index, found in enumerate(judgements) if found.reason in ("timeout", "infra")]
+    limits = LAST[0], ALL_TESTS * LAST[0]  # with an executor to themselves, see `again`
+    for index, found in zip(tried, tasks.run_through(tasks.verifying([pairs[i] for i in tried]), executor, limits)):
+        judgements[index] = found
+    for found in judgements:
         reason = SELFPLAY_REASONS.get(found.reason, "error")
         if reason == "pass" and not found.well_formed:
             reason = "no_answer"
-        verdicts.append(Verdict(reason == "pass", reason, found.reason))
+        verdicts.append(Verdict(reason == "pass", reason, found.reason, infra=found.reason == "infra"))
     return verdicts
 
 

@@ -183,9 +183,9 @@ def prepare(names: list[str], data: Path | None, executor: Executor, style: Styl
 
 
 def scorer(workers: int, require: str, mathematics: bool = True) -> Executor:
-    """The executor that solutions run in: no results kept, since reruns must run, and the limits of benchmarks."""
+    """The executor that solutions run in: no results kept, since reruns must run, and the limits of a first try."""
     preload = ("harness", "mathcheck") if mathematics and benchmarks.has_math_verify() else ("harness",)
-    return Executor(workers, benchmarks.MIN_SECONDS, benchmarks.MEMORY_MB, require, cached_jobs=0, preload=preload)
+    return Executor(workers, benchmarks.FIRST[0], benchmarks.MEMORY_MB, require, cached_jobs=0, preload=preload)
 
 
 def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
@@ -330,8 +330,11 @@ def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, len
     whole = [i for i, row in enumerate(rows) if "program" in row]
     rest = [i for i, row in enumerate(rows) if "program" not in row and answers[i] is not None]
     for indices, options in ((whole, {"whole": True}), (rest, {})):
-        pairs = [(by_id[rows[i]["id"]], answers[i]) for i in indices]
-        for i, verdict in zip(indices, work.kind.judge(pairs, executor, lenient, **options) if pairs else ()):
+        pairs = list(dict.fromkeys((rows[i]["id"], answers[i]) for i in indices))  # samples repeat each other
+        asked = [(by_id[id], answer) for id, answer in pairs]
+        verdict_of = dict(zip(pairs, work.kind.judge(asked, executor, lenient, **options) if pairs else ()))
+        for i in indices:
+            verdict = verdict_of[rows[i]["id"], answers[i]]
             if verdict.infra:
                 raise DataError(f"the executor failed on {rows[i]['id']} ({verdict.detail}); no verdicts were written")
             short = verdict.reason == "no_answer" and rows[i]["finish"] == "length"

@@ -35,8 +35,9 @@ def runner():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(benchmarks, "MIN_SECONDS", 0.4)
-    monkeypatch.setattr(benchmarks, "MIN_ALL_SECONDS", 1.0)
+    monkeypatch.setattr(benchmarks, "FIRST", (0.2, 2.0))
+    monkeypatch.setattr(benchmarks, "LAST", (0.4, 8.0))
+    monkeypatch.setattr(benchmarks, "ALL_TESTS", 2.5)
     monkeypatch.setattr(benchmarks, "CONTEST_SECONDS", 0.4)
 
 
@@ -163,15 +164,43 @@ def test_responses_lose_their_tests_and_what_was_cut(runner, quick):
     assert reasons(benchmarks.judge_functions([(item, unknown)], runner, False)) == ["error"]
 
 
-def test_a_timeout_is_run_again_alone(runner):
+def burning(seconds):
+    return (f"import time\ndef f(x):\n    end = time.process_time() + {seconds}\n    while time.process_time() < end:"
+            " pass\n    return x")
+
+
+def test_a_timeout_is_run_again_with_all_of_its_limits(runner):
     """The second run decides."""
+    jobs = [Job(burning(seconds), ((1,),), limits=(2.0, 2.0)) for seconds in (0, 0.3, 9)]
     seen = []
 
     def verdict(index, runs):
-        seen.append(index)
-        return benchmarks.Verdict(False, "timeout") if len(seen) < 3 else benchmarks.Verdict(True, "pass")
-    found = benchmarks.judged([Job("def f(): return 1", ((),)), Job("def f(): return 2", ((),))], runner, verdict)
-    assert reasons(found) == ["pass", "pass"] and len(seen) == 4
+        seen.append((index, runs[0].kind))
+        return benchmarks.Verdict(True, "pass") if runs[0].kind == "ok" else benchmarks.outcome(runs[0])
+    found = benchmarks.judged([replace(job, limits=(0.1, 0.1)) for job in jobs], jobs, runner, verdict)
+    assert reasons(found) == ["pass", "pass", "timeout"]
+    assert sorted(seen) == [(0, "ok"), (1, "ok"), (1, "timeout"), (2, "timeout"), (2, "timeout")]
+
+
+def test_slow_answers_get_the_whole_limit_and_equal_ones_run_once(monkeypatch):
+    monkeypatch.setattr(benchmarks, "LAST", (2.0, 8.0))
+    code = burning("x / 10")
+    item = benchmarks.read_cruxeval([{"code": code, "input": "3", "output": "3", "id": "s"}])[0]
+    task = tasks.Task("abduction", code, ((3,),), (3,), key="k")
+    answer = "t</think><answer>```input\n{}\n```</answer>"
+    with Executor(2, cpu_seconds=0.1, require="weak", cached_jobs=0, preload=("harness",)) as ex:
+        real, inputs = ex.submit, []
+        monkeypatch.setattr(ex, "submit", lambda job: (inputs.append(len(job.inputs)), real(job))[1])
+        work = evaluation.Work("cruxeval_i", "", BENCHMARKS["cruxeval_i"].kind, [item], {}, 0)
+        rows = [{"id": "s", "text": f"[ANSWER]f({x})[/ANSWER]", "finish": ""} for x in (3, 99, 3, 0, 99)]
+        found = evaluation.judge_work(work, rows, "base", ex)
+        assert reasons(found) == ["pass", "timeout", "pass", "wrong", "timeout"]
+        assert inputs[-3:] == [3, 1, 1]
+        found = benchmarks.judge_selfplay([(Item("a", {"task": task}), answer.format(x)) for x in (3, 99)], ex, False)
+        assert reasons(found) == ["pass", "timeout"]
+        monkeypatch.setattr(tasks, "verify", lambda answers, ex: [tasks.Verdict(False, "infra", True)] * len(answers))
+        monkeypatch.setattr(tasks, "run_through", lambda work, ex, limits: [tasks.Verdict(False, "infra", True)])
+        assert benchmarks.judge_selfplay([(Item("a", {"task": task}), "")], ex, False)[0].infra
 
 
 def test_mbpp_inputs_get_their_types_back():
@@ -279,6 +308,11 @@ def test_output_answers_are_literals(runner, quick):
     lenient = dict(zip(answers, reasons(benchmarks.judge_outputs(pairs, runner, True))))
     assert lenient["dict(a=[3], b=True)"] == "pass" and lenient["1 + 1"] == "wrong"
     assert lenient["f(2)"] == lenient["eval(gold)"] == "error"
+    for forged in (b'[0, "ok", 7]', b'[0, "ok", null]', b'[0, "ok", ["l", "value"]]', b'[0, "ok", ["l", "sha256", 0]]'):
+        record = len(forged).to_bytes(4, "big") + forged
+        cheat = f"(__import__('os').write(3, {record!r}), __import__('os')._exit(0))"
+        assert reasons(benchmarks.judge_outputs([(item, cheat)], runner, True)) == ["wrong"]
+        assert reasons(benchmarks.judge_inputs([(item, cheat)], runner, True)) == ["wrong"]
 
 
 def test_input_answers_are_literals(runner, quick):
