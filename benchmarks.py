@@ -25,6 +25,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from http.client import HTTPException
 from pathlib import Path
 
 import tasks
@@ -122,7 +123,9 @@ def fetch(url: str, sha256: str, path: Path) -> None:
         with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as out:
             while block := response.read(1 << 20):
                 out.write(block)
-    except (OSError, ValueError) as error:
+            if out.tell() < int(response.headers["Content-Length"] or 0):
+                raise OSError("the connection ended early")
+    except (OSError, ValueError, HTTPException) as error:
         raise DataError(f"{url}: cannot be downloaded ({error}); on a connected machine run python eval.py --fetch DIR,"
                         " then give --data DIR here") from error
     if sha256 and (found := digest(part)) != sha256:
@@ -778,26 +781,33 @@ def judge_selfplay(answers: list[tuple[Item, str]], executor: Executor, lenient:
 def selfplay_items(path: Path, executor: Executor) -> list[Item]:
     """The tasks of a task file (as nano's), of a run's folder (what it set aside; its induction tasks are made by
     train.py, which shows them in heldout.md) or of an official AZR seed file. ValueError, OSError."""
-    if path.is_dir():
-        state = json.loads((path / "checkpoint" / "state.json").read_text())
-        heldout = tasks.Buffers.from_json(state["buffers"]).heldout
-        found = [task for name in tasks.TYPES for task in heldout[name]]
-    elif "snippet" in (first_row(path) or ()):
-        found = official_tasks(path, executor)
-    else:
-        found = tasks.load_tasks(str(path), executor)
+    try:
+        if path.is_dir():
+            state = json.loads((path / "checkpoint" / "state.json").read_text())
+            heldout = tasks.Buffers.from_json(state["buffers"]).heldout
+            found = [task for name in tasks.TYPES for task in heldout[name]]
+        elif "snippet" in first_row(path):
+            found = official_tasks(path, executor)
+        else:
+            found = tasks.load_tasks(str(path), executor)
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: neither a file of tasks nor a run's folder ({type(error).__name__}: {error})") \
+            from error
     if not found:
         raise ValueError(f"{path}: no tasks")
-    return [Item(f"{task.type}/{i}", {"task": task}, task.key) for i, task in enumerate(found)]
+    # By content, not by place: a run goes on, and responses to earlier tasks must not be judged as those to others.
+    by_id = {f"{task.type}/{tasks.task_id(task)}": task for task in found}
+    return [Item(id, {"task": task}, task.key) for id, task in by_id.items()]
 
 
-def first_row(path: Path) -> dict | None:
+def first_row(path: Path) -> dict:
     with open(path, encoding="utf-8") as lines:
         line = lines.readline()
     try:
-        return json.loads(line)
-    except ValueError:
-        return None  # load_tasks says what is wrong
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return {}  # load_tasks says what is wrong
+    return row if isinstance(row, dict) else {}
 
 
 def official_tasks(path: Path, executor: Executor) -> list[tasks.Task]:

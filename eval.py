@@ -14,8 +14,10 @@ done (`Work`), the stages, `compare`, `selfcheck`, the command line.
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import sys
 import time
 from collections import Counter, defaultdict
@@ -143,6 +145,8 @@ class Work:
 def names_of(text: str) -> list[str]:
     """`code,aime24,runs/NAME` -> names of benchmarks and paths, each once; ValueError."""
     names = [name for part in filter(None, text.split(",")) for name in GROUPS.get(part, [part])]
+    if not names:
+        raise ValueError("--tasks names no task")
     for name in names:
         if name not in BENCHMARKS and not Path(name).exists():
             raise ValueError(f"--tasks {name}: no such task or file; tasks: {', '.join(BENCHMARKS)}; groups:"
@@ -242,26 +246,36 @@ def sample(policy: Policy, work: Work, style: str, wanted: list[tuple[Item, int]
                         rollout.limit_B[b] = 0  # the row ends with its next token
 
 
+def read_json(text: bytes, where: str) -> dict:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    return found
+
+
 def read_lines(path: Path) -> list[dict]:
-    """The rows of a JSONL file of ours; a last line that an interrupt has cut is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            pass
-    return rows
+    """The rows of a JSONL file; what an interrupt has left of a last line is dropped. ValueError for any other damage:
+    scores of what is left would look like scores of all."""
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    rows = [read_json(line, f"{path}, line {number},") for number, line in enumerate(lines, 1) if line.strip()]
+    try:
+        return rows + [read_json(last, "")]
+    except ValueError:
+        return rows
 
 
 def generate_all(policy: Policy, works: list[Work], args, settings: dict, out: Path) -> None:
     """Completes samples.jsonl: what is there, made with the same settings, stays."""
     out.mkdir(parents=True, exist_ok=True)
     path, kept = out / "samples.jsonl", out / "settings.json"
-    if kept.exists() and json.loads(kept.read_text()) != settings:
-        raise ValueError(f"{out} holds responses made with other settings ({kept}); choose another --out")
-    write(kept, json.dumps(settings, indent=2) + "\n")
     rows = read_lines(path)
-    there = {(row["task"], row["id"], row["temperature"], row["k"]) for row in rows}
+    if rows and (not kept.exists() or read_json(kept.read_bytes(), str(kept)) != settings):
+        raise ValueError(f"{out} holds responses made with other settings ({kept}); choose another --out")
+    there = {tuple(row.get(name) for name in ("task", "id", "temperature", "k")) for row in rows}
+    write(kept, json.dumps(settings, indent=2) + "\n")
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         write(path, "".join(json.dumps(row) + "\n" for row in rows))
     with open(path, "a", encoding="utf-8") as file:
@@ -294,9 +308,7 @@ def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
     items = [{item.id: item for item in work.items} for work in works]
     seen, found = Counter(), []
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is not a JSON object")
-        id = row.get("id", row.get("task_id"))
+        id = str(row.get("id", row.get("task_id")))
         at = next((i for i, work in enumerate(works)
                    if id in items[i] and row.get("task", work.name) == work.name), None)
         if at is None:
@@ -304,8 +316,12 @@ def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
         texts = [name for name in ("text", "solution", "completion") if isinstance(row.get(name), str)]
         if not texts:
             raise ValueError(f"line {number} has neither text, solution nor completion")
-        made = {"task": works[at].name, "id": id, "k": row.get("k", seen[at, id]), "tokens": row.get("tokens", 0),
-                "temperature": row.get("temperature"), "finish": row.get("finish", "")}
+        facts = {"k": seen[at, id], "tokens": 0, "temperature": None, "finish": ""}
+        facts |= {name: row[name] for name in facts if row.get(name) is not None}
+        if not isinstance(facts["finish"], str) or not all(
+                value is None or type(value) in (int, float) for name, value in facts.items() if name != "finish"):
+            raise ValueError(f"line {number}: k, tokens and temperature are numbers, finish is text")
+        made = {"task": works[at].name, "id": id} | facts
         seen[at, id] += 1
         item = items[at][id]
         if texts[0] != "text" and "prompt" not in item.row:
@@ -342,12 +358,14 @@ def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, len
     return verdicts
 
 
-def score_all(works: list[Work], rows: list[dict], args, executor: Executor, out: Path) -> list[dict]:
+def score_all(works: list[Work], samples: list[dict], args, executor: Executor, out: Path) -> list[dict]:
     """Writes verdicts.jsonl, whose rows it returns."""
     out.mkdir(parents=True, exist_ok=True)
-    rows, done = solutions_of(rows, works), []
+    rows, done = solutions_of(samples, works), []
     if not rows:
         raise ValueError("there are no samples of these tasks")
+    if missed := len(samples) - len(rows):
+        complain(f"note: {missed} of {len(samples)} samples are of other problems, or beyond --limit")
     for work in works:
         mine = [row for row in rows if row["task"] == work.name]
         clusters = {item.id: item.cluster or item.id for item in work.items}
@@ -410,7 +428,9 @@ def summarise(works: list[Work], rows: list[dict], settings: dict, out: Path) ->
             verdict_of = {row["id"]: row["ok"] for row in rows if row["task"] == work.name and row["k"] == 0}
             judged = [item for item in work.items if item.id in verdict_of]
             scores = Scores([item.row["task"] for item in judged], [int(verdict_of[item.id]) for item in judged])
-            text += f"\n{table(None, scores)}"
+            first = "" if len(verdict_of) == sum(row["task"] == work.name for row in rows) else \
+                f"The first answer to every task of {work.title}:\n\n"
+            text += f"\n{first}{table(None, scores)}"
     write(out / "summary.md", text)
     return text
 
@@ -451,6 +471,9 @@ def markdown(summary: dict) -> str:
             lines.append(f"| {title} | {head} | {percent(at)} | {share} |")
     for entry in summary["tasks"].values():
         for temperature, at in entry["at"].items():
+            if at["problems"] < entry["count"]:
+                lines += ["", f"Only {at['problems']} of the {entry['count']} problems of {entry['title']}, T ="
+                          f" {temperature}, have samples."]
             if curve := at.get("pass_at_k"):
                 lines += ["", f"{entry['title']}, T = {temperature}, pass@k: " + ", ".join(
                     f"{k}: {100 * value:.1f}" for k, value in curve.items())]
@@ -537,7 +560,10 @@ def rates(policy: Policy, works: list[Work], style: str, executor: Executor, max
     for work in works:
         made = sample(policy, work, style, [(item, 0) for item in work.items], 0.0, max_new_tokens, 0, slots, kv_gb)
         rows = [{"id": item.id, "text": text, "finish": finish} for item, _, text, finish, _ in made]
-        found[work.name] = sum(verdict.ok for verdict in judge_work(work, rows, style, executor)) / len(rows)
+        try:
+            found[work.name] = sum(verdict.ok for verdict in judge_work(work, rows, style, executor)) / len(rows)
+        except DataError as error:  # no reason to end a training run
+            complain(f"{work.title} is not scored: {error}")
     return found
 
 
@@ -616,20 +642,29 @@ def arguments() -> argparse.Namespace:
     add("--workers", type=int, default=os.cpu_count() or 1, help="executor processes")
     add("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
     args = parser.parse_args()
-    for name in ("n", "slots", "workers"):
-        if getattr(args, name) < 1:
+    for name in ("n", "slots", "workers", "limit", "max_new_tokens"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1")
-    if args.temperature < 0 or args.n > 1 and args.temperature == 0:
+    if not args.kv_gb > 0:
+        raise ValueError("--kv_gb must be above 0")
+    for name in ("lcb_from", "lcb_to"):
+        if not re.fullmatch(r"\d{4}(-\d\d-\d\d)?", getattr(args, name)):
+            raise ValueError(f"--{name} must be a date: YYYY-MM-DD")
+    if not 0 <= args.temperature < math.inf or args.n > 1 and args.temperature == 0:
         raise ValueError("--temperature must be 0 or more, and above 0 with --n: greedy samples are all the same")
+    if args.export_evalplus and args.stage == "generate":
+        raise ValueError("--export_evalplus does not go with --stage generate")
     if args.samples and args.stage != "score":
         raise ValueError("--samples goes with --stage score")
     if args.samples and not args.samples.is_file():
         raise ValueError(f"--samples {args.samples}: no such file")
     if args.data and not args.data.is_dir():
         raise ValueError(f"--data {args.data}: no such folder")
-    args.prompt = args.prompt or ("compact" if args.model == nano and not args.samples else "azr")
     if args.tasks is None and not (args.selfcheck or args.fetch):
         args.tasks = str(HERE / "nano" / "heldout.jsonl")
+    selfplay = not {*BENCHMARKS, *GROUPS} & set((args.tasks or "all").split(","))
+    args.prompt = args.prompt or (
+        "compact" if Path(args.model).resolve() == Path(nano) and selfplay and not args.samples else "azr")
     unlike = hashlib.sha256(json.dumps(settings_of(args)).encode()).hexdigest()[:8]
     args.out = args.out or Path("evals") / (
         args.samples.stem if args.samples else f"{Path(args.model).name}-{args.prompt}-{unlike}")
@@ -645,17 +680,31 @@ def settings_of(args) -> dict:
             "temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
 
 
+def fetch(names: list[str], folder: Path) -> int:
+    """Downloads what is missing; one that fails does not keep the others from coming."""
+    status = 0
+    for name, url, sha256 in dict.fromkeys(file for name in names if name in BENCHMARKS
+                                           for file in BENCHMARKS[name].files):
+        path = folder / name
+        try:
+            if not path.is_file():
+                print(f"{url} -> {path}", flush=True)
+                benchmarks.fetch(url, sha256, path)
+            elif sha256 and benchmarks.digest(path) != sha256:
+                raise DataError(f"{path} is there, but not the file of {url}; remove it to download that")
+        except DataError as error:
+            complain(str(error))
+            status = 2
+    return status
+
+
 def run(args) -> int:
     if args.compare:
         print(compare(*args.compare))
         return 0
     names = names_of(args.tasks or "all")
     if args.fetch:
-        for file in dict.fromkeys(file for name in names if name in BENCHMARKS for file in BENCHMARKS[name].files):
-            if not (args.fetch / file[0]).is_file():
-                print(f"{file[1]} -> {args.fetch / file[0]}", flush=True)
-                benchmarks.fetch(file[1], file[2], args.fetch / file[0])
-        return 0
+        return fetch(names, args.fetch)
     if args.selfcheck and not args.data:
         raise ValueError("--selfcheck needs --data DIR")
     if args.selfcheck and not args.tasks:  # what the folder has
@@ -668,8 +717,8 @@ def run(args) -> int:
         settings, source = settings_of(args), args.samples or args.out / "samples.jsonl"
         kept = source.parent / "settings.json"
         if args.stage == "score" and kept.is_file():  # responses are read in the way they were asked for
-            settings = json.loads(kept.read_text())
-            args.prompt = settings["prompt"]
+            settings = read_json(kept.read_bytes(), str(kept))
+            args.prompt = settings.get("prompt")
         for work in works:
             if args.prompt not in work.kind.prompts:
                 raise ValueError(f"--prompt {args.prompt} is not for {work.title}; choose from"

@@ -1,6 +1,7 @@
 """Benchmarks on hand-made toy rows, with solutions that are right, wrong and hostile; stages, statistics, flags."""
 import base64
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import random
 import sys
 import zlib
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -502,6 +504,37 @@ def test_downloads_are_checked(tmp_path):
         benchmarks.fetch((tmp_path / "none").as_uri(), right, tmp_path / "c")
 
 
+@pytest.mark.parametrize("end", [b"", HTTPException("bad status line")])
+def test_a_download_that_ends_early_is_none(end, tmp_path, monkeypatch):
+    class Response(io.BytesIO):
+        headers = {"Content-Length": "10"}
+
+        def read(self, size):
+            data = super().read(size)
+            if not data and end:
+                raise end
+            return data
+    monkeypatch.setattr(benchmarks.urllib.request, "urlopen", lambda url, timeout: Response(b"data"))
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        benchmarks.fetch("http://x", "", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_fetch_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cruxeval").mkdir()
+    (tmp_path / "cruxeval" / "cruxeval.jsonl").write_text("{}")
+
+    def fetch(url, sha256, path):
+        if "aime25" in url:
+            raise DataError(f"{url}: cannot be downloaded")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    monkeypatch.setattr(benchmarks, "fetch", fetch)
+    status, _, told = command(monkeypatch, capsys, "--fetch", tmp_path, "--tasks", "cruxeval_o,aime25,amc23")
+    assert status == 2 and told.count("\n") == 2 and "is there, but not the file of" in told
+    assert (tmp_path / "math" / "amc23.jsonl").exists() and not (tmp_path / "math" / "aime25.jsonl").exists()
+
+
 # ---- self-play -----------------------------------------------------------------------------------
 
 
@@ -525,6 +558,15 @@ def test_selfplay_files_of_three_kinds(runner, tmp_path):
     run.mkdir(parents=True)
     (run / "state.json").write_text(json.dumps({"buffers": buffers.to_json()}))
     assert [item.row["task"] for item in benchmarks.selfplay_items(run.parent, runner)] == [found[0].row["task"]]
+    assert benchmarks.selfplay_items(run.parent, runner)[0].id == found[0].id  # wherever a task lies, it has one name
+    for text in ("{", "[]", "{}"):
+        (run / "state.json").write_text(text)
+        with pytest.raises(ValueError, match="neither a file of tasks nor a run's folder"):
+            benchmarks.selfplay_items(run.parent, runner)
+    for text in (b'{"snippet": 1}', b"\x89PNG"):
+        (tmp_path / "odd").write_bytes(text)
+        with pytest.raises(ValueError, match="odd: neither a file of tasks"):
+            benchmarks.selfplay_items(tmp_path / "odd", runner)
     [item] = benchmarks.selfplay_items(plain, runner)
     form = "t</think><answer>```output\n{}\n```</answer>"
     answers = {form.format(2): "pass", form.format(3): "wrong", "```output\n2\n```": "no_answer", "": "no_answer",
@@ -683,7 +725,11 @@ def test_selfcheck_command(data, monkeypatch, capsys):
     (["--compare", "none", "none"], "none: no verdicts.jsonl"),
     (["--tasks", "few.jsonl", "--model", "./none", "--prompt", "azr"], "no such folder"),
     (["--tasks", "few.jsonl", "--prompt", "base"], "--prompt base is not for"),
-    (["--tasks", "few.jsonl", "--limit", "0"], "no items are left"),
+    (["--limit", "0"], "--limit must be at least 1"), (["--max_new_tokens", "0"], "at least 1"),
+    (["--temperature", "nan"], "--temperature"), (["--kv_gb", "0"], "--kv_gb"), (["--tasks", ","], "names no task"),
+    (["--tasks", "lcb", "--lcb_from", "May"], "--lcb_from must be a date"),
+    (["--export_evalplus", "x", "--stage", "generate"], "--export_evalplus"),
+    (["--tasks", "."], ".: neither a file of tasks nor a run's folder"),
 ])
 def test_what_cannot_be_done_is_said_in_one_line(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -730,7 +776,7 @@ def test_the_groups_are_the_papers():
     assert len(evaluation.names_of("all")) == 12
 
 
-def test_training_evaluates_on_benchmarks(data, executor, tmp_path):
+def test_training_evaluates_on_benchmarks(data, executor, tmp_path, capsys):
     cfg = replace(train.parse(["--preset", "nano", "--device", "cpu"])[0], eval_every=1, eval_tasks=["cruxeval_o"],
                   eval_data=str(data), eval_limit=2, max_new_tokens=8, workers=1, require="weak")
     works = train.benchmark_works(cfg, executor)
@@ -738,6 +784,10 @@ def test_training_evaluates_on_benchmarks(data, executor, tmp_path):
                          tasks.Buffers(10), works=works)
     run.kv_gb = 1.0
     assert train.evaluations(run) == {"eval": {"cruxeval_o": 0.0}} and len(works[0].items) == 2
+    failed = benchmarks.Verdict(False, "error", "lost twice", infra=True)
+    kind = replace(works[0].kind, find=lambda *rest: "1", judge=lambda pairs, *rest: [failed] * len(pairs))
+    run.works = [replace(works[0], kind=kind)]
+    assert train.evaluations(run) == {"eval": {}} and "CRUXEval-O is not scored" in capsys.readouterr().err
     with pytest.raises(train.UserError, match="--eval_tasks: .*no such file"):
         train.benchmark_works(replace(cfg, eval_tasks=["mbppplus"]), executor)
 
