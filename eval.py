@@ -21,6 +21,7 @@ import re
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -483,57 +484,78 @@ def markdown(summary: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def results(folder: Path) -> tuple[dict, dict]:
+    """(summary, (task, temperature) -> rows of verdicts) of an --out folder; ValueError."""
+    summary, verdicts = folder / "summary.json", folder / "verdicts.jsonl"
+    if not verdicts.is_file() or not summary.is_file():
+        raise ValueError(f"{folder}: no verdicts.jsonl and summary.json; run eval.py --out {folder} first")
+    found, grouped = read_json(summary.read_bytes(), str(summary)), defaultdict(list)
+    for row in read_lines(verdicts):
+        if row.get("task") not in found.get("tasks", ()) or not {"temperature", "id", "ok", "cluster"} <= row.keys():
+            raise ValueError(f"{folder}: verdicts.jsonl does not go with summary.json; run --stage score again")
+        grouped[row["task"], row["temperature"]].append(row)
+    return found, grouped
+
+
 def compare(before: Path, after: Path) -> str:
     """Markdown: what changed on the same problems, paired. ValueError where the two cannot be compared."""
-    settings = []
-    for folder in (before, after):
-        if not (folder / "verdicts.jsonl").is_file() or not (folder / "summary.json").is_file():
-            raise ValueError(f"{folder}: no verdicts.jsonl and summary.json; run eval.py --out {folder} first")
-        settings.append(json.loads((folder / "summary.json").read_text()))
+    (old, old_rows), (new, new_rows) = results(before), results(after)
     for name in ("prompt", "n", "temperature", "max_new_tokens", "lenient"):
-        was, now = (each["settings"].get(name) for each in settings)
+        was, now = (each.get("settings", {}).get(name) for each in (old, new))
         if was != now:
             raise ValueError(f"{before} and {after} differ in {name} ({was}, {now}), so the change is not the model's")
-    grouped = []
-    for folder in (before, after):
-        grouped.append(defaultdict(list))
-        for row in read_lines(folder / "verdicts.jsonl"):
-            grouped[-1][row["task"], row["temperature"]].append(row)
-    lines, notes = [], []
-    for key in [key for key in grouped[0] if key in grouped[1]]:
-        task, temperature = key
-        files = [[file["sha256"] for file in each["tasks"][task]["files"]] for each in settings]
-        if files[0] != files[1]:
-            raise ValueError(f"{task}: {before} and {after} were made with different files")
-        ids, was, clusters = by_problem(grouped[0][key])
-        later = dict(zip(*by_problem(grouped[1][key])[:2]))
-        both = [i for i, id in enumerate(ids) if id in later]
-        if len(both) < max(len(ids), len(later)):
-            notes.append(f"{task}: {len(both)} problems are in both, of {len(ids)} and {len(later)}.")
-        if not both:
+    lines, ps, notes = [], [], []
+    for key in dict.fromkeys([*old_rows, *new_rows]):
+        name = f"{key[0]}, T = {key[1]}"
+        if key not in old_rows or key not in new_rows:
+            notes.append(f"{name} is in one of the two only.")
             continue
-        pairs = [(sum(was[i]) / len(was[i]), sum(later[ids[i]]) / len(later[ids[i]])) for i in both]
-        changes = [b - a for a, b in pairs]
-        low, high = stats.bootstrap(changes, [clusters[i] for i in both])
-        single = all(len(was[i]) == len(later[ids[i]]) == 1 for i in both)
-        lost, gained = sum(change < 0 for change in changes), sum(change > 0 for change in changes)
-        lines.append((settings[0]["tasks"][task]["title"], temperature, pairs, changes, low, high, lost, gained,
-                      stats.mcnemar(lost, gained), single))
+        was, now = ([file["sha256"] for file in each["tasks"][key[0]]["files"]] for each in (old, new))
+        if was != now:
+            raise ValueError(f"{key[0]}: {before} and {after} were made with different files")
+        earlier, later = list(zip(*by_problem(old_rows[key]))), dict(zip(*by_problem(new_rows[key])[:2]))
+        both = [((verdicts, later[id]), cluster) for id, verdicts, cluster in earlier if id in later]
+        if len(both) < max(len(earlier), len(later)):
+            notes.append(f"{name}: {len(both)} problems are in both, of {len(earlier)} and {len(later)}.")
+        if both:
+            line, p, more = compare_task(*zip(*both))
+            lines.append(f"| {old['tasks'][key[0]]['title']} | {key[1]} | {line}")
+            ps.append(p)
+            notes += [f"{name}: {note}" for note in more]
     if not lines:
         raise ValueError(f"{before} and {after} have no task in common")
-    adjusted = stats.holm([line[8] for line in lines])
     text = ["| task | T | problems | before | after | change, 95% interval | lost b | gained c | exact p | Holm p |",
             "|---" * 10 + "|"]
-    for (title, temperature, pairs, changes, low, high, lost, gained, p, single), held in zip(lines, adjusted):
-        was, now = (100 * sum(side) / len(pairs) for side in zip(*pairs))
-        text.append(f"| {title} | {temperature} | {len(pairs)} | {was:.1f} | {now:.1f} | {now - was:+.1f}"
-                    f" [{100 * low:+.1f}, {100 * high:+.1f}] | {lost} | {gained} | {p:.3g} | {held:.3g} |")
-    for line in lines:
-        if not line[9]:
-            notes.append(f"{line[0]}, T = {line[1]}: b and c count problems whose share of correct samples fell and"
-                         " rose (a sign test).")
+    text += [f"{line} | {p:.3g} | {held:.3g} |" for line, p, held in zip(lines, ps, stats.holm(ps))]
     notes.append("One training run a side: the spread between seeds is not in these intervals.")
     return "\n".join(text + [""] + notes) + "\n"
+
+
+def compare_task(problems: list[tuple[list, list]], clusters: list[str]) -> tuple[str, float, list[str]]:
+    """(cells of the table, exact p, notes) from every problem's (verdicts before, verdicts after)."""
+    def change(value: Callable[[list], float]) -> tuple[list, list[str]]:
+        pairs = [(value(was), value(now)) for was, now in problems]
+        was, now = (100 * sum(side) / len(pairs) for side in zip(*pairs))
+        low, high = stats.change_interval(pairs, clusters)
+        return pairs, [f"{was:.1f}", f"{now:.1f}", f"{now - was:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"]
+    pairs, cells = change(lambda verdicts: sum(verdicts) / len(verdicts))
+    # Where problems are not independent, the coin that McNemar's test throws falls once for all of a cluster.
+    moved: dict[str, float] = defaultdict(float)
+    for (was, now), cluster in zip(pairs, clusters):
+        moved[cluster] += now - was
+    p = stats.mcnemar(sum(by < -1e-9 for by in moved.values()), sum(by > 1e-9 for by in moved.values()))
+    counts = [len(verdicts) for problem in problems for verdicts in problem]
+    notes = []
+    if max(counts) > 1:
+        notes.append("b and c count problems whose share of correct samples fell and rose (a sign test).")
+    if len(moved) < len(pairs):
+        notes.append(f"p is of {len(moved)} groups of problems, since those of a group are not independent.")
+    if min(counts) > 1:
+        curve = {k: change(lambda verdicts: stats.pass_at_k(len(verdicts), int(sum(verdicts)), k))[1]
+                 for k in CURVE if k <= min(counts)}
+        notes.append("pass@k " + ", ".join(f"{k}: {was} to {now}, {by}" for k, (was, now, by) in curve.items()) + ".")
+    lost, gained = sum(was > now for was, now in pairs), sum(now > was for was, now in pairs)
+    return " | ".join([str(len(pairs)), *cells, str(lost), str(gained)]), p, notes
 
 
 def export_evalplus(works: list[Work], rows: list[dict], style: str, path: Path) -> int:

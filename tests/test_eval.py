@@ -610,6 +610,20 @@ def test_intervals_know_clusters():
     assert low == pytest.approx(independent[0], abs=0.01) and high == pytest.approx(independent[1], abs=0.01)
 
 
+def test_intervals_of_paired_changes():
+    def interval(both, gained, lost, neither, clusters=None):
+        pairs = [(1.0, 1.0)] * both + [(0.0, 1.0)] * gained + [(1.0, 0.0)] * lost + [(0.0, 0.0)] * neither
+        return stats.change_interval(pairs, clusters or [str(i) for i in range(len(pairs))])
+    assert interval(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=1e-4)  # an example of Newcombe's
+    assert interval(36, 2, 12, 0) == pytest.approx((-0.3404, -0.0569), abs=1e-4)
+    assert interval(13, 4, 0, 13)[0] < 0  # exact p = 0.125
+    low, high = interval(15, 0, 0, 15)
+    assert -0.08 < low < -0.04 and high == -low
+    assert interval(0, 0, 0, 30) == pytest.approx((-0.1135, 0.1135), abs=1e-3)
+    wide = interval(0, 50, 0, 50, [str(i // 10) for i in range(100)])
+    assert wide == stats.bootstrap([1.0] * 50 + [0.0] * 50, [str(i // 10) for i in range(100)])
+
+
 # ---- stages --------------------------------------------------------------------------------------
 
 
@@ -677,6 +691,54 @@ def test_an_interrupted_evaluation_resumes(tmp_path, monkeypatch, capsys):
     assert len(task["files"][0]["sha256"]) == 64 and set(task["at"]["1.0"]["pass_at_k"]) == {"1", "2"}
 
 
+def test_a_start_that_failed_leaves_the_folder_free(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "tasks.jsonl", tmp_path / "out"
+    file.write_text((ROOT / "nano" / "heldout.jsonl").open().readline())
+    flags = ("--tasks", file, "--max_new_tokens", 4, "--out", out)
+    assert command(monkeypatch, capsys, *flags, "--prompt", "chat")[0] == 2  # nano has no chat template
+    monkeypatch.chdir(ROOT)
+    assert command(monkeypatch, capsys, *flags, "--model", "nano")[0] == 0
+    assert json.loads((out / "settings.json").read_text())["prompt"] == "compact"
+
+
+def test_damage_is_named_and_nothing_is_dropped(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "tasks.jsonl", tmp_path / "out"
+    file.write_text("".join((ROOT / "nano" / "heldout.jsonl").open().readlines()[:2]))
+    flags = ("--tasks", file, "--max_new_tokens", 4, "--out", out)
+    assert command(monkeypatch, capsys, *flags)[0] == 0
+    samples, settings = (out / "samples.jsonl").read_text(), (out / "settings.json").read_text()
+    for text, told in (('{"task": "cut\n' + samples, "samples.jsonl, line 1, is damaged"),
+                       ("[1]\n" + samples, "samples.jsonl, line 1, is not a JSON object")):
+        (out / "samples.jsonl").write_text(text)
+        for more in ((), ("--stage", "score")):
+            status, _, complaint = command(monkeypatch, capsys, *flags, *more)
+            assert status == 2 and told in complaint and complaint.count("\n") == 1
+        assert (out / "samples.jsonl").read_text() == text
+    (out / "samples.jsonl").write_text('{"a": 1}\n' + samples)
+    assert command(monkeypatch, capsys, *flags)[0] == 0
+    (out / "settings.json").write_text("{")
+    assert "settings.json is damaged" in command(monkeypatch, capsys, *flags)[2]
+    (out / "settings.json").unlink()
+    assert "other settings" in command(monkeypatch, capsys, *flags)[2]
+    (out / "settings.json").write_text(settings)
+    (out / "samples.jsonl").write_text(samples.splitlines()[0] + "\n")
+    status, shown, _ = command(monkeypatch, capsys, *flags, "--stage", "score")
+    assert status == 0 and "Only 1 of the 2 problems" in shown
+    (out / "summary.json").write_text("{")
+    assert "summary.json is damaged" in command(monkeypatch, capsys, "--compare", out, out)[2]
+    (out / "summary.json").write_text("{}")
+    assert "does not go with summary.json" in command(monkeypatch, capsys, "--compare", out, out)[2]
+
+
+@pytest.mark.parametrize("row", [{"tokens": "many"}, {"k": [1]}, {"temperature": {}}, {"finish": 3}, {"text": 5}])
+def test_samples_of_odd_types_are_refused(row, data, tmp_path, monkeypatch, capsys):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"id": "s0", "text": "", "tokens": None} | row) + "\n" + '{"id": ["s0"], "text": ""}')
+    status, _, told = command(monkeypatch, capsys, "--stage", "score", "--samples", samples, "--data", data, "--out",
+                              tmp_path / "out", "--tasks", "cruxeval_o", "--prompt", "azr")
+    assert status == 2 and "line 1" in told.splitlines()[-1]
+
+
 def test_anybodys_samples_are_scored_and_exported(data, tmp_path, monkeypatch, capsys):
     good = "def double(x):\n    return 2 * x"
     lines = [{"task_id": "HumanEval/900", "solution": good}, {"task_id": "HumanEval/900", "completion": "    return x"},
@@ -738,11 +800,11 @@ def test_what_cannot_be_done_is_said_in_one_line(words, told, tmp_path, monkeypa
     assert status == 2 and told in complaint and complaint.count("\n") == 1
 
 
-def folder_with(path, results, prompt="azr", sha="1"):
+def folder_with(path, results, prompt="azr", sha="1", clusters=None):
     """An --out folder with these verdicts: {id: [ok, ...]}."""
     path.mkdir()
-    rows = [{"task": "amc23", "id": id, "k": k, "temperature": 0.0, "cluster": id, "ok": ok, "reason": "", "finish": "",
-             "tokens": 1} for id, oks in results.items() for k, ok in enumerate(oks)]
+    rows = [{"task": "amc23", "id": id, "k": k, "temperature": 0.0, "cluster": (clusters or {}).get(id, id), "ok": ok,
+             "reason": "", "finish": "", "tokens": 1} for id, oks in results.items() for k, ok in enumerate(oks)]
     (path / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "summary.json").write_text(json.dumps({
         "settings": {"prompt": prompt}, "tasks": {"amc23": {"title": "AMC23", "files": [{"sha256": sha}]}}}))
@@ -760,6 +822,22 @@ def test_compare_is_paired(tmp_path):
         evaluation.compare(before, folder_with(tmp_path / "d", {"0": [1]}, sha="2"))
     fewer = evaluation.compare(before, folder_with(tmp_path / "e", {"0": [1, 1, 0]}))
     assert "1 problems are in both, of 10 and 1" in fewer and "a sign test" in fewer
+    assert "+0.0 [-" in evaluation.compare(before, before)  # nothing changed, which is not certainty
+
+
+def test_compare_knows_clusters_and_pass_at_k(tmp_path):
+    clusters = {str(i): str(i // 5) for i in range(10)}
+    results = [{id: [now] for id in clusters} for now in (0, 1)]
+    sides = [folder_with(tmp_path / str(i), result, clusters=clusters) for i, result in enumerate(results)]
+    text = evaluation.compare(*sides)
+    assert "| 0 | 10 | 0.5 | 0.5 |" in text and "p is of 2 groups" in text  # two coins, and not ten
+    few = [folder_with(tmp_path / f"n{i}", {str(j): oks for j in range(40)})
+           for i, oks in enumerate(([0, 0, 1, 1], [0, 0, 0, 1]))]
+    text = evaluation.compare(*few)
+    assert "pass@k 1: 50.0 to 25.0, -25.0 [-25.0, -25.0], 2: 83.3 to 50.0" in text
+    (few[1] / "verdicts.jsonl").write_text((few[1] / "verdicts.jsonl").read_text().replace('0.0,', '0.6,'))
+    with pytest.raises(ValueError, match="no task in common"):
+        evaluation.compare(*few)
 
 
 def test_small_contests_are_also_averaged(data):
