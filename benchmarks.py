@@ -344,40 +344,39 @@ def literal_chat(type: tasks.TaskType) -> Callable[[Item], Prompt]:
     return prompt
 
 
-# One worked example in CRUXEval's form of tags, for models that only continue text. The example and its words are ours,
-# so expect other scores than with the official ones.
-EXAMPLE = """[PYTHON]
-def f(s, n):
-    s = s[::-1]
-    return [s[:n], len(s)]
-{given}
-[/PYTHON]
-[THOUGHT]
-{thought}
-[/THOUGHT]
-[ANSWER]
-{answer}
-[/ANSWER]
-
-"""
+# Worked examples in CRUXEval's form of tags, for models that only continue text. They and their words are ours, so
+# expect other scores than with the official ones. Small models copy the form of what they see, with it the number of
+# arguments: where these must be found there are two examples, which count them aloud (440 of the 800 functions have one
+# parameter, 296 two).
+TAGGED = "[PYTHON]\n{code}\n{given}\n[/PYTHON]\n[THOUGHT]\n"
+EXAMPLE = TAGGED + "{thought}\n[/THOUGHT]\n[ANSWER]\n{answer}\n[/ANSWER]\n\n"
+WORDS = """def f(text):
+    words = text.split('-')
+    return {word: len(word) for word in words}"""
+APPEND = """def f(items, x):
+    items.append(x)
+    return items[::-1]"""
 OUTPUT_EXAMPLE = "Work out what the call returns, step by step, then give the value as a Python literal.\n\n" + \
-    EXAMPLE.format(given="f('code', 2) == ??", answer="['ed', 4]", thought="f is called with s = 'code' and n = 2. s"
-                   " reversed is 'edoc'. Its first 2 characters are 'ed' and its length is 4.")
+    EXAMPLE.format(code=WORDS, given="f('red-blue') == ??", answer="{'red': 3, 'blue': 4}", thought="f is called with"
+                   " text = 'red-blue'. Split at '-' it gives the words 'red' and 'blue'. Their lengths are 3 and 4.")
 INPUT_EXAMPLE = "Find arguments with which the call returns the value, step by step, then give the call.\n\n" + \
-    EXAMPLE.format(given="f(??) == ['ed', 4]", answer="f('code', 2)", thought="The second element, 4, is the length of"
-                   " s. The first, 'ed', is the beginning of s reversed, of length n = 2, so s ends in 'de': 'code'.")
+    EXAMPLE.format(code=APPEND, given="f(??) == [7, 2, 5]", answer="f([5, 2], 7)", thought="f takes two arguments,"
+                   " items and x. It appends x to items and returns them reversed. The value reversed is [5, 2, 7], so"
+                   " items is [5, 2] and x is 7.") + \
+    EXAMPLE.format(code=WORDS, given="f(??) == {'red': 3, 'blue': 4}", answer="f('red-blue')", thought="f takes one"
+                   " argument, text. It splits text at '-' and returns every word with its length. The words are 'red'"
+                   " and 'blue', so text is 'red-blue'.")
 
 
 def output_base(item: Item) -> Prompt:
-    row = item.row
-    call = row.get("call") or f"f({row['input']})"
-    return Prompt(text=f"{OUTPUT_EXAMPLE}[PYTHON]\n{row['code']}\n{call} == ??\n[/PYTHON]\n[THOUGHT]\n",
+    call = item.row.get("call") or f"f({item.row['input']})"
+    return Prompt(text=OUTPUT_EXAMPLE + TAGGED.format(code=item.row["code"], given=f"{call} == ??"),
                   stops=("[/ANSWER]",))
 
 
 def input_base(item: Item) -> Prompt:
-    return Prompt(text=f"{INPUT_EXAMPLE}[PYTHON]\n{item.row['code']}\nf(??) == {item.row['output']}\n[/PYTHON]\n"
-                  "[THOUGHT]\n", stops=("[/ANSWER]",))
+    return Prompt(text=INPUT_EXAMPLE + TAGGED.format(code=item.row["code"], given=f"f(??) == {item.row['output']}"),
+                  stops=("[/ANSWER]",))
 
 
 def math_question(item: Item) -> str:

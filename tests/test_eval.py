@@ -430,6 +430,20 @@ def test_no_prompt_holds_its_answer_and_every_style_is_there():
     assert raw.text == ITEMS["humanevalplus"].row["prompt"]  # with its trailing newline: it moves scores
 
 
+def test_worked_examples_are_true_and_of_both_shapes(executor):
+    for text, calls in ((benchmarks.INPUT_EXAMPLE, 2), (benchmarks.OUTPUT_EXAMPLE, 1)):
+        parts = text.split("[PYTHON]\n")[1:]
+        assert len(parts) == calls
+        for part in parts:
+            program, given = part.split("\n[/PYTHON]")[0].rsplit("\n", 1)
+            answer = part.split("[ANSWER]\n")[1].split("\n[/ANSWER]")[0]
+            job = Job(f"{program}\ndef holds():\n    return {given.replace('f(??)', answer).replace('??', answer)}",
+                      ((),), "holds")
+            assert executor.run([job])[0][0].value is True
+    one = benchmarks.INPUT_EXAMPLE.rsplit("[PYTHON]", 1)[1]
+    assert "def f(text):" in one and "f takes one argument" in one  # the last one seen is of the commonest shape
+
+
 def test_programs_are_found():
     item, kind = function_item(), BENCHMARKS["humanevalplus"].kind
     good = "def double(x):\n    return 2 * x"
