@@ -29,7 +29,7 @@ for _name in ("__future__", "array", "base64", "calendar", "contextlib", "csv", 
 ROOM = 40_000  # of a packed value, in characters roughly; the executor sends 64,000 of JSON
 DEEPEST = 40   # nested containers; the executor sends 50 levels
 PIECE = 4096   # elements hashed at once
-ATOMS = {type(None), bool, int, float, str, bytes, complex}
+EXACT = {type(None), int, str, bytes}  # equal ones have one form; True, 1 and 1.0 have three
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
 # Contest solutions lean on what their site has imported already. The builtins come last: pow(a, -1, m) is common, and
 # math, operator and re have names of theirs.
@@ -88,7 +88,11 @@ def weight(value, depth: int = 0) -> float:
 
 
 def ordered(value):
-    """The value with sets and dicts as sorted lists, so that equal ones have equal bytes."""
+    """The value with sets and dicts as sorted lists and whole numbers as ints, so that equal ones have equal bytes."""
+    if isinstance(value, complex) and value.imag == 0:
+        value = value.real
+    if isinstance(value, bool) or isinstance(value, float) and value.is_integer():
+        return int(value)
     if isinstance(value, (set, frozenset)):
         return "set", sorted(map(binary, value))
     if isinstance(value, dict):
@@ -97,20 +101,23 @@ def ordered(value):
 
 
 def simple(items) -> bool:
-    """Whether marshal writes the items as they are: atoms, or lists and tuples of atoms."""
+    """Whether marshal writes the items as they are: EXACT ones, or lists and tuples of those."""
     kinds = set(map(type, items))
-    return kinds <= ATOMS or kinds <= {list, tuple} and set(map(type, chain.from_iterable(items))) <= ATOMS
+    return kinds <= EXACT or kinds <= {list, tuple} and set(map(type, chain.from_iterable(items))) <= EXACT
 
 
 def binary(value) -> bytes:
     # marshal takes time in proportion to long ints, decimal text in their square; version 2 is the last whose bytes do
     # not depend on which objects are shared.
-    easy = type(value) in (list, tuple) and simple(value)
-    return marshal.dumps(value if easy else ordered(plain(value)), 2)
+    if type(value) in (list, tuple) and set(map(type, value)) <= {int, float}:  # HumanEval/130 has a million of them
+        value = type(value)([int(x) if type(x) is float and x.is_integer() else x for x in value])
+    elif not (type(value) in (list, tuple) and simple(value)):
+        value = ordered(plain(value))
+    return marshal.dumps(value, 2)
 
 
 def digest(value) -> str:
-    """A hash of the value and its types; long lists go in pieces, since copies of a gigabyte (Mbpp/255) would not fit
+    """A hash of the value; long lists go in pieces, since copies of a gigabyte (Mbpp/255) would not fit
     into the memory limit."""
     found = hashlib.sha256()
     if isinstance(value, (list, tuple)):
@@ -123,7 +130,7 @@ def digest(value) -> str:
 
 
 def pack(value) -> list:
-    """["value", plain data], or ["sha256", hex] of data too long to send; the latter are equal only in type as well."""
+    """["value", plain data], or ["sha256", hex] of data too long to send, equal where `==` holds."""
     if weight(value) <= ROOM:
         return ["value", plain(value)]
     return ["sha256", digest(value)]

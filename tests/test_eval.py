@@ -108,6 +108,8 @@ VALUES = {  # canonical expression, another that is equal in Python, one that is
     "huge int": ("3 ** 100_000", "3 ** 100_000 + 0", "3 ** 100_000 + 1"),
     "long text": ("'ab' * 100_000", "''.join(['ab'] * 100_000)", "'ab' * 100_000 + 'a'"),
     "long list": ("[(i, 'x') for i in range(50_000)]", "list(zip(range(50_000), 'x' * 50_000))", "[]"),
+    "long numbers": ("[i / 2 for i in range(50_000)]", "[i / 2 if i % 2 else i // 2 for i in range(50_000)]",
+                     "[i // 2 for i in range(50_000)]"),
     "long set": ("set(range(50_000))", "set(reversed(range(50_000)))", "set(range(50_001))"),
     "long dict": ("{i: [i] for i in range(30_000)}", "{i: [i] for i in reversed(range(30_000))}",
                   "{i: (i,) for i in range(30_000)}"),
@@ -917,6 +919,7 @@ def test_equal_values_have_equal_digests():
     long = list(range(50_000))
     assert harness.pack(long) == harness.pack(list(long)) != harness.pack(tuple(long))
     assert harness.pack({"a": [long]}) == harness.pack({"a": [list(long)]})
+    assert harness.pack([True, *long, {1.0, -0.0, 2 + 0j}]) == harness.pack([1.0, *long, {2, 0, True}])
     assert harness.pack([{1, "a"}] * 50_000) == harness.pack([{"a", 1}] * 50_000)
 
 
