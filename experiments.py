@@ -48,6 +48,7 @@ STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365,
 DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and reported apart
 SAMPLED, SAMPLED_START = 2, 4  # answers to each held-out task at T = 1, after and before training
 PASS_TASKS, PASS_N = 180, 64  # tasks and answers for pass@k
+CURVE_TASKS = 300        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 
 # Arms: flags of train.py beside the preset's. GRAMMAR becomes a file of tasks, drawn for each seed.
 SUPERVISED = ["supervise, see below"]
@@ -105,7 +106,7 @@ def commands(args, arm: str, seed: int) -> list[list[str]]:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
             left.append(["train.py", "--preset", args.preset, "--name", name, "--seed", str(seed), "--steps",
                          str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--eval_limit",
-                         str(min(600, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
+                         str(min(CURVE_TASKS, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
     if left or not scores_of(folder, args.limit):
         left.append(score_command(args, folder))
     return left
@@ -156,7 +157,7 @@ def write_task_file(path: Path, count: int, seed: int) -> None:
     rng, lines = random.Random(f"grammar tasks {seed}"), []
     for name in tasks.TYPES:
         for _ in range(count):
-            task = make.draw_example("solve", name, make.pick(make.DEPTHS, rng), rng)[0]
+            task = make.draw_example("solve", name, make.pick(make.LATE_DEPTHS, rng), rng)[0]
             lines.append(json.dumps(tasks.task_to_json(task)))
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
@@ -176,8 +177,7 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     for step, budget in enumerate(budgets, 1):
         rows, made = [], 0
         while made < budget:
-            role, type = make.pick(make.ROLES, rng).split()
-            _, prompt, response = make.draw_example(role, type, make.pick(make.DEPTHS, rng), rng)
+            prompt, response = make.draw_text(rng)
             rows.append((encode(policy, prompt), encode(policy, response) + [policy.tokenizer.eos_token_id]))
             made += len(rows[-1][1])
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))

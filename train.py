@@ -250,11 +250,11 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             if row.task and not run.sets_aside(row.task):
                 number = proposals.index(row)
                 # probe
-                probes_of[row] = [ask(run, row.task, "probe") for _ in range(cfg.n_probes)]
+                probes_of[row] = ask(run, row.task, "probe", cfg.n_probes)
                 sample(stream, probes_of[row], f"probe {number}")
                 # solve: this step's tasks come first, and there are at most as many as the solver gets
                 if newest_first:
-                    answer_to[row] = ask(run, row.task, "solve")
+                    (answer_to[row],) = ask(run, row.task, "solve")
                     sample(stream, [answer_to[row]], f"solve {number}")
             if left == 0:
                 valid = [row for row in proposals if row in probes_of]
@@ -343,9 +343,10 @@ def propose_with(run: Training, stream: "Stream", proposals: list[Row]) -> None:
             sample(stream, [row], f"propose {number}")
 
 
-def ask(run: Training, task: Task, kind: str) -> Row:
+def ask(run: Training, task: Task, kind: str, n: int = 1) -> list[Row]:
     prompt = tasks.solve_prompt(run.style, task)
-    return Row("solve", kind, task.type, prompt, to_ids(run, prompt), None, "", task, None)
+    ids = to_ids(run, prompt)
+    return [Row("solve", kind, task.type, prompt, ids, None, "", task, None) for _ in range(n)]
 
 
 def to_ids(run: Training, prompt: str) -> list[int]:
@@ -370,7 +371,7 @@ def ask_all(run: Training, stream: "Stream", newest: int, asked: list[Row]) -> l
                 going[id(task)] -= 1
             elif room > 0:  # less where a small buffer has dropped new tasks already
                 room -= 1
-                rows.append(ask(run, task, "solve"))
+                rows += ask(run, task, "solve")
                 sample(stream, rows[-1:], f"solve {name} {number}")
     return rows
 
