@@ -407,11 +407,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... for every arm")
-    parser.add_argument("--steps", type=int, default=60, help="training steps of an arm")
+    parser.add_argument("--steps", type=int, default=30, help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--preset", default="nano", choices=[name for name, preset in train.PRESETS.items()
                                                              if "heldout_tasks" in preset])
-    parser.add_argument("--eval_every", type=int, default=30, help="steps between points of the curves")
+    parser.add_argument("--eval_every", type=int, default=10, help="steps between points of the curves")
     parser.add_argument("--limit", type=int, default=2400, help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)      # what the arms' processes are asked to do

@@ -156,7 +156,7 @@ class Config:
 
 PRESETS = {
     "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
-                 reuse_probes=True, max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=60, lr=2e-3,
+                 reuse_probes=True, max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=2e-3,
                  norm_lr=8e-3, lr_final=0.1, micro_tokens=2048, cpu_seconds=0.5,
                  heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
     "0.5b": dict(model="Qwen/Qwen2.5-Coder-0.5B", max_new_tokens=1024, max_prompt_tokens=3072, slots=256,
