@@ -470,7 +470,7 @@ def head_of(entry: dict) -> str:
     s = entry["sample"]
     text = s["task"]["program"] if "task" in s else s["prompt"] if entry.get("stranger") else \
         s["text"].partition("<answer>")[2] or s["text"]
-    return "  ".join(" ".join(line.split()) for line in text[:500].splitlines())[:90]
+    return "  ".join(" ".join(line.split()) for line in text[:500].splitlines() if not line.startswith("```"))[:90]
 
 
 def shown(entry: dict, most: int) -> dict:
@@ -559,8 +559,11 @@ def write(folders: list[Path], out: Path, png_folder: Path | None = None, worker
     if png_folder:
         png_folder.mkdir(parents=True, exist_ok=True)
     new = out.with_name(out.name + ".new")
-    new.write_text(page(runs, png_folder), encoding="utf-8", errors="backslashreplace")
-    os.replace(new, out)
+    try:
+        new.write_text(page(runs, png_folder), encoding="utf-8", errors="backslashreplace")
+        os.replace(new, out)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------
