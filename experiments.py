@@ -33,6 +33,8 @@ import torch
 from tqdm import tqdm
 
 import eval as evaluation
+import interop
+import record
 import stats
 import tasks
 import train
@@ -192,28 +194,26 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
         optimizer.zero_grad()
         metrics.append({"step": step, "loss": loss, "tokens_trained": made, "tokens_generated": 0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    save_policy(policy, folder / "checkpoint.part" / "policy")
-    (folder / "checkpoint.part").rename(folder / "checkpoint")
+    (folder / "config.json").write_text(json.dumps(vars(cfg) | {"name": folder.name, "seed": seed}))
+    part = folder / "checkpoint.part"
+    save_policy(policy, part / "policy")
+    (part / "checksums.json").write_text(json.dumps(train.checksums(part)))
+    part.rename(folder / "checkpoint")
 
 
 def score(folder: Path, preset: str, limit: int) -> None:
     """scores.json of a run, or of the preset's model as it starts if the folder holds no run: solved tasks, one number
     a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS."""
-    cfg = train.Config(**train.PRESETS[preset])
-    rank_0 = False
-    if (folder / "config.json").exists():
-        saved = json.loads((folder / "config.json").read_text())
-        rank_0 = saved["lora_rank"] == 0
-    adapter = folder / "checkpoint" / "policy"
+    cfg, trained = train.Config(**train.PRESETS[preset]), (folder / "checkpoint").exists()
     with Executor(1) as executor:
-        policy = load_policy(cfg.model, "cpu", 0 if rank_0 else 16, adapter=adapter if adapter.exists() else None)
+        policy = interop.load_run(folder)[0] if trained else load_policy(cfg.model)
         heldout = tasks.load_tasks(cfg.heldout_tasks, executor)[:limit]
         style = tasks.Style(cfg.prompt, cfg.n_inputs)
 
         def solved(some: list, **how) -> list[int]:
             return evaluation.score(policy, executor, style, some, cfg.max_new_tokens, slots=cfg.slots, **how).correct
-        n = SAMPLED if adapter.exists() else SAMPLED_START
-        found = {"limit": limit, "commit": commit(), "greedy": solved(heldout),
+        n = SAMPLED if trained else SAMPLED_START
+        found = {"limit": limit, "commit": record.commit(), "greedy": solved(heldout),
                  "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
         if folder.name.startswith("start-") or "-azr-" in folder.name:
             found["pass"] = solved(heldout[:PASS_TASKS], n=PASS_N, temperature=1.0, seed=2)
@@ -322,13 +322,6 @@ def curves(lines: list[dict]) -> dict:
             if values:
                 found[key].append((line["step"], round(statistics.mean(values), 3)))
     return found
-
-
-def commit() -> str:
-    def git(*words) -> str:
-        return subprocess.run(["git", "-C", HERE, *words], capture_output=True, text=True).stdout.strip()
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
 
 
 def table(found: dict) -> str:

@@ -45,6 +45,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import eval as evaluation
+import record
 import rewards
 import tasks
 from executor import Executor, ExecutorError
@@ -1113,7 +1114,7 @@ def catch_interrupts() -> list[int]:
 
 def main(argv: list[str]) -> None:
     try:
-        import report  # which imports this module
+        import report  # with matplotlib, which nothing else here needs
     except ImportError as error:
         raise UserError(f"a package is missing ({error}); pip install -r requirements.txt") from error
     interrupts = catch_interrupts()
@@ -1130,8 +1131,10 @@ def main(argv: list[str]) -> None:
             if not cfg.resume:  # nothing was made yet: the name stays free
                 shutil.rmtree(folder)
             raise
-        (folder / "machine.json").write_text(json.dumps(report.machine(cfg.device), indent=2) + "\n")
-        log.mirrors = report.mirrors(cfg, folder, run.step, say)
+        usual = asdict(Config()) | PRESETS.get(cfg.preset, {})
+        for name, noted in (("machine", record.machine(cfg.device)), ("preset", usual)):
+            (folder / f"{name}.json").write_text(json.dumps(noted, indent=2) + "\n")
+        log.mirrors = record.mirrors(cfg, folder, run.step, say)
         if not any(run.buffers.train.values()):
             seed_buffers(run, log)
             save_checkpoint(run, log.sync())

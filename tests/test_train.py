@@ -517,6 +517,9 @@ def test_a_run_leaves_its_files(whole):
     assert (whole / "checkpoint" / "policy" / "adapter_model.safetensors").is_file()
     assert (whole / "checkpoint.old" / "state.json").is_file()
     assert "| type | depth | tasks | before | after | change |" in (whole / "heldout.md").read_text()
+    assert "</html>" in (whole / "report.html").read_text()
+    assert json.loads((whole / "machine.json").read_text())["commit"]
+    assert json.loads((whole / "preset.json").read_text())["batch_size"] == train.PRESETS["nano"]["batch_size"]
 
 
 def test_the_same_seed_gives_the_same_run(whole, tmp_path):
