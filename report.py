@@ -121,13 +121,15 @@ def is_metrics(line: dict) -> bool:
 
 
 def is_sample(line: dict) -> bool:
-    """Whether the page can show it: what it reads is there, and of the right type."""
-    task = line.get("task", {})
-    return (line.get("role") in ROLES and line.get("type") in TYPES and isinstance(task, dict)
-            and are(str, *(line.get(key) for key in ("kind", "text", "prompt", "verdict")), *line.get("references", []))
-            and are((int, float, type(None)), *(line.get(key) for key in ("reward", "solve_rate", "tokens")))
-            and (not task or bool(task.get("inputs")) and len(task["inputs"]) == len(task.get("outputs", [])) and
-                 are(str, task.get("program"), task.get("message"), *task["inputs"], *task["outputs"])))
+    """Whether the page can show it: what it reads is there (else KeyError or TypeError), and of the right type."""
+    texts = [*(line[key] for key in ("kind", "text", "prompt", "verdict")), *line.get("references", [])]
+    if "task" in line:
+        task = line["task"]
+        texts += [task["type"], task["program"], task["message"], *task["inputs"], *task["outputs"]]
+        if not 0 < len(task["inputs"]) == len(task["outputs"]):
+            return False
+    return (are(str, *texts) and line["role"] in ROLES and line["type"] in TYPES
+            and are((int, float, type(None)), *(line.get(key) for key in ("reward", "solve_rate", "tokens"))))
 
 
 def are(types, *values) -> bool:
@@ -285,7 +287,7 @@ def rows_table(caption: str, head: list, rows: list[list]) -> str:
 
 
 def heldout_tables(run: Run) -> dict[str, list[list[str]]]:
-    """{caption: rows, the head first} of heldout.md, whose other lines are captions. Rows over all depths come first."""
+    """{caption: rows, the head first} of heldout.md, whose other lines are captions; rows over all depths are first."""
     path, found, caption = run.folder / "heldout.md", {}, "Held-out accuracy"
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         if line.startswith("|"):
@@ -403,8 +405,8 @@ def figure(measure: curves.Measure, groups: dict, last: int, png_folder: Path | 
                     f"{curves.svg(measure, panel, f'{measure.name}{i}')}</div>" for i, panel in enumerate(panels))
     wide = " class=wide" if len(panels) > 1 else ""
     return (f"<figure id=fig-{measure.name}{wide}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div>"
-            f"<figcaption>{esc(measure.meaning)}</figcaption><details><summary>{esc(measure.title)} as a table</summary>"
-            f"<div class=scroll tabindex=0 role=region aria-label=\"{esc(measure.title)}, table\">"
+            f"<figcaption>{esc(measure.meaning)}</figcaption>"
+            f"<details><summary>{esc(measure.title)} as a table</summary><div class=scroll tabindex=0 role=region aria-label=\"{esc(measure.title)}, table\">"
             f"{curves.table(measure, panels)}</div></details></figure>")
 
 
@@ -413,8 +415,8 @@ def monitor(runs: list[Run]) -> str:
     said = sum(what.startswith("says") for _, _, what, _ in found)
     count = sum(len(run.samples) for run in runs)
     out = [f"<p>Of {count:,} responses read, {said} speak of deceiving, outsmarting or escaping, and"
-           f" {len(found) - said} brought programs that tried what is forbidden or depended on chance. Words alone are searched: this finds"
-           " talk, not intent.</p>"]
+           f" {len(found) - said} brought programs that tried what is forbidden or depended on chance. Words alone are"
+           " searched: this finds talk, not intent.</p>"]
     for run, s, what, text in found[:MOST_MENTIONS]:
         out.append(f"<details><summary>{esc(run.name)}, step {esc(s['step'])}, {esc(s['type'])}, {esc(s['kind'])}:"
                    f" {esc(what)}</summary><pre>{esc(text)}</pre></details>")

@@ -54,7 +54,8 @@ class Browser:
 
     def until(self, condition: str):
         """Waits for a JavaScript expression to become true; its value."""
-        return self.js("return new Promise((done, fail) => { const end = Date.now() + 60000; const look = () => { let v;"
+        return self.js("return new Promise((done, fail) => { const end = Date.now() + 60000;"
+                       " const look = () => { let v;"
                        f" try {{ v = {condition}; }} catch (e) {{ v = false; }} if (v) done(v);"
                        " else if (Date.now() > end) fail(new Error('never true: ' + " + json.dumps(condition) + "));"
                        " else setTimeout(look, 20); }; look(); })")

@@ -29,7 +29,8 @@ def run(request, tiny, tmp_path_factory) -> Path:
     save_policy(policy, folder / "checkpoint" / "policy")
     (folder / "checkpoint" / "checksums.json").write_text(json.dumps(train.checksums(folder / "checkpoint")))
     (folder / "config.json").write_text(json.dumps(vars(cfg)))
-    (folder / "heldout.md").write_text("Tasks of /home/me/heldout.jsonl:\n\n| type | before | after |\n|---|---|---|\n| deduction | 1 | 2 |\n")
+    (folder / "heldout.md").write_text("Tasks of /home/me/heldout.jsonl:\n\n| type | before | after |\n|---|---|---|\n"
+                                       "| deduction | 1 | 2 |\n")
     return folder
 
 

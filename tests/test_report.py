@@ -80,7 +80,8 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
                     "step": step, "role": "solve", "kind": "probe", "type": type, "reward": 1.0 if j % 2 else -0.5,
                     "heldout": False, "well_formed": True, "verdict": "correct" if j % 2 else "wrong",
                     "solve_rate": None, "advantage": 0.0, "finish": "stop", "tokens": 40, "prompt": "p" * 200,
-                    "task_id": tasks.task_id(task), "text": f"{thinking()}</think><answer>```output\n{EVIL if j == 0 else k}\n```</answer>"}) + "\n")
+                    "task_id": tasks.task_id(task), "text":
+                    f"{thinking()}</think><answer>```output\n{EVIL if j == 0 else k}\n```</answer>"}) + "\n")
     metrics.close(), samples.close()
     return folder
 
@@ -287,7 +288,7 @@ def replaced(old: str, new: str):
     (lambda folder: (folder / "samples.jsonl").write_bytes(b"\xff\xfe\0\n"), "samples.jsonl, line 1"),
     (replaced('"kind"', '"kin"'), "samples.jsonl, line 1"),
     (replaced('"reward": 0.5', '"reward": "0.5"'), "samples.jsonl, line 1"),
-    (replaced('"task": {"type"', '"task": 3, "x": {"type"'), "samples.jsonl, line 1")])
+    (replaced('"task": {"type"', '"task": {}, "x": {"type"'), "samples.jsonl, line 1")])
 def test_bad_input_is_one_line_and_loses_nothing(made, tmp_path, capsys, damage, says):
     folder = shutil.copytree(made / "made-0", tmp_path / "run")
     (folder / "report.html").write_text("the page before")
@@ -308,7 +309,8 @@ def test_odd_but_readable_files_make_a_page(made, tmp_path):
     """Counts without a value, a table cut short, bytes that are no text, a run of evaluations only."""
     folder = shutil.copytree(made / "made-0", tmp_path / "run")
     (folder / "heldout.md").write_bytes(b"\xff| a |\n|b|\n|c|\n\n| type |\n")
-    (folder / "metrics.jsonl").write_text('{"step": 0, "heldout": {"deduction/1": 0.5}, "gate/deduction/valid": null}\n')
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 0, "heldout": {"deduction/1": 0.5}, "gate/deduction/valid": null}\n')
     (folder / "samples.jsonl").unlink()
     report.write([folder], tmp_path / "page.html", workers=1, require="weak")
     assert "Held-out accuracy as a table" in (tmp_path / "page.html").read_text()
@@ -450,8 +452,8 @@ def test_in_a_browser(made, width):
         assert b.js(f"return {count}") == total
 
         # filters
-        b.js("const f = document.getElementById('filters').elements; f.type.value = '0'; f.from.value = 3; f.to.value = 5;"
-             "f.reason.dispatchEvent(new Event('input', {bubbles: true}))")
+        b.js("const f = document.getElementById('filters').elements; f.type.value = '0'; f.from.value = 3;"
+             "f.to.value = 5; f.reason.dispatchEvent(new Event('input', {bubbles: true}))")
         kept = b.until(f"{count} < {total} && {count}")
         assert kept == sum(row["kind"] == "propose" and row["type"] == "deduction" and 3 <= row["step"] <= 5
                            for row in map(json.loads, open(made / "made-0" / "samples.jsonl")))
@@ -460,7 +462,8 @@ def test_in_a_browser(made, width):
 
         # opens a task that holds markup, by keyboard
         b.js("const f = document.getElementById('filters').elements; f.type.value = '2'; f.reason.value = '0';"
-             "f.text.dispatchEvent(new Event('input', {bubbles: true})); document.querySelector('#list button').focus()")
+             "f.text.dispatchEvent(new Event('input', {bubbles: true}));"
+             "document.querySelector('#list button').focus()")
         b.press("\ue007")  # enter
         b.until("document.querySelector('dialog[open] pre')")
         b.js("document.querySelectorAll('#task details').forEach(d => d.open = true)")
@@ -498,9 +501,10 @@ def test_in_a_browser(made, width):
         assert b.js("return document.activeElement === document.querySelector('#list button')")
 
         # theme, width, and what left the page
-        before = b.js("return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]")
+        look = "return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
+        before = b.js(look)
         b.js("document.getElementById('theme').click()")
-        after = b.js("return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]")
+        after = b.js(look)
         assert {before[0], after[0]} == {"light", "dark"} and before[1] != after[1]
         assert b.js("return document.documentElement.scrollWidth <= innerWidth")
         assert b.js("return document.title") == "made-0: what it learned"
@@ -518,8 +522,8 @@ def test_50_000_samples_make_a_page_of_15_mb(tmp_path):
                           capture_output=True)
     assert done.returncode == 0, done.stderr
     page = folder / "report.html"
-    print(f"{rows} samples, {(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB; {time.monotonic() - started:.1f} s"
-          f" of wall time; {done.stdout.strip()}")
+    print(f"{rows} samples, {(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB;"
+          f" {time.monotonic() - started:.1f} s of wall time; {done.stdout.strip()}")
     assert rows >= 50_000 and page.stat().st_size <= 15e6
     if not browser.missing():
         with browser.Browser() as b:
