@@ -16,14 +16,16 @@ import hashlib
 import importlib.util
 import io
 import json
+import math
 import os
 import pickle
 import re
 import urllib.request
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
+from http.client import HTTPException
 from pathlib import Path
 
 import tasks
@@ -31,8 +33,10 @@ from executor import Executor, Job, Run, same_value
 from tasks import Style
 
 REASONS = ("pass", "wrong", "error", "timeout", "no_answer", "truncated")
-MIN_SECONDS, REFERENCE_FACTOR = 10.0, 8.0  # limits of AZR's evalplus runs, here in CPU time
-MIN_ALL_SECONDS = 60.0                     # evalplus gives all tests of a problem at most 60 s of wall time
+# Limits of a test in CPU time: (seconds, times the reference's own), whichever is more. LAST are those of AZR's
+# evalplus runs and decide; a first try gets less, so that an endless loop takes 11 s and not 20 (see `judged`).
+FIRST, LAST = (1.0, 2.0), (10.0, 8.0)
+ALL_TESTS = 6                              # times as much for all of a problem (evalplus: 60 s of wall time)
 REFERENCE_LIMITS = (200.0, 1000.0)
 CONTEST_SECONDS = 6.0                      # a test, as LiveCodeBench (AZR used 60)
 MEMORY_MB = 4096                           # as evalplus
@@ -119,7 +123,9 @@ def fetch(url: str, sha256: str, path: Path) -> None:
         with urllib.request.urlopen(url, timeout=60) as response, open(part, "wb") as out:
             while block := response.read(1 << 20):
                 out.write(block)
-    except (OSError, ValueError) as error:
+            if out.tell() < int(response.headers["Content-Length"] or 0):
+                raise OSError("the connection ended early")
+    except (OSError, ValueError, HTTPException) as error:
         raise DataError(f"{url}: cannot be downloaded ({error}); on a connected machine run python eval.py --fetch DIR,"
                         " then give --data DIR here") from error
     if sha256 and (found := digest(part)) != sha256:
@@ -211,6 +217,8 @@ def read_lcb_execution(rows: list[dict]) -> list[Item]:
 
 
 def read_integers(rows: list[dict]) -> list[Item]:
+    if wrong := [row["answer"] for row in rows if not float(row["answer"]).is_integer()]:
+        raise ValueError(f"{wrong[0]} is no integer")
     return [Item(str(row.get("id", i)), {"question": row.get("problem") or row["question"],
                                          "gold": str(int(float(row["answer"])))}) for i, row in enumerate(rows)]
 
@@ -336,40 +344,39 @@ def literal_chat(type: tasks.TaskType) -> Callable[[Item], Prompt]:
     return prompt
 
 
-# One worked example in CRUXEval's form of tags, for models that only continue text. The example and its words are ours,
-# so expect other scores than with the official ones.
-EXAMPLE = """[PYTHON]
-def f(s, n):
-    s = s[::-1]
-    return [s[:n], len(s)]
-{given}
-[/PYTHON]
-[THOUGHT]
-{thought}
-[/THOUGHT]
-[ANSWER]
-{answer}
-[/ANSWER]
-
-"""
+# Worked examples in CRUXEval's form of tags, for models that only continue text. They and their words are ours, so
+# expect other scores than with the official ones. Small models copy the form of what they see, with it the number of
+# arguments: where these must be found there are two examples, which count them aloud (440 of the 800 functions have one
+# parameter, 296 two).
+TAGGED = "[PYTHON]\n{code}\n{given}\n[/PYTHON]\n[THOUGHT]\n"
+EXAMPLE = TAGGED + "{thought}\n[/THOUGHT]\n[ANSWER]\n{answer}\n[/ANSWER]\n\n"
+WORDS = """def f(text):
+    words = text.split('-')
+    return {word: len(word) for word in words}"""
+APPEND = """def f(items, x):
+    items.append(x)
+    return items[::-1]"""
 OUTPUT_EXAMPLE = "Work out what the call returns, step by step, then give the value as a Python literal.\n\n" + \
-    EXAMPLE.format(given="f('code', 2) == ??", answer="['ed', 4]", thought="f is called with s = 'code' and n = 2. s"
-                   " reversed is 'edoc'. Its first 2 characters are 'ed' and its length is 4.")
+    EXAMPLE.format(code=WORDS, given="f('red-blue') == ??", answer="{'red': 3, 'blue': 4}", thought="f is called with"
+                   " text = 'red-blue'. Split at '-' it gives the words 'red' and 'blue'. Their lengths are 3 and 4.")
 INPUT_EXAMPLE = "Find arguments with which the call returns the value, step by step, then give the call.\n\n" + \
-    EXAMPLE.format(given="f(??) == ['ed', 4]", answer="f('code', 2)", thought="The second element, 4, is the length of"
-                   " s. The first, 'ed', is the beginning of s reversed, of length n = 2, so s ends in 'de': 'code'.")
+    EXAMPLE.format(code=APPEND, given="f(??) == [7, 2, 5]", answer="f([5, 2], 7)", thought="f takes two arguments,"
+                   " items and x. It appends x to items and returns them reversed. The value reversed is [5, 2, 7], so"
+                   " items is [5, 2] and x is 7.") + \
+    EXAMPLE.format(code=WORDS, given="f(??) == {'red': 3, 'blue': 4}", answer="f('red-blue')", thought="f takes one"
+                   " argument, text. It splits text at '-' and returns every word with its length. The words are 'red'"
+                   " and 'blue', so text is 'red-blue'.")
 
 
 def output_base(item: Item) -> Prompt:
-    row = item.row
-    call = row.get("call") or f"f({row['input']})"
-    return Prompt(text=f"{OUTPUT_EXAMPLE}[PYTHON]\n{row['code']}\n{call} == ??\n[/PYTHON]\n[THOUGHT]\n",
+    call = item.row.get("call") or f"f({item.row['input']})"
+    return Prompt(text=OUTPUT_EXAMPLE + TAGGED.format(code=item.row["code"], given=f"{call} == ??"),
                   stops=("[/ANSWER]",))
 
 
 def input_base(item: Item) -> Prompt:
-    return Prompt(text=f"{INPUT_EXAMPLE}[PYTHON]\n{item.row['code']}\nf(??) == {item.row['output']}\n[/PYTHON]\n"
-                  "[THOUGHT]\n", stops=("[/ANSWER]",))
+    return Prompt(text=INPUT_EXAMPLE + TAGGED.format(code=item.row["code"], given=f"f(??) == {item.row['output']}"),
+                  stops=("[/ANSWER]",))
 
 
 def math_question(item: Item) -> str:
@@ -434,9 +441,9 @@ def find_literal(language: str) -> Callable[[Item, Prompt, str], str | None]:
 
 
 def sides(answer: str) -> tuple[str, str]:
-    """The two sides of `f(...) == ...`; both the same where there is no ` == `."""
-    left, equals, right = answer.rpartition(" == ")
-    return (left.strip(), right.strip()) if equals else (answer, answer)
+    """The two sides of `f(...) == ...`; the whole answer for both where it is nothing of the kind."""
+    found = re.fullmatch(r"(\w+\(.*\))[ \t]*==(.*)", answer, re.DOTALL)
+    return (found[1], found[2].strip()) if found else (answer, answer)
 
 
 def boxed(text: str) -> str | None:
@@ -469,22 +476,37 @@ def outcome(run: Run) -> Verdict:
     return Verdict(False, reason, f"{run.kind}: {run.error}".strip(": "), infra=run.kind == "infra")
 
 
-def judged(jobs: list[Job], executor: Executor, verdict: Callable[[int, list[Run]], Verdict]) -> list[Verdict]:
-    """verdict(index, runs) for every job, as they finish. Timeouts and our own failures are run once more, alone."""
+def judged(firsts: list[Job], jobs: list[Job], executor: Executor,
+           verdict: Callable[[int, list[Run]], Verdict]) -> list[Verdict]:
+    """verdict(index, runs) for every job. `firsts` are the jobs with the limits of a first try, beside all the others;
+    timeouts and our own failures run once more."""
     verdicts: list = [None] * len(jobs)
-    for index, runs in executor.stream(jobs):
+    for index, runs in executor.stream(firsts):
         verdicts[index] = verdict(index, runs)
-    for index, first in enumerate(verdicts):
-        if first.reason == "timeout" or first.infra:
-            verdicts[index] = verdict(index, executor.run([jobs[index]])[0])
+    tried = [index for index, first in enumerate(verdicts) if first.reason == "timeout" or first.infra]
+    for index, runs in again(executor, {index: jobs[index] for index in tried}):
+        verdicts[index] = verdict(index, runs)
     return verdicts
+
+
+def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[Run]]]:
+    """The runs that decide, by index, of what ran out of time in a first try: with LAST's limits, when nothing else
+    runs any more. So every timeout was seen twice, the second time undisturbed, and an endless loop is paid for once.
+    They need not wait for each other, since each has a worker, and thus a core, of its own and limits are CPU time:
+    what is left of a neighbour's influence are the caches, against ten seconds for what takes the reference
+    milliseconds, or eight times the reference."""
+    indices = list(jobs)
+    for number, runs in executor.stream(jobs.values()):
+        yield indices[number], runs
 
 
 WRAPPED = "import harness\nSOURCE = {source!r}\ndef f(*arguments):\n    return harness.{call}\n"
 
 
 def function_job(item: Item, source: str, limits: tuple, whole: bool) -> Job:
-    call = f"call(SOURCE, {item.row['entry_point']!r}, arguments, {whole}, {item.row['entry_point'] in PRESENT})"
+    name = item.row["entry_point"]
+    form = "presence" if name in PRESENT else "elements" if name in AS_SETS else ""
+    call = f"call(SOURCE, {name!r}, arguments, {whole}, {form!r})"
     return Job(WRAPPED.format(source=source, call=call), (*item.row["base_input"], *item.row["plus_input"]),
                limits=limits)
 
@@ -540,7 +562,7 @@ def close(a, b, atol: float) -> bool:
     """numpy.allclose with rtol 1e-7, on nested lists of numbers."""
     if isinstance(b, (list, tuple)):
         return isinstance(a, (list, tuple)) and len(a) == len(b) and all(close(x, y, atol) for x, y in zip(a, b))
-    return a == b or abs(a - b) <= atol + 1e-7 * abs(b)
+    return a == b or abs(a - b) <= atol + 1e-7 * abs(b) < math.inf
 
 
 def judge_functions(answers: list[tuple[Item, str]], executor: Executor, lenient: bool,
@@ -557,7 +579,8 @@ def judge_functions(answers: list[tuple[Item, str]], executor: Executor, lenient
             raise DataError(f"{item.id}: the canonical solution itself fails here ({bad.kind}: {bad.error})")
         expected[item.id] = [run.value for run in runs]
         slowest, total = max(run.cpu_seconds for run in runs), sum(run.cpu_seconds for run in runs)
-        limits[item.id] = (max(MIN_SECONDS, REFERENCE_FACTOR * slowest), max(MIN_ALL_SECONDS, REFERENCE_FACTOR * total))
+        limits[item.id] = [(max(seconds, factor * slowest), max(ALL_TESTS * seconds, factor * total))
+                           for seconds, factor in (FIRST, LAST)]
 
     def verdict(index: int, runs: list[Run]) -> Verdict:
         item, base, first = answers[index][0], len(answers[index][0].row["base_input"]), None
@@ -570,7 +593,9 @@ def judge_functions(answers: list[tuple[Item, str]], executor: Executor, lenient
             if first:
                 return Verdict(False, first.reason, first.detail, base=number >= base, infra=first.infra)
         return Verdict(True, "pass", base=True)
-    return judged([function_job(item, code, limits[item.id], whole) for item, code in answers], executor, verdict)
+    firsts, jobs = ([function_job(item, code, limits[item.id][which], whole) for item, code in answers]
+                    for which in (0, 1))
+    return judged(firsts, jobs, executor, verdict)
 
 
 def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
@@ -583,6 +608,7 @@ def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient:
         inputs = [tuple(map(json.loads, text.split("\n"))) if name else (text,) for text, _ in tests[item.id]]
         limits = CONTEST_SECONDS, CONTEST_SECONDS * len(inputs) + 1
         jobs.append(Job(WRAPPED.format(source=code, call=call), tuple(inputs), limits=limits))
+    firsts = [replace(job, limits=(min(FIRST[0], CONTEST_SECONDS), job.limits[1])) for job in jobs]
 
     def verdict(index: int, runs: list[Run]) -> Verdict:
         item = answers[index][0]
@@ -593,7 +619,7 @@ def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient:
             if not (same_json if method else same_lines)(run.value, output):
                 return Verdict(False, "wrong", f"test {number}")
         return Verdict(True, "pass")
-    return judged(jobs, executor, verdict)
+    return judged(firsts, jobs, executor, verdict)
 
 
 def same_json(packed, output: str) -> bool:
@@ -643,62 +669,68 @@ def golds(items: list[Item], executor: Executor) -> dict[str, object]:
     return found
 
 
+def literal_verdict(run: Run, true) -> Verdict:
+    if run.kind != "ok":
+        return outcome(run)
+    return Verdict(True, "pass") if equal_values(run.value, true) else Verdict(False, "wrong")
+
+
+def unpacked(run: Run) -> Run:
+    """The run with the value that harness.pack packed; what else came, too long for a gold or forged, equals none."""
+    match run.kind, run.value:
+        case "ok", ["value", value]:
+            return replace(run, value=value)
+        case "ok", other:
+            return replace(run, value=("not a value", other))
+    return run
+
+
 def judge_outputs(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
     true = golds([item for item, _ in answers], executor)
     read = read_texts([("parse_literal", text) for _, text in answers], executor)
     if lenient:
-        jobs = [Job("from harness import lenient_value as f", ((text,),), limits=(MIN_SECONDS, MIN_SECONDS))
+        jobs = [Job("from harness import lenient_value as f", ((text,),), limits=(LAST[0], LAST[0]))
                 for _, text in answers]
-        read = [run if run.kind == "ok" else Run("ok", again.value[1]) if again.kind == "ok" else again
-                for run, [again] in zip(read, executor.run(jobs))]
-    return [outcome(run) if run.kind != "ok" else Verdict(True, "pass") if equal_values(run.value, true[item.id]) else
-            Verdict(False, "wrong") for (item, _), run in zip(answers, read)]
+        read = [run if run.kind == "ok" else unpacked(again) for run, [again] in zip(read, executor.run(jobs))]
+    return [literal_verdict(run, true[item.id]) for (item, _), run in zip(answers, read)]
 
 
 CALLED = "{code}\n\nimport harness\ndef f_packed(arguments, words):\n    return harness.pack(f(*arguments, **words))\n"
 
 
 def judge_inputs(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
-    """All answers to one problem run in one process: they are literals, and the program is the benchmark's."""
+    """All answers to one program run in one process: they are literals, and the program is the benchmark's."""
     true = golds([item for item, _ in answers], executor)
-    read = read_texts([("parse_call", text) for _, text in answers], executor)
+    runs = read_texts([("parse_call", text) for _, text in answers], executor)
+    programs = [CALLED.format(code=item.row["code"]) for item, _ in answers]
+    inputs = {index: run.value for index, run in enumerate(runs) if run.kind == "ok"}
+    unread = [index for index in range(len(runs)) if index not in inputs]
     together: dict[str, list[int]] = {}
-    verdicts: list = [None if run.kind == "ok" else outcome(run) for run in read]
-    for index, ((item, _), run) in enumerate(zip(answers, read)):
-        if run.kind == "ok":
-            together.setdefault(item.row["code"], []).append(index)
-    groups = list(together.items())
-    jobs = [Job(CALLED.format(code=code), tuple(read[i].value for i in indices), "f_packed")
-            for code, indices in groups]
-
-    def verdict(index: int, run: Run) -> Verdict:
-        if run.kind != "ok":
-            return outcome(run)
-        same = run.value[0] == "value" and equal_values(run.value[1], true[answers[index][0].id])
-        return Verdict(True, "pass") if same else Verdict(False, "wrong")
-    for number, runs in executor.stream(jobs):
-        for index, run in zip(groups[number][1], runs):
-            verdicts[index] = verdict(index, run)
-    for index, first in enumerate(verdicts):
-        if read[index].kind == "ok" and (first.reason == "timeout" or first.infra):
-            job = Job(CALLED.format(code=answers[index][0].row["code"]), (read[index].value,), "f_packed")
-            verdicts[index] = verdict(index, executor.run([job])[0][0])
+    for index in inputs:
+        together.setdefault(programs[index], []).append(index)
+    jobs = [Job(program, tuple(inputs[i] for i in indices), "f_packed") for program, indices in together.items()]
+    for indices, ran in zip(together.values(), executor.run(jobs)):
+        for index, run in zip(indices, ran):
+            runs[index] = run
+    for index, [run] in again(executor, {i: Job(programs[i], (value,), "f_packed", limits=(LAST[0], LAST[0]))
+                                       for i, value in inputs.items() if runs[i].kind in ("timeout", "infra")}):
+        runs[index] = run
     if lenient:
-        again = [index for index, run in enumerate(read) if run.kind != "ok"]
         jobs = [Job("from harness import lenient_call as f", ((answers[i][0].row["code"], answers[i][1]),),
-                    limits=(MIN_SECONDS, MIN_SECONDS)) for i in again]
-        for index, [run] in zip(again, executor.run(jobs)):
-            verdicts[index] = verdict(index, run)
-    return verdicts
+                    limits=(LAST[0], LAST[0])) for i in unread]
+        for index, [run] in zip(unread, executor.run(jobs)):
+            runs[index] = run
+    return [literal_verdict(unpacked(run), true[item.id]) for (item, _), run in zip(answers, runs)]
 
 
 INTEGER = re.compile(r"[+-]?\d{1,40}(\.0*)?")
-UNITS = re.compile(r"\\(text|mathrm)\{[^{}]*\}|\^\{?\\circ\}?|\\[,!;% ]|[\s,$%]")
+THOUSANDS = re.compile(r"(?<=\d)(,|\{,\}|,?\\[,!])(?=\d{3}(?!\d))")
+UNITS = re.compile(r"\\(text|mathrm)\{[^{}]*\}|\^\{?\\circ\}?|\\[,!;% $]|[$%]")
 
 
 def integer(text: str) -> int | None:
     """The integer that an answer writes, with thousands separators, leading zeros, a unit or `x =` before it."""
-    text = UNITS.sub("", text.rpartition("=")[2])
+    text = UNITS.sub(" ", THOUSANDS.sub("", text.rpartition("=")[2])).strip()
     return int(text.partition(".")[0]) if INTEGER.fullmatch(text) else None
 
 
@@ -713,11 +745,12 @@ def has_math_verify() -> bool:
 
 def judge_formulas(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
     program = "from mathcheck import equal as f"
-    parts = tasks.chunks([(item.row["gold"], text) for item, text in answers], 16)
-    ran = [run for runs in executor.run([Job(program, tuple(part)) for part in parts]) for run in runs]
-    for index, run in enumerate(ran):
-        if run.kind in ("timeout", "infra"):
-            ran[index] = executor.run([Job(program, (parts[index // 16][index % 16],))])[0][0]
+    pairs = [(item.row["gold"], text) for item, text in answers]
+    parts = executor.run([Job(program, tuple(part)) for part in tasks.chunks(pairs, 16)])
+    ran = [run for runs in parts for run in runs]
+    for index, [run] in again(executor, {i: Job(program, (pairs[i],), limits=(LAST[0], LAST[0]))
+                                         for i, first in enumerate(ran) if first.kind in ("timeout", "infra")}):
+        ran[index] = run
     return [Verdict(run.value is True, "pass" if run.value is True else "wrong") if run.kind == "ok" else outcome(run)
             for run in ran]
 
@@ -727,12 +760,17 @@ SELFPLAY_REASONS = {"correct": "pass", "wrong": "wrong", "no answer": "no_answer
 
 def judge_selfplay(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
     """As in training: an answer counts if it is correct and in the form that was asked for."""
-    verdicts = []
-    for found in tasks.verify([(item.row["task"], text) for item, text in answers], executor):
+    pairs, verdicts = [(item.row["task"], text) for item, text in answers], []
+    judgements = tasks.verify(pairs, executor)
+    tried = [index for index, found in enumerate(judgements) if found.reason in ("timeout", "infra")]
+    limits = LAST[0], ALL_TESTS * LAST[0]  # with an executor to themselves, see `again`
+    for index, found in zip(tried, tasks.run_through(tasks.verifying([pairs[i] for i in tried]), executor, limits)):
+        judgements[index] = found
+    for found in judgements:
         reason = SELFPLAY_REASONS.get(found.reason, "error")
         if reason == "pass" and not found.well_formed:
             reason = "no_answer"
-        verdicts.append(Verdict(reason == "pass", reason, found.reason))
+        verdicts.append(Verdict(reason == "pass", reason, found.reason, infra=found.reason == "infra"))
     return verdicts
 
 
@@ -742,26 +780,33 @@ def judge_selfplay(answers: list[tuple[Item, str]], executor: Executor, lenient:
 def selfplay_items(path: Path, executor: Executor) -> list[Item]:
     """The tasks of a task file (as nano's), of a run's folder (what it set aside; its induction tasks are made by
     train.py, which shows them in heldout.md) or of an official AZR seed file. ValueError, OSError."""
-    if path.is_dir():
-        state = json.loads((path / "checkpoint" / "state.json").read_text())
-        heldout = tasks.Buffers.from_json(state["buffers"]).heldout
-        found = [task for name in tasks.TYPES for task in heldout[name]]
-    elif "snippet" in (first_row(path) or ()):
-        found = official_tasks(path, executor)
-    else:
-        found = tasks.load_tasks(str(path), executor)
+    try:
+        if path.is_dir():
+            state = json.loads((path / "checkpoint" / "state.json").read_text())
+            heldout = tasks.Buffers.from_json(state["buffers"]).heldout
+            found = [task for name in tasks.TYPES for task in heldout[name]]
+        elif "snippet" in first_row(path):
+            found = official_tasks(path, executor)
+        else:
+            found = tasks.load_tasks(str(path), executor)
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: neither a file of tasks nor a run's folder ({type(error).__name__}: {error})") \
+            from error
     if not found:
         raise ValueError(f"{path}: no tasks")
-    return [Item(f"{task.type}/{i}", {"task": task}, task.key) for i, task in enumerate(found)]
+    # By content, not by place: a run goes on, and responses to earlier tasks must not be judged as those to others.
+    by_id = {f"{task.type}/{tasks.task_id(task)}": task for task in found}
+    return [Item(id, {"task": task}, task.key) for id, task in by_id.items()]
 
 
-def first_row(path: Path) -> dict | None:
+def first_row(path: Path) -> dict:
     with open(path, encoding="utf-8") as lines:
         line = lines.readline()
     try:
-        return json.loads(line)
-    except ValueError:
-        return None  # load_tasks says what is wrong
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return {}  # load_tasks says what is wrong
+    return row if isinstance(row, dict) else {}
 
 
 def official_tasks(path: Path, executor: Executor) -> list[tasks.Task]:

@@ -14,11 +14,14 @@ done (`Work`), the stages, `compare`, `selfcheck`, the command line.
 import argparse
 import hashlib
 import json
+import math
 import os
 import platform
+import re
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -143,6 +146,8 @@ class Work:
 def names_of(text: str) -> list[str]:
     """`code,aime24,runs/NAME` -> names of benchmarks and paths, each once; ValueError."""
     names = [name for part in filter(None, text.split(",")) for name in GROUPS.get(part, [part])]
+    if not names:
+        raise ValueError("--tasks names no task")
     for name in names:
         if name not in BENCHMARKS and not Path(name).exists():
             raise ValueError(f"--tasks {name}: no such task or file; tasks: {', '.join(BENCHMARKS)}; groups:"
@@ -183,9 +188,9 @@ def prepare(names: list[str], data: Path | None, executor: Executor, style: Styl
 
 
 def scorer(workers: int, require: str, mathematics: bool = True) -> Executor:
-    """The executor that solutions run in: no results kept, since reruns must run, and the limits of benchmarks."""
+    """The executor that solutions run in: no results kept, since reruns must run, and the limits of a first try."""
     preload = ("harness", "mathcheck") if mathematics and benchmarks.has_math_verify() else ("harness",)
-    return Executor(workers, benchmarks.MIN_SECONDS, benchmarks.MEMORY_MB, require, cached_jobs=0, preload=preload)
+    return Executor(workers, benchmarks.FIRST[0], benchmarks.MEMORY_MB, require, cached_jobs=0, preload=preload)
 
 
 def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
@@ -242,26 +247,36 @@ def sample(policy: Policy, work: Work, style: str, wanted: list[tuple[Item, int]
                         rollout.limit_B[b] = 0  # the row ends with its next token
 
 
+def read_json(text: bytes, where: str) -> dict:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is damaged ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    return found
+
+
 def read_lines(path: Path) -> list[dict]:
-    """The rows of a JSONL file of ours; a last line that an interrupt has cut is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            pass
-    return rows
+    """The rows of a JSONL file; what an interrupt has left of a last line is dropped. ValueError for any other damage:
+    scores of what is left would look like scores of all."""
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    rows = [read_json(line, f"{path}, line {number},") for number, line in enumerate(lines, 1) if line.strip()]
+    try:
+        return rows + [read_json(last, "")]
+    except ValueError:
+        return rows
 
 
 def generate_all(policy: Policy, works: list[Work], args, settings: dict, out: Path) -> None:
     """Completes samples.jsonl: what is there, made with the same settings, stays."""
     out.mkdir(parents=True, exist_ok=True)
     path, kept = out / "samples.jsonl", out / "settings.json"
-    if kept.exists() and json.loads(kept.read_text()) != settings:
-        raise ValueError(f"{out} holds responses made with other settings ({kept}); choose another --out")
-    write(kept, json.dumps(settings, indent=2) + "\n")
     rows = read_lines(path)
-    there = {(row["task"], row["id"], row["temperature"], row["k"]) for row in rows}
+    if rows and (not kept.exists() or read_json(kept.read_bytes(), str(kept)) != settings):
+        raise ValueError(f"{out} holds responses made with other settings ({kept}); choose another --out")
+    there = {tuple(row.get(name) for name in ("task", "id", "temperature", "k")) for row in rows}
+    write(kept, json.dumps(settings, indent=2) + "\n")
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         write(path, "".join(json.dumps(row) + "\n" for row in rows))
     with open(path, "a", encoding="utf-8") as file:
@@ -294,9 +309,7 @@ def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
     items = [{item.id: item for item in work.items} for work in works]
     seen, found = Counter(), []
     for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} is not a JSON object")
-        id = row.get("id", row.get("task_id"))
+        id = str(row.get("id", row.get("task_id")))
         at = next((i for i, work in enumerate(works)
                    if id in items[i] and row.get("task", work.name) == work.name), None)
         if at is None:
@@ -304,8 +317,12 @@ def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
         texts = [name for name in ("text", "solution", "completion") if isinstance(row.get(name), str)]
         if not texts:
             raise ValueError(f"line {number} has neither text, solution nor completion")
-        made = {"task": works[at].name, "id": id, "k": row.get("k", seen[at, id]), "tokens": row.get("tokens", 0),
-                "temperature": row.get("temperature"), "finish": row.get("finish", "")}
+        facts = {"k": seen[at, id], "tokens": 0, "temperature": None, "finish": ""}
+        facts |= {name: row[name] for name in facts if row.get(name) is not None}
+        if not isinstance(facts["finish"], str) or not all(
+                value is None or type(value) in (int, float) for name, value in facts.items() if name != "finish"):
+            raise ValueError(f"line {number}: k, tokens and temperature are numbers, finish is text")
+        made = {"task": works[at].name, "id": id} | facts
         seen[at, id] += 1
         item = items[at][id]
         if texts[0] != "text" and "prompt" not in item.row:
@@ -330,8 +347,11 @@ def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, len
     whole = [i for i, row in enumerate(rows) if "program" in row]
     rest = [i for i, row in enumerate(rows) if "program" not in row and answers[i] is not None]
     for indices, options in ((whole, {"whole": True}), (rest, {})):
-        pairs = [(by_id[rows[i]["id"]], answers[i]) for i in indices]
-        for i, verdict in zip(indices, work.kind.judge(pairs, executor, lenient, **options) if pairs else ()):
+        pairs = list(dict.fromkeys((rows[i]["id"], answers[i]) for i in indices))  # samples repeat each other
+        asked = [(by_id[id], answer) for id, answer in pairs]
+        verdict_of = dict(zip(pairs, work.kind.judge(asked, executor, lenient, **options) if pairs else ()))
+        for i in indices:
+            verdict = verdict_of[rows[i]["id"], answers[i]]
             if verdict.infra:
                 raise DataError(f"the executor failed on {rows[i]['id']} ({verdict.detail}); no verdicts were written")
             short = verdict.reason == "no_answer" and rows[i]["finish"] == "length"
@@ -339,12 +359,14 @@ def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, len
     return verdicts
 
 
-def score_all(works: list[Work], rows: list[dict], args, executor: Executor, out: Path) -> list[dict]:
+def score_all(works: list[Work], samples: list[dict], args, executor: Executor, out: Path) -> list[dict]:
     """Writes verdicts.jsonl, whose rows it returns."""
     out.mkdir(parents=True, exist_ok=True)
-    rows, done = solutions_of(rows, works), []
+    rows, done = solutions_of(samples, works), []
     if not rows:
         raise ValueError("there are no samples of these tasks")
+    if missed := len(samples) - len(rows):
+        complain(f"note: {missed} of {len(samples)} samples are of other problems, or beyond --limit")
     for work in works:
         mine = [row for row in rows if row["task"] == work.name]
         clusters = {item.id: item.cluster or item.id for item in work.items}
@@ -407,7 +429,9 @@ def summarise(works: list[Work], rows: list[dict], settings: dict, out: Path) ->
             verdict_of = {row["id"]: row["ok"] for row in rows if row["task"] == work.name and row["k"] == 0}
             judged = [item for item in work.items if item.id in verdict_of]
             scores = Scores([item.row["task"] for item in judged], [int(verdict_of[item.id]) for item in judged])
-            text += f"\n{table(None, scores)}"
+            first = "" if len(verdict_of) == sum(row["task"] == work.name for row in rows) else \
+                f"The first answer to every task of {work.title}:\n\n"
+            text += f"\n{first}{table(None, scores)}"
     write(out / "summary.md", text)
     return text
 
@@ -448,6 +472,9 @@ def markdown(summary: dict) -> str:
             lines.append(f"| {title} | {head} | {percent(at)} | {share} |")
     for entry in summary["tasks"].values():
         for temperature, at in entry["at"].items():
+            if at["problems"] < entry["count"]:
+                lines += ["", f"Only {at['problems']} of the {entry['count']} problems of {entry['title']}, T ="
+                          f" {temperature}, have samples."]
             if curve := at.get("pass_at_k"):
                 lines += ["", f"{entry['title']}, T = {temperature}, pass@k: " + ", ".join(
                     f"{k}: {100 * value:.1f}" for k, value in curve.items())]
@@ -457,57 +484,78 @@ def markdown(summary: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def results(folder: Path) -> tuple[dict, dict]:
+    """(summary, (task, temperature) -> rows of verdicts) of an --out folder; ValueError."""
+    summary, verdicts = folder / "summary.json", folder / "verdicts.jsonl"
+    if not verdicts.is_file() or not summary.is_file():
+        raise ValueError(f"{folder}: no verdicts.jsonl and summary.json; run eval.py --out {folder} first")
+    found, grouped = read_json(summary.read_bytes(), str(summary)), defaultdict(list)
+    for row in read_lines(verdicts):
+        if row.get("task") not in found.get("tasks", ()) or not {"temperature", "id", "ok", "cluster"} <= row.keys():
+            raise ValueError(f"{folder}: verdicts.jsonl does not go with summary.json; run --stage score again")
+        grouped[row["task"], row["temperature"]].append(row)
+    return found, grouped
+
+
 def compare(before: Path, after: Path) -> str:
     """Markdown: what changed on the same problems, paired. ValueError where the two cannot be compared."""
-    settings = []
-    for folder in (before, after):
-        if not (folder / "verdicts.jsonl").is_file() or not (folder / "summary.json").is_file():
-            raise ValueError(f"{folder}: no verdicts.jsonl and summary.json; run eval.py --out {folder} first")
-        settings.append(json.loads((folder / "summary.json").read_text()))
+    (old, old_rows), (new, new_rows) = results(before), results(after)
     for name in ("prompt", "n", "temperature", "max_new_tokens", "lenient"):
-        was, now = (each["settings"].get(name) for each in settings)
+        was, now = (each.get("settings", {}).get(name) for each in (old, new))
         if was != now:
             raise ValueError(f"{before} and {after} differ in {name} ({was}, {now}), so the change is not the model's")
-    grouped = []
-    for folder in (before, after):
-        grouped.append(defaultdict(list))
-        for row in read_lines(folder / "verdicts.jsonl"):
-            grouped[-1][row["task"], row["temperature"]].append(row)
-    lines, notes = [], []
-    for key in [key for key in grouped[0] if key in grouped[1]]:
-        task, temperature = key
-        files = [[file["sha256"] for file in each["tasks"][task]["files"]] for each in settings]
-        if files[0] != files[1]:
-            raise ValueError(f"{task}: {before} and {after} were made with different files")
-        ids, was, clusters = by_problem(grouped[0][key])
-        later = dict(zip(*by_problem(grouped[1][key])[:2]))
-        both = [i for i, id in enumerate(ids) if id in later]
-        if len(both) < max(len(ids), len(later)):
-            notes.append(f"{task}: {len(both)} problems are in both, of {len(ids)} and {len(later)}.")
-        if not both:
+    lines, ps, notes = [], [], []
+    for key in dict.fromkeys([*old_rows, *new_rows]):
+        name = f"{key[0]}, T = {key[1]}"
+        if key not in old_rows or key not in new_rows:
+            notes.append(f"{name} is in one of the two only.")
             continue
-        pairs = [(sum(was[i]) / len(was[i]), sum(later[ids[i]]) / len(later[ids[i]])) for i in both]
-        changes = [b - a for a, b in pairs]
-        low, high = stats.bootstrap(changes, [clusters[i] for i in both])
-        single = all(len(was[i]) == len(later[ids[i]]) == 1 for i in both)
-        lost, gained = sum(change < 0 for change in changes), sum(change > 0 for change in changes)
-        lines.append((settings[0]["tasks"][task]["title"], temperature, pairs, changes, low, high, lost, gained,
-                      stats.mcnemar(lost, gained), single))
+        was, now = ([file["sha256"] for file in each["tasks"][key[0]]["files"]] for each in (old, new))
+        if was != now:
+            raise ValueError(f"{key[0]}: {before} and {after} were made with different files")
+        earlier, later = list(zip(*by_problem(old_rows[key]))), dict(zip(*by_problem(new_rows[key])[:2]))
+        both = [((verdicts, later[id]), cluster) for id, verdicts, cluster in earlier if id in later]
+        if len(both) < max(len(earlier), len(later)):
+            notes.append(f"{name}: {len(both)} problems are in both, of {len(earlier)} and {len(later)}.")
+        if both:
+            line, p, more = compare_task(*zip(*both))
+            lines.append(f"| {old['tasks'][key[0]]['title']} | {key[1]} | {line}")
+            ps.append(p)
+            notes += [f"{name}: {note}" for note in more]
     if not lines:
         raise ValueError(f"{before} and {after} have no task in common")
-    adjusted = stats.holm([line[8] for line in lines])
     text = ["| task | T | problems | before | after | change, 95% interval | lost b | gained c | exact p | Holm p |",
             "|---" * 10 + "|"]
-    for (title, temperature, pairs, changes, low, high, lost, gained, p, single), held in zip(lines, adjusted):
-        was, now = (100 * sum(side) / len(pairs) for side in zip(*pairs))
-        text.append(f"| {title} | {temperature} | {len(pairs)} | {was:.1f} | {now:.1f} | {now - was:+.1f}"
-                    f" [{100 * low:+.1f}, {100 * high:+.1f}] | {lost} | {gained} | {p:.3g} | {held:.3g} |")
-    for line in lines:
-        if not line[9]:
-            notes.append(f"{line[0]}, T = {line[1]}: b and c count problems whose share of correct samples fell and"
-                         " rose (a sign test).")
+    text += [f"{line} | {p:.3g} | {held:.3g} |" for line, p, held in zip(lines, ps, stats.holm(ps))]
     notes.append("One training run a side: the spread between seeds is not in these intervals.")
     return "\n".join(text + [""] + notes) + "\n"
+
+
+def compare_task(problems: list[tuple[list, list]], clusters: list[str]) -> tuple[str, float, list[str]]:
+    """(cells of the table, exact p, notes) from every problem's (verdicts before, verdicts after)."""
+    def change(value: Callable[[list], float]) -> tuple[list, list[str]]:
+        pairs = [(value(was), value(now)) for was, now in problems]
+        was, now = (100 * sum(side) / len(pairs) for side in zip(*pairs))
+        low, high = stats.change_interval(pairs, clusters)
+        return pairs, [f"{was:.1f}", f"{now:.1f}", f"{now - was:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"]
+    pairs, cells = change(lambda verdicts: sum(verdicts) / len(verdicts))
+    # Where problems are not independent, the coin that McNemar's test throws falls once for all of a cluster.
+    moved: dict[str, float] = defaultdict(float)
+    for (was, now), cluster in zip(pairs, clusters):
+        moved[cluster] += now - was
+    p = stats.mcnemar(sum(by < -1e-9 for by in moved.values()), sum(by > 1e-9 for by in moved.values()))
+    counts = [len(verdicts) for problem in problems for verdicts in problem]
+    notes = []
+    if max(counts) > 1:
+        notes.append("b and c count problems whose share of correct samples fell and rose (a sign test).")
+    if len(moved) < len(pairs):
+        notes.append(f"p is of {len(moved)} groups of problems, since those of a group are not independent.")
+    if min(counts) > 1:
+        curve = {k: change(lambda verdicts: stats.pass_at_k(len(verdicts), int(sum(verdicts)), k))[1]
+                 for k in CURVE if k <= min(counts)}
+        notes.append("pass@k " + ", ".join(f"{k}: {was} to {now}, {by}" for k, (was, now, by) in curve.items()) + ".")
+    lost, gained = sum(was > now for was, now in pairs), sum(now > was for was, now in pairs)
+    return " | ".join([str(len(pairs)), *cells, str(lost), str(gained)]), p, notes
 
 
 def export_evalplus(works: list[Work], rows: list[dict], style: str, path: Path) -> int:
@@ -534,7 +582,10 @@ def rates(policy: Policy, works: list[Work], style: str, executor: Executor, max
     for work in works:
         made = sample(policy, work, style, [(item, 0) for item in work.items], 0.0, max_new_tokens, 0, slots, kv_gb)
         rows = [{"id": item.id, "text": text, "finish": finish} for item, _, text, finish, _ in made]
-        found[work.name] = sum(verdict.ok for verdict in judge_work(work, rows, style, executor)) / len(rows)
+        try:
+            found[work.name] = sum(verdict.ok for verdict in judge_work(work, rows, style, executor)) / len(rows)
+        except DataError as error:  # no reason to end a training run
+            complain(f"{work.title} is not scored: {error}")
     return found
 
 
@@ -613,20 +664,29 @@ def arguments() -> argparse.Namespace:
     add("--workers", type=int, default=os.cpu_count() or 1, help="executor processes")
     add("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
     args = parser.parse_args()
-    for name in ("n", "slots", "workers"):
-        if getattr(args, name) < 1:
+    for name in ("n", "slots", "workers", "limit", "max_new_tokens"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             raise ValueError(f"--{name} must be at least 1")
-    if args.temperature < 0 or args.n > 1 and args.temperature == 0:
+    if not args.kv_gb > 0:
+        raise ValueError("--kv_gb must be above 0")
+    for name in ("lcb_from", "lcb_to"):
+        if not re.fullmatch(r"\d{4}(-\d\d-\d\d)?", getattr(args, name)):
+            raise ValueError(f"--{name} must be a date: YYYY-MM-DD")
+    if not 0 <= args.temperature < math.inf or args.n > 1 and args.temperature == 0:
         raise ValueError("--temperature must be 0 or more, and above 0 with --n: greedy samples are all the same")
+    if args.export_evalplus and args.stage == "generate":
+        raise ValueError("--export_evalplus does not go with --stage generate")
     if args.samples and args.stage != "score":
         raise ValueError("--samples goes with --stage score")
     if args.samples and not args.samples.is_file():
         raise ValueError(f"--samples {args.samples}: no such file")
     if args.data and not args.data.is_dir():
         raise ValueError(f"--data {args.data}: no such folder")
-    args.prompt = args.prompt or ("compact" if args.model == nano and not args.samples else "azr")
     if args.tasks is None and not (args.selfcheck or args.fetch):
         args.tasks = str(HERE / "nano" / "heldout.jsonl")
+    selfplay = not {*BENCHMARKS, *GROUPS} & set((args.tasks or "all").split(","))
+    args.prompt = args.prompt or (
+        "compact" if Path(args.model).resolve() == Path(nano) and selfplay and not args.samples else "azr")
     unlike = hashlib.sha256(json.dumps(settings_of(args)).encode()).hexdigest()[:8]
     args.out = args.out or Path("evals") / (
         args.samples.stem if args.samples else f"{Path(args.model).name}-{args.prompt}-{unlike}")
@@ -642,17 +702,31 @@ def settings_of(args) -> dict:
             "temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
 
 
+def fetch(names: list[str], folder: Path) -> int:
+    """Downloads what is missing; one that fails does not keep the others from coming."""
+    status = 0
+    for name, url, sha256 in dict.fromkeys(file for name in names if name in BENCHMARKS
+                                           for file in BENCHMARKS[name].files):
+        path = folder / name
+        try:
+            if not path.is_file():
+                print(f"{url} -> {path}", flush=True)
+                benchmarks.fetch(url, sha256, path)
+            elif sha256 and benchmarks.digest(path) != sha256:
+                raise DataError(f"{path} is there, but not the file of {url}; remove it to download that")
+        except DataError as error:
+            complain(str(error))
+            status = 2
+    return status
+
+
 def run(args) -> int:
     if args.compare:
         print(compare(*args.compare))
         return 0
     names = names_of(args.tasks or "all")
     if args.fetch:
-        for file in dict.fromkeys(file for name in names if name in BENCHMARKS for file in BENCHMARKS[name].files):
-            if not (args.fetch / file[0]).is_file():
-                print(f"{file[1]} -> {args.fetch / file[0]}", flush=True)
-                benchmarks.fetch(file[1], file[2], args.fetch / file[0])
-        return 0
+        return fetch(names, args.fetch)
     if args.selfcheck and not args.data:
         raise ValueError("--selfcheck needs --data DIR")
     if args.selfcheck and not args.tasks:  # what the folder has
@@ -665,8 +739,8 @@ def run(args) -> int:
         settings, source = settings_of(args), args.samples or args.out / "samples.jsonl"
         kept = source.parent / "settings.json"
         if args.stage == "score" and kept.is_file():  # responses are read in the way they were asked for
-            settings = json.loads(kept.read_text())
-            args.prompt = settings["prompt"]
+            settings = read_json(kept.read_bytes(), str(kept))
+            args.prompt = settings.get("prompt")
         for work in works:
             if args.prompt not in work.kind.prompts:
                 raise ValueError(f"--prompt {args.prompt} is not for {work.title}; choose from"

@@ -450,6 +450,7 @@ def _worker_main(memory_mb, parent, without, preload):
 
 # ---- the trainer's side --------------------------------------------------------------------------
 
+_START_SECONDS = 120  # for the imports of a worker: some take seconds of CPU time, and the machine may be busy
 _AHEAD = 4  # jobs sent to a worker before the first has ended: it need not wait for the trainer
 _MAX_WAITING = 10_000  # tasks; `submit` waits where there are more
 _MAX_CACHED = 20_000  # characters of program, inputs and results of a job that is worth keeping
@@ -526,7 +527,7 @@ class _Worker:
         for fd in (self.to, self.back, self.process.stderr.fileno()):
             os.set_blocking(fd, False)
         self.tasks, self.unsent = collections.deque(), memoryview(b"")
-        self.frames, self.missing = bytearray(), None
+        self.frames, self.missing = bytearray(), None  # missing: the layers; None until it has started
         self._new_head()
 
     def _new_head(self):
@@ -538,7 +539,8 @@ class _Worker:
 
     def _extend(self):
         seconds = self._limits(self.tasks[0])[0] if self.tasks else self.cpu_seconds
-        self.deadline = time.monotonic() + 5 + 30 * seconds
+        patience = 5 if self.missing is not None else _START_SECONDS
+        self.deadline = time.monotonic() + patience + 30 * seconds
 
     def push(self, task):
         """Send the task's pending inputs; only when all that was sent before has left."""

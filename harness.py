@@ -13,14 +13,17 @@ import io
 import marshal
 import math
 import sys
+import threading
+from decimal import Decimal
+from fractions import Fraction
 from itertools import chain
 
 from parsing import MAX_INT_BITS, parse_program
 
 # Solutions may import these too: later no file can be opened. _strptime is what datetime imports when first asked to.
-for _name in ("array", "base64", "calendar", "contextlib", "datetime", "difflib", "fnmatch", "inspect", "pprint",
-              "queue", "random", "secrets", "struct", "time", "timeit", "types", "uuid", "zlib", "zoneinfo",
-              "_strptime"):
+for _name in ("__future__", "array", "base64", "calendar", "contextlib", "csv", "datetime", "difflib", "fnmatch",
+              "graphlib", "html", "inspect", "ipaddress", "logging", "pathlib", "pickle", "pprint", "queue", "random",
+              "secrets", "struct", "time", "timeit", "types", "urllib.parse", "uuid", "zlib", "zoneinfo", "_strptime"):
     importlib.import_module(_name)
 
 ROOM = 40_000  # of a packed value, in characters roughly; the executor sends 64,000 of JSON
@@ -28,7 +31,8 @@ DEEPEST = 40   # nested containers; the executor sends 50 levels
 PIECE = 4096   # elements hashed at once
 ATOMS = {type(None), bool, int, float, str, bytes, complex}
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-# Contest solutions lean on what their site has imported already; the list is a superset of what they commonly use.
+# Contest solutions lean on what their site has imported already. The builtins come last: pow(a, -1, m) is common, and
+# math, operator and re have names of theirs.
 PRELUDE = """from typing import *
 from collections import *
 from functools import *
@@ -38,6 +42,10 @@ from bisect import *
 from string import *
 from operator import *
 from math import *
+from copy import *
+from datetime import *
+from re import *
+from builtins import *
 import typing, collections, functools, itertools, heapq, bisect, string, operator, math, re, sys, copy, random
 """
 
@@ -60,6 +68,8 @@ def plain(value):
         return (frozenset if isinstance(value, frozenset) else set)([plain(item) for item in value])
     if isinstance(value, dict):
         return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (Decimal, Fraction)) and value == (number := float(value)):
+        return number
     raise TypeError(f"{kind.__name__} is not plain data")
 
 
@@ -136,8 +146,16 @@ def definitions(source: str) -> ast.Module:
             continue
         tree.body = [node for node in tree.body if isinstance(node, KEPT)]
         if tree.body:
-            return tree
-    raise SyntaxError("no program")
+            break
+    else:
+        raise SyntaxError("no program")
+    # What no definition needs may fail: examples such as n = int(input()), packages that are not here.
+    for i, node in enumerate(tree.body):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and \
+                getattr(node, "module", "") != "__future__":
+            handler = ast.ExceptHandler(ast.Name("Exception", ast.Load()), None, [ast.Pass()])
+            tree.body[i] = ast.Try([node], [handler], [], [])
+    return ast.fix_missing_locations(tree)
 
 
 def space_of(source: str, whole: bool) -> dict:
@@ -148,11 +166,15 @@ def space_of(source: str, whole: bool) -> dict:
     return _spaces[source]
 
 
-def call(source: str, entry: str, arguments, whole: bool = True, presence: bool = False) -> list:
-    """pack(entry(*arguments)) of the program. `whole`: as it is, else only its definitions. `presence`: whether the
-    result is anything, for functions that return matches."""
+def call(source: str, entry: str, arguments, whole: bool = True, form: str = "") -> list:
+    """pack(entry(*arguments)) of the program. `whole`: as it is, else only its definitions. `form` "presence": whether
+    the result is anything, for functions that return matches; "elements": in a list, for those whose order is free."""
     value = space_of(source, whole)[entry](*arguments)
-    return pack(value if isinstance(value, bool) or not presence else value is not None)
+    if form == "presence" and not isinstance(value, bool):
+        value = value is not None
+    elif form == "elements" and not isinstance(value, (list, tuple, set, frozenset)):
+        value = list(value)
+    return pack(value)
 
 
 def call_method(source: str, name: str, arguments) -> list:
@@ -175,6 +197,8 @@ def run_script(source: str, text: str) -> list:
     # Contest programs also read file 0, which in this process is empty.
     builtins.open = lambda file, *rest, **more: stdin if file in (0, "/dev/stdin") else real_open(file, *rest, **more)
     sys.stdin, sys.stdout = stdin, stdout
+    # Threads, which some start for the sake of a larger stack, are not allowed here: they run where they start.
+    threading.Thread.start, threading.Thread.join = threading.Thread.run, lambda thread, timeout=None: None
     try:
         exec(compile(PRELUDE + source, "<program>", "exec", dont_inherit=True),
              {"__name__": "__main__", "exit": sys.exit, "quit": sys.exit})

@@ -309,12 +309,13 @@ def reading(texts: list[tuple[str, str]]):
     return [wanted[reader][text] for reader, text in texts]
 
 
-def run_through(work, executor: Executor):
-    """The result of such a generator."""
+def run_through(work, executor: Executor, limits: tuple | None = None):
+    """The result of such a generator; its jobs run with these limits if not with the executor's."""
     ran = None
     try:
         while True:
-            ran = executor.run(work.send(ran))
+            jobs = work.send(ran)
+            ran = executor.run([replace(job, limits=limits) for job in jobs] if limits else jobs)
     except StopIteration as done:
         return done.value
 

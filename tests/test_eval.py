@@ -1,6 +1,7 @@
 """Benchmarks on hand-made toy rows, with solutions that are right, wrong and hostile; stages, statistics, flags."""
 import base64
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import random
 import sys
 import zlib
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -35,8 +37,9 @@ def runner():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(benchmarks, "MIN_SECONDS", 0.4)
-    monkeypatch.setattr(benchmarks, "MIN_ALL_SECONDS", 1.0)
+    monkeypatch.setattr(benchmarks, "FIRST", (0.2, 2.0))
+    monkeypatch.setattr(benchmarks, "LAST", (0.4, 8.0))
+    monkeypatch.setattr(benchmarks, "ALL_TESTS", 2.5)
     monkeypatch.setattr(benchmarks, "CONTEST_SECONDS", 0.4)
 
 
@@ -97,6 +100,9 @@ def test_functions_right_wrong_and_hostile(runner, quick):
 VALUES = {  # canonical expression, another that is equal in Python, one that is not
     "Counter": ("__import__('collections').Counter('aab')", "{'a': 2, 'b': 1}", "{'a': 2}"),
     "inf": ("[float('inf'), 1]", "[1e999, True]", "[float('-inf'), 1]"),
+    "infinite": ("float('inf')", "1e999", "5.0"),
+    "Fraction": ("0.5", "__import__('fractions').Fraction(1, 2)", "__import__('fractions').Fraction(1, 3)"),
+    "Decimal": ("[2]", "[__import__('decimal').Decimal('2.0')]", "[__import__('decimal').Decimal('0.1')]"),
     "set": ("{1, 2, frozenset([3])}", "{2.0, frozenset([3]), 1}", "{1, 2}"),
     "named tuple": ("(1, 2)", "__import__('collections').namedtuple('P', 'a b')(1, 2)", "[1, 2]"),
     "huge int": ("3 ** 100_000", "3 ** 100_000 + 0", "3 ** 100_000 + 1"),
@@ -118,7 +124,7 @@ def test_values_of_every_shape_come_back(runner):
         item = function_item(body=f"    return {true}", prompt=f"{helper}def double(x):\n    'value'\n", plus=())
         solutions = [f"{helper}def double(x):\n    return {value}" for value in (true, same, other)]
         verdicts = benchmarks.judge_functions([(item, program) for program in solutions], runner, False, True)
-        assert reasons(verdicts) == ["pass", "pass", "wrong"], (name, verdicts)
+        assert reasons(verdicts)[:2] == ["pass", "pass"] and not verdicts[2].ok, (name, verdicts)
 
 
 def test_oracles(runner):
@@ -130,7 +136,9 @@ def test_oracles(runner):
     assert verdict(*roots[:2], "def find_zero(x): return 0.51", *roots[3:]) == "wrong"
     assert verdict(*roots[:2], "def find_zero(x): return 'no number'", *roots[3:]) == "wrong"
     assert verdict("Diff", "    return [1, 2]", "def Diff(x): return (2, 1, 1)", [(0,)]) == "pass"
-    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return 7", [(0,)]) == "wrong"
+    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return filter(None, [2, 0, 1])", [(0,)]) == "pass"
+    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return {1: 2}.keys()", [(0,)]) == "wrong"
+    assert verdict("Diff", "    return [1, 2]", "def Diff(x): return 7", [(0,)]) == "error"
     assert verdict("sum_div", "    return 9", "def sum_div(x): return 0", [(0,)]) == "pass"
     match = "    import re\n    return re.search('a', x)"
     assert verdict("check_str", match, "def check_str(x): return 'a' in x", [("ba",), ("b",)]) == "pass"
@@ -148,21 +156,53 @@ def test_a_canonical_solution_that_fails_is_an_error(runner):
 def test_responses_lose_their_tests_and_what_was_cut(runner, quick):
     item = function_item()
     program = "import math\nK = 2\ndef double(x):\n    return K * x\n"
-    for text in (program + "assert double(1) == 3\nprint(double(input()))", program + "def more(x):\n    return (x +"):
+    for text in (program + "assert double(1) == 3\nprint(double(input()))", program + "def more(x):\n    return (x +",
+                 program + "n = int(input())\nshown: int = double(n)", "import numpy as np\n" + program,
+                 "from __future__ import annotations\nfrom typing import List\n" + program + "def g(x: No): pass"):
         assert reasons(benchmarks.judge_functions([(item, text)], runner, False)) == ["pass"]
     assert reasons(benchmarks.judge_functions([(item, program + "assert double(1) == 3")], runner, False, True)) == \
         ["error"]
+    unknown = "n = missing\ndef double(x):\n    return n * x"
+    assert reasons(benchmarks.judge_functions([(item, unknown)], runner, False)) == ["error"]
 
 
-def test_a_timeout_is_run_again_alone(runner):
+def burning(seconds):
+    return (f"import time\ndef f(x):\n    end = time.process_time() + {seconds}\n    while time.process_time() < end:"
+            " pass\n    return x")
+
+
+def test_a_timeout_is_run_again_with_all_of_its_limits(runner):
     """The second run decides."""
+    jobs = [Job(burning(seconds), ((1,),), limits=(2.0, 2.0)) for seconds in (0, 0.3, 9)]
     seen = []
 
     def verdict(index, runs):
-        seen.append(index)
-        return benchmarks.Verdict(False, "timeout") if len(seen) < 3 else benchmarks.Verdict(True, "pass")
-    found = benchmarks.judged([Job("def f(): return 1", ((),)), Job("def f(): return 2", ((),))], runner, verdict)
-    assert reasons(found) == ["pass", "pass"] and len(seen) == 4
+        seen.append((index, runs[0].kind))
+        return benchmarks.Verdict(True, "pass") if runs[0].kind == "ok" else benchmarks.outcome(runs[0])
+    found = benchmarks.judged([replace(job, limits=(0.1, 0.1)) for job in jobs], jobs, runner, verdict)
+    assert reasons(found) == ["pass", "pass", "timeout"]
+    assert sorted(seen) == [(0, "ok"), (1, "ok"), (1, "timeout"), (2, "timeout"), (2, "timeout")]
+
+
+def test_slow_answers_get_the_whole_limit_and_equal_ones_run_once(monkeypatch):
+    monkeypatch.setattr(benchmarks, "LAST", (2.0, 8.0))
+    code = burning("x / 10")
+    item = benchmarks.read_cruxeval([{"code": code, "input": "3", "output": "3", "id": "s"}])[0]
+    task = tasks.Task("abduction", code, ((3,),), (3,), key="k")
+    answer = "t</think><answer>```input\n{}\n```</answer>"
+    with Executor(2, cpu_seconds=0.1, require="weak", cached_jobs=0, preload=("harness",)) as ex:
+        real, inputs = ex.submit, []
+        monkeypatch.setattr(ex, "submit", lambda job: (inputs.append(len(job.inputs)), real(job))[1])
+        work = evaluation.Work("cruxeval_i", "", BENCHMARKS["cruxeval_i"].kind, [item], {}, 0)
+        rows = [{"id": "s", "text": f"[ANSWER]f({x})[/ANSWER]", "finish": ""} for x in (3, 99, 3, 0, 99)]
+        found = evaluation.judge_work(work, rows, "base", ex)
+        assert reasons(found) == ["pass", "timeout", "pass", "wrong", "timeout"]
+        assert inputs[-3:] == [3, 1, 1]
+        found = benchmarks.judge_selfplay([(Item("a", {"task": task}), answer.format(x)) for x in (3, 99)], ex, False)
+        assert reasons(found) == ["pass", "timeout"]
+        monkeypatch.setattr(tasks, "verify", lambda answers, ex: [tasks.Verdict(False, "infra", True)] * len(answers))
+        monkeypatch.setattr(tasks, "run_through", lambda work, ex, limits: [tasks.Verdict(False, "infra", True)])
+        assert benchmarks.judge_selfplay([(Item("a", {"task": task}), "")], ex, False)[0].infra
 
 
 def test_mbpp_inputs_get_their_types_back():
@@ -193,7 +233,10 @@ def test_contests_from_standard_input(runner, quick):
     solutions = {
         add.format("input()"): "pass", add.format("sys.stdin.readline()"): "pass",
         "import sys\n" + add.format("sys.stdin.buffer.read()"): "pass", add.format("open(0).read()"): "pass",
-        add.format("input()") + "\nexit(0)": "pass", "print(3)": "wrong", "while True: pass": "timeout",
+        "print(sum(map(int, input().split())) * pow(3, -1, 2))": "pass",
+        "import threading\ndef main():\n    print(sum(map(int, input().split())))\nt = threading.Thread(target=main)\n"
+        "t.start()\nt.join()": "pass", add.format("input()") + "\nexit(0)": "pass", "print(3)": "wrong",
+        "while True: pass": "timeout",
         "x = [0] * 10**11": "error", "import os; os._exit(0)": "error", "raise SystemExit(1)": "error",
         "1 / 0": "error", "import time; time.sleep(0)": "wrong",
         "class Yes(str):\n    def __eq__(self, other): return True\nprint(Yes('1'))": "wrong",
@@ -206,7 +249,8 @@ def test_contests_from_standard_input(runner, quick):
 def test_contests_with_a_method(runner, quick):
     [item] = benchmarks.read_contests([contest_row([("[1, 2]\n3", "[4, 5]"), ("[]\n1", "[]")], "addAll")])
     good = "class Solution:\n    def addAll(self, xs: List[int], k: int):\n        return {}"
-    solutions = {good.format("[x + k for x in xs]"): "pass", good.format("tuple(x + k for x in xs)"): "pass",
+    solutions = {good.format("[x + k for x in xs]"): "pass", good.format("[x + k for x in deepcopy(xs)]"): "pass",
+                 good.format("tuple(x + k for x in xs)"): "pass",
                  "def addAll(xs, k): return [x + k for x in xs]": "pass", good.format("xs"): "wrong",
                  good.format("self"): "error", "class Solution: pass": "error"}
     found = benchmarks.judge_contests([(item, code) for code in solutions], runner, False)
@@ -266,6 +310,11 @@ def test_output_answers_are_literals(runner, quick):
     lenient = dict(zip(answers, reasons(benchmarks.judge_outputs(pairs, runner, True))))
     assert lenient["dict(a=[3], b=True)"] == "pass" and lenient["1 + 1"] == "wrong"
     assert lenient["f(2)"] == lenient["eval(gold)"] == "error"
+    for forged in (b'[0, "ok", 7]', b'[0, "ok", null]', b'[0, "ok", ["l", "value"]]', b'[0, "ok", ["l", "sha256", 0]]'):
+        record = len(forged).to_bytes(4, "big") + forged
+        cheat = f"(__import__('os').write(3, {record!r}), __import__('os')._exit(0))"
+        assert reasons(benchmarks.judge_outputs([(item, cheat)], runner, True)) == ["wrong"]
+        assert reasons(benchmarks.judge_inputs([(item, cheat)], runner, True)) == ["wrong"]
 
 
 def test_input_answers_are_literals(runner, quick):
@@ -304,11 +353,15 @@ def test_integers():
     [item] = benchmarks.read_integers([{"id": 7, "problem": "?", "answer": "025"}])
     answers = {"25": "pass", "025": "pass", "25.0": "pass", "$25$": "pass", "x = 25": "pass", "25^\\circ": "pass",
                "25 \\text{ miles}": "pass", "26": "wrong", "2.5": "wrong", "": "wrong", "25 or 26": "wrong",
+               "2, 5": "wrong", "2 5": "wrong", "2\\,5": "wrong",
                "9" * 5000: "wrong", "twenty-five": "wrong", "1/0": "wrong"}
     assert dict(zip(answers, reasons(benchmarks.judge_integers([(item, text) for text in answers], None, False)))) == \
         answers
     [item] = benchmarks.read_integers([{"id": "0", "problem": "?", "answer": "3159.0"}])
-    assert benchmarks.judge_integers([(item, "3,159")], None, False)[0].ok
+    answers = ("3,159", "3{,}159", "3\\,159", "3,\\!159")
+    assert all(verdict.ok for verdict in benchmarks.judge_integers([(item, text) for text in answers], None, False))
+    with pytest.raises(ValueError, match="2.5 is no integer"):
+        benchmarks.read_integers([{"id": "0", "problem": "?", "answer": 2.5}])
 
 
 def test_formulas():
@@ -323,6 +376,21 @@ def test_formulas():
         found = reasons(benchmarks.judge_formulas(pairs, ex, False))
     assert found[:8] == ["pass", "pass", "wrong", "pass", "wrong", "pass", "wrong", "wrong"]
     assert all(reason != "pass" for reason in found[8:])
+
+
+@pytest.mark.parametrize("gold, right, wrong", [
+    ("4.5e33", ("4.5 \\times 10^{33}", "4.5\\cdot10^{33}\\text{ erg}", "\\frac{9}{2} \\times 10^{33}", "4.5e33"),
+     ("4.5 \\times 10^{34}", "4.6e33", "4.5")),
+    ("3.89e-10", ("3.89 \\times 10^{-10}", "\\frac{389}{100} \\times 10^{-10}"),
+     ("1.39e-10", "0", "10^{-10}", "4+5")),
+    ("3e6", ("3,000,000", "3000000", "x = 3*10^6"), ("3,000", "3+6", "300000")),
+    ("100000", ("1.0e5", "10^5"), ("1e6",)), ("1e-8", ("10^{-8} \\mathrm{~M}",), ("1e-9",)),
+    ("0.0005", ("\\frac{1}{2000}", "5e-4"), ("0.0006", "\\frac{1}{2500}")),
+    ("12", ("12.0", "12 \\text{ m}"), ("12.0000001", "1e2"))])
+def test_numbers_with_powers_of_ten(gold, right, wrong):
+    mathcheck = pytest.importorskip("mathcheck", reason="needs pip install 'math-verify[antlr4_13_2]'")
+    assert [mathcheck.equal(gold, answer) for answer in right] == [True] * len(right)
+    assert [mathcheck.equal(gold, answer) for answer in wrong] == [False] * len(wrong)
 
 
 def test_without_math_verify_its_tasks_are_skipped_not_scored(tmp_path, monkeypatch):
@@ -362,6 +430,20 @@ def test_no_prompt_holds_its_answer_and_every_style_is_there():
     assert raw.text == ITEMS["humanevalplus"].row["prompt"]  # with its trailing newline: it moves scores
 
 
+def test_worked_examples_are_true_and_of_both_shapes(executor):
+    for text, calls in ((benchmarks.INPUT_EXAMPLE, 2), (benchmarks.OUTPUT_EXAMPLE, 1)):
+        parts = text.split("[PYTHON]\n")[1:]
+        assert len(parts) == calls
+        for part in parts:
+            program, given = part.split("\n[/PYTHON]")[0].rsplit("\n", 1)
+            answer = part.split("[ANSWER]\n")[1].split("\n[/ANSWER]")[0]
+            job = Job(f"{program}\ndef holds():\n    return {given.replace('f(??)', answer).replace('??', answer)}",
+                      ((),), "holds")
+            assert executor.run([job])[0][0].value is True
+    one = benchmarks.INPUT_EXAMPLE.rsplit("[PYTHON]", 1)[1]
+    assert "def f(text):" in one and "f takes one argument" in one  # the last one seen is of the commonest shape
+
+
 def test_programs_are_found():
     item, kind = function_item(), BENCHMARKS["humanevalplus"].kind
     good = "def double(x):\n    return 2 * x"
@@ -389,6 +471,9 @@ def test_literals_and_formulas_are_found():
     assert outputs.find(item, base, "so it is 1\n[/THOUGHT]\n[ANSWER]\n[1]\n[/ANSWER]\n[ANSWER]2[/ANSWER]") == "[1]"
     assert outputs.find(item, base, "[ANSWER]assert f(1) == [1]") == "[1]"
     assert inputs.find(item, inputs.prompts["base"](item), "[ANSWER] f(1) == [1]\n[/ANSWER]") == "f(1)"
+    assert inputs.find(item, inputs.prompts["base"](item), "[ANSWER]f('a == b')[/ANSWER]") == "f('a == b')"
+    for text in ("'a == b'", "f('x == y') == 'a == b'", "f(1)=='a == b'"):
+        assert outputs.find(item, base, f"[ANSWER]{text}[/ANSWER]") == "'a == b'"
     assert outputs.find(item, base, "so it is 1") is None
     azr, boxed = maths.prompts["azr"](item | {} if isinstance(item, dict) else ITEMS["aime24"]), Prompt(user="?")
     assert maths.find(item, azr, "\\boxed{1}</think><answer>\\boxed{\\frac{1}{2}}</answer>") == "\\frac{1}{2}"
@@ -433,6 +518,37 @@ def test_downloads_are_checked(tmp_path):
         benchmarks.fetch((tmp_path / "none").as_uri(), right, tmp_path / "c")
 
 
+@pytest.mark.parametrize("end", [b"", HTTPException("bad status line")])
+def test_a_download_that_ends_early_is_none(end, tmp_path, monkeypatch):
+    class Response(io.BytesIO):
+        headers = {"Content-Length": "10"}
+
+        def read(self, size):
+            data = super().read(size)
+            if not data and end:
+                raise end
+            return data
+    monkeypatch.setattr(benchmarks.urllib.request, "urlopen", lambda url, timeout: Response(b"data"))
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        benchmarks.fetch("http://x", "", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_fetch_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
+    (tmp_path / "cruxeval").mkdir()
+    (tmp_path / "cruxeval" / "cruxeval.jsonl").write_text("{}")
+
+    def fetch(url, sha256, path):
+        if "aime25" in url:
+            raise DataError(f"{url}: cannot be downloaded")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    monkeypatch.setattr(benchmarks, "fetch", fetch)
+    status, _, told = command(monkeypatch, capsys, "--fetch", tmp_path, "--tasks", "cruxeval_o,aime25,amc23")
+    assert status == 2 and told.count("\n") == 2 and "is there, but not the file of" in told
+    assert (tmp_path / "math" / "amc23.jsonl").exists() and not (tmp_path / "math" / "aime25.jsonl").exists()
+
+
 # ---- self-play -----------------------------------------------------------------------------------
 
 
@@ -456,6 +572,15 @@ def test_selfplay_files_of_three_kinds(runner, tmp_path):
     run.mkdir(parents=True)
     (run / "state.json").write_text(json.dumps({"buffers": buffers.to_json()}))
     assert [item.row["task"] for item in benchmarks.selfplay_items(run.parent, runner)] == [found[0].row["task"]]
+    assert benchmarks.selfplay_items(run.parent, runner)[0].id == found[0].id  # wherever a task lies, it has one name
+    for text in ("{", "[]", "{}"):
+        (run / "state.json").write_text(text)
+        with pytest.raises(ValueError, match="neither a file of tasks nor a run's folder"):
+            benchmarks.selfplay_items(run.parent, runner)
+    for text in (b'{"snippet": 1}', b"\x89PNG"):
+        (tmp_path / "odd").write_bytes(text)
+        with pytest.raises(ValueError, match="odd: neither a file of tasks"):
+            benchmarks.selfplay_items(tmp_path / "odd", runner)
     [item] = benchmarks.selfplay_items(plain, runner)
     form = "t</think><answer>```output\n{}\n```</answer>"
     answers = {form.format(2): "pass", form.format(3): "wrong", "```output\n2\n```": "no_answer", "": "no_answer",
@@ -497,6 +622,20 @@ def test_intervals_know_clusters():
     low, high = stats.bootstrap(values, [str(i) for i in range(200)])
     assert (low, high) == stats.bootstrap(values, [str(i) for i in range(200)])
     assert low == pytest.approx(independent[0], abs=0.01) and high == pytest.approx(independent[1], abs=0.01)
+
+
+def test_intervals_of_paired_changes():
+    def interval(both, gained, lost, neither, clusters=None):
+        pairs = [(1.0, 1.0)] * both + [(0.0, 1.0)] * gained + [(1.0, 0.0)] * lost + [(0.0, 0.0)] * neither
+        return stats.change_interval(pairs, clusters or [str(i) for i in range(len(pairs))])
+    assert interval(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=1e-4)  # an example of Newcombe's
+    assert interval(36, 2, 12, 0) == pytest.approx((-0.3404, -0.0569), abs=1e-4)
+    assert interval(13, 4, 0, 13)[0] < 0  # exact p = 0.125
+    low, high = interval(15, 0, 0, 15)
+    assert -0.08 < low < -0.04 and high == -low
+    assert interval(0, 0, 0, 30) == pytest.approx((-0.1135, 0.1135), abs=1e-3)
+    wide = interval(0, 50, 0, 50, [str(i // 10) for i in range(100)])
+    assert wide == stats.bootstrap([1.0] * 50 + [0.0] * 50, [str(i // 10) for i in range(100)])
 
 
 # ---- stages --------------------------------------------------------------------------------------
@@ -566,6 +705,54 @@ def test_an_interrupted_evaluation_resumes(tmp_path, monkeypatch, capsys):
     assert len(task["files"][0]["sha256"]) == 64 and set(task["at"]["1.0"]["pass_at_k"]) == {"1", "2"}
 
 
+def test_a_start_that_failed_leaves_the_folder_free(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "tasks.jsonl", tmp_path / "out"
+    file.write_text((ROOT / "nano" / "heldout.jsonl").open().readline())
+    flags = ("--tasks", file, "--max_new_tokens", 4, "--out", out)
+    assert command(monkeypatch, capsys, *flags, "--prompt", "chat")[0] == 2  # nano has no chat template
+    monkeypatch.chdir(ROOT)
+    assert command(monkeypatch, capsys, *flags, "--model", "nano")[0] == 0
+    assert json.loads((out / "settings.json").read_text())["prompt"] == "compact"
+
+
+def test_damage_is_named_and_nothing_is_dropped(tmp_path, monkeypatch, capsys):
+    file, out = tmp_path / "tasks.jsonl", tmp_path / "out"
+    file.write_text("".join((ROOT / "nano" / "heldout.jsonl").open().readlines()[:2]))
+    flags = ("--tasks", file, "--max_new_tokens", 4, "--out", out)
+    assert command(monkeypatch, capsys, *flags)[0] == 0
+    samples, settings = (out / "samples.jsonl").read_text(), (out / "settings.json").read_text()
+    for text, told in (('{"task": "cut\n' + samples, "samples.jsonl, line 1, is damaged"),
+                       ("[1]\n" + samples, "samples.jsonl, line 1, is not a JSON object")):
+        (out / "samples.jsonl").write_text(text)
+        for more in ((), ("--stage", "score")):
+            status, _, complaint = command(monkeypatch, capsys, *flags, *more)
+            assert status == 2 and told in complaint and complaint.count("\n") == 1
+        assert (out / "samples.jsonl").read_text() == text
+    (out / "samples.jsonl").write_text('{"a": 1}\n' + samples)
+    assert command(monkeypatch, capsys, *flags)[0] == 0
+    (out / "settings.json").write_text("{")
+    assert "settings.json is damaged" in command(monkeypatch, capsys, *flags)[2]
+    (out / "settings.json").unlink()
+    assert "other settings" in command(monkeypatch, capsys, *flags)[2]
+    (out / "settings.json").write_text(settings)
+    (out / "samples.jsonl").write_text(samples.splitlines()[0] + "\n")
+    status, shown, _ = command(monkeypatch, capsys, *flags, "--stage", "score")
+    assert status == 0 and "Only 1 of the 2 problems" in shown
+    (out / "summary.json").write_text("{")
+    assert "summary.json is damaged" in command(monkeypatch, capsys, "--compare", out, out)[2]
+    (out / "summary.json").write_text("{}")
+    assert "does not go with summary.json" in command(monkeypatch, capsys, "--compare", out, out)[2]
+
+
+@pytest.mark.parametrize("row", [{"tokens": "many"}, {"k": [1]}, {"temperature": {}}, {"finish": 3}, {"text": 5}])
+def test_samples_of_odd_types_are_refused(row, data, tmp_path, monkeypatch, capsys):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"id": "s0", "text": "", "tokens": None} | row) + "\n" + '{"id": ["s0"], "text": ""}')
+    status, _, told = command(monkeypatch, capsys, "--stage", "score", "--samples", samples, "--data", data, "--out",
+                              tmp_path / "out", "--tasks", "cruxeval_o", "--prompt", "azr")
+    assert status == 2 and "line 1" in told.splitlines()[-1]
+
+
 def test_anybodys_samples_are_scored_and_exported(data, tmp_path, monkeypatch, capsys):
     good = "def double(x):\n    return 2 * x"
     lines = [{"task_id": "HumanEval/900", "solution": good}, {"task_id": "HumanEval/900", "completion": "    return x"},
@@ -614,7 +801,11 @@ def test_selfcheck_command(data, monkeypatch, capsys):
     (["--compare", "none", "none"], "none: no verdicts.jsonl"),
     (["--tasks", "few.jsonl", "--model", "./none", "--prompt", "azr"], "no such folder"),
     (["--tasks", "few.jsonl", "--prompt", "base"], "--prompt base is not for"),
-    (["--tasks", "few.jsonl", "--limit", "0"], "no items are left"),
+    (["--limit", "0"], "--limit must be at least 1"), (["--max_new_tokens", "0"], "at least 1"),
+    (["--temperature", "nan"], "--temperature"), (["--kv_gb", "0"], "--kv_gb"), (["--tasks", ","], "names no task"),
+    (["--tasks", "lcb", "--lcb_from", "May"], "--lcb_from must be a date"),
+    (["--export_evalplus", "x", "--stage", "generate"], "--export_evalplus"),
+    (["--tasks", "."], ".: neither a file of tasks nor a run's folder"),
 ])
 def test_what_cannot_be_done_is_said_in_one_line(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -623,11 +814,11 @@ def test_what_cannot_be_done_is_said_in_one_line(words, told, tmp_path, monkeypa
     assert status == 2 and told in complaint and complaint.count("\n") == 1
 
 
-def folder_with(path, results, prompt="azr", sha="1"):
+def folder_with(path, results, prompt="azr", sha="1", clusters=None):
     """An --out folder with these verdicts: {id: [ok, ...]}."""
     path.mkdir()
-    rows = [{"task": "amc23", "id": id, "k": k, "temperature": 0.0, "cluster": id, "ok": ok, "reason": "", "finish": "",
-             "tokens": 1} for id, oks in results.items() for k, ok in enumerate(oks)]
+    rows = [{"task": "amc23", "id": id, "k": k, "temperature": 0.0, "cluster": (clusters or {}).get(id, id), "ok": ok,
+             "reason": "", "finish": "", "tokens": 1} for id, oks in results.items() for k, ok in enumerate(oks)]
     (path / "verdicts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (path / "summary.json").write_text(json.dumps({
         "settings": {"prompt": prompt}, "tasks": {"amc23": {"title": "AMC23", "files": [{"sha256": sha}]}}}))
@@ -645,6 +836,22 @@ def test_compare_is_paired(tmp_path):
         evaluation.compare(before, folder_with(tmp_path / "d", {"0": [1]}, sha="2"))
     fewer = evaluation.compare(before, folder_with(tmp_path / "e", {"0": [1, 1, 0]}))
     assert "1 problems are in both, of 10 and 1" in fewer and "a sign test" in fewer
+    assert "+0.0 [-" in evaluation.compare(before, before)  # nothing changed, which is not certainty
+
+
+def test_compare_knows_clusters_and_pass_at_k(tmp_path):
+    clusters = {str(i): str(i // 5) for i in range(10)}
+    results = [{id: [now] for id in clusters} for now in (0, 1)]
+    sides = [folder_with(tmp_path / str(i), result, clusters=clusters) for i, result in enumerate(results)]
+    text = evaluation.compare(*sides)
+    assert "| 0 | 10 | 0.5 | 0.5 |" in text and "p is of 2 groups" in text  # two coins, and not ten
+    few = [folder_with(tmp_path / f"n{i}", {str(j): oks for j in range(40)})
+           for i, oks in enumerate(([0, 0, 1, 1], [0, 0, 0, 1]))]
+    text = evaluation.compare(*few)
+    assert "pass@k 1: 50.0 to 25.0, -25.0 [-25.0, -25.0], 2: 83.3 to 50.0" in text
+    (few[1] / "verdicts.jsonl").write_text((few[1] / "verdicts.jsonl").read_text().replace('0.0,', '0.6,'))
+    with pytest.raises(ValueError, match="no task in common"):
+        evaluation.compare(*few)
 
 
 def test_small_contests_are_also_averaged(data):
@@ -661,7 +868,7 @@ def test_the_groups_are_the_papers():
     assert len(evaluation.names_of("all")) == 12
 
 
-def test_training_evaluates_on_benchmarks(data, executor, tmp_path):
+def test_training_evaluates_on_benchmarks(data, executor, tmp_path, capsys):
     cfg = replace(train.parse(["--preset", "nano", "--device", "cpu"])[0], eval_every=1, eval_tasks=["cruxeval_o"],
                   eval_data=str(data), eval_limit=2, max_new_tokens=8, workers=1, require="weak")
     works = train.benchmark_works(cfg, executor)
@@ -669,6 +876,10 @@ def test_training_evaluates_on_benchmarks(data, executor, tmp_path):
                          tasks.Buffers(10), works=works)
     run.kv_gb = 1.0
     assert train.evaluations(run) == {"eval": {"cruxeval_o": 0.0}} and len(works[0].items) == 2
+    failed = benchmarks.Verdict(False, "error", "lost twice", infra=True)
+    kind = replace(works[0].kind, find=lambda *rest: "1", judge=lambda pairs, *rest: [failed] * len(pairs))
+    run.works = [replace(works[0], kind=kind)]
+    assert train.evaluations(run) == {"eval": {}} and "CRUXEval-O is not scored" in capsys.readouterr().err
     with pytest.raises(train.UserError, match="--eval_tasks: .*no such file"):
         train.benchmark_works(replace(cfg, eval_tasks=["mbppplus"]), executor)
 
