@@ -1008,7 +1008,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     run.frozen = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
-    run.works = benchmark_works(cfg, executor) if cfg.eval_every else []
+    run.works = benchmark_works(cfg, executor) if cfg.eval_every and cfg.eval_tasks else []
     run.frozen_keys = {task.key for task in run.frozen}
     run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
