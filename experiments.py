@@ -155,7 +155,7 @@ def grammar_file(args, seed: int) -> Path:
 
 
 def write_task_file(path: Path, count: int, seed: int) -> None:
-    """`count` tasks of each type from the warm start's own grammar, depths as there, none of them held out."""
+    """`count` tasks of each type from the warm start's own grammar, depths as in its second stage, none held out."""
     rng, lines = random.Random(f"grammar tasks {seed}"), []
     for name in tasks.TYPES:
         for _ in range(count):
