@@ -2,7 +2,7 @@
 How fast and how large: this implementation against what one would otherwise run, in one process, on the same prompts,
 weights, dtype and seed, in alternating repeats; medians and ratios.
 
-    python bench.py rollout --model DIR        # against transformers' generate, at the best of several batch sizes
+    python bench.py rollout --model DIR        # against transformers' generate and llama.cpp, each at its best
     python bench.py update --model DIR         # against peft's forward pass and log_softmax over all logits
     python bench.py memory --shape 7b          # what fits into 24, 48 and 141 GB
     python bench.py step --model DIR           # a whole step, and how much of the executor hides under the decoding
@@ -202,6 +202,24 @@ def continuous(plain: torch.nn.Module, work: list, args) -> None:
     assert made == sum(length for _, length in rows), "continuous batching made other lengths"
 
 
+def llamacpp_trials(plain: torch.nn.Module, args) -> dict:
+    """llama.cpp's trials by name, none where its packages are not installed, or do not run."""
+    try:
+        import bench_llamacpp
+        model = bench_llamacpp.load(plain)
+    except Exception as error:
+        print(f"  llama.cpp: left out ({type(error).__name__}: {str(error)[:90]})")
+        return {}
+
+    def generating(batch: int, flash: bool):
+        def run(part: list) -> None:
+            made = bench_llamacpp.generate(model, plain.dtype, part, batch, flash, seed=args.seed)
+            assert [[len(ids) for ids in responses] for responses in made] == [lengths for _, lengths in part]
+        return run
+    return {f"llama.cpp, batch {batch}{', flash attention' if flash else ''}": generating(batch, flash)
+            for batch in args.batches for flash in (False, True)}
+
+
 def rollout(args) -> dict:
     policy, plain = models(args)
     work = workload(args, policy.config.vocab_size)
@@ -225,24 +243,28 @@ def rollout(args) -> dict:
         trials["generate, static cache"] = generating(args.batches[-1], cache="static")
     if args.continuous:
         trials["continuous batching"] = lambda part: continuous(plain, part, args)
+    others = llamacpp_trials(plain, args) if args.device == "cpu" and args.llamacpp else {}
     seen = {}
     sample = work[::4]  # enough to choose the best baseline by
     sampled = sum(length for _, lengths in sample for length in lengths)
     torch.manual_seed(args.seed)
     with torch.no_grad():  # continuous batching refuses inference mode; generate sets no_grad itself
         baseline(plain, [(prompt[:8], [2, 2]) for prompt, _ in work[:1]], args, 2)  # warm up
-        for name, trial in trials.items():
+        for name, trial in (trials | others).items():
             try:
                 seen[name] = seconds(args.device, lambda: trial(sample))
                 print(f"  on a quarter of the work, {name}: {sampled / seen[name]:,.1f} useful tokens/s", flush=True)
             except Exception as error:  # a baseline that does not run here is said so and left out
                 print(f"  {name}: does not run here ({type(error).__name__}: {str(error)[:90]})", flush=True)
-        best = min(seen, key=seen.get)
+        best = min(seen.keys() & trials, key=seen.get)
+        best_other = min(seen.keys() & others, key=seen.get, default=None)
         found["trials"] = {name: sampled / took for name, took in seen.items()}
-        times, base_times = [], []
+        times, base_times, other_times = [], [], []
         for _ in range(args.repeats):
             times.append(seconds(args.device, lambda: ours(policy, work, args)))
             base_times.append(seconds(args.device, lambda: trials[best](work)))
+            if best_other:
+                other_times.append(seconds(args.device, lambda: others[best_other](work)))
         used = peak_memory(args.device, lambda: ours(policy, work, args))
         found["by_slots"] = {}
         for slots in sorted({max(1, args.slots // 4), max(1, args.slots // 2)}):
@@ -266,9 +288,15 @@ def rollout(args) -> dict:
               "bandwidth_share": moved / copy / mine, "compute_share": flops / matmul / mine,
               "copy_gb_per_second": copy / 1e9, "matmul_gflops": matmul / 1e9, "peak_memory_gb": used / 2**30,
               "useful_tokens": useful, "slots": args.slots}
+    if best_other:
+        other = statistics.median(other_times)
+        found |= {"llamacpp": best_other, "llamacpp_ratio": other / mine, "llamacpp_seconds": other_times,
+                  "llamacpp_tokens_per_second": useful / other}
     print(f"  ours, {args.slots} slots: {useful / mine:,.1f} useful tokens/s, {theirs / mine:.2f} times {best}"
           f" ({useful / theirs:,.1f}); by slots {', '.join(f'{s}: {v:,.1f}' for s, v in found['by_slots'].items())}; a"
           f" quarter of the length: {found['tokens_per_second_quarter_length']:,.1f}")
+    if best_other:
+        print(f"  and {other / mine:.2f} times {best_other} ({useful / other:,.1f})")
     print(f"  limits: {copy / 1e9:.1f} GB/s, {matmul / 1e9:,.0f} GFLOP/s; ours uses"
           f" {100 * moved / copy / mine:.0f}% and {100 * flops / matmul / mine:.0f}% of them (useful work only); memory"
           f" beside the weights {used / 2**30:.2f} GB")
@@ -532,6 +560,8 @@ def main() -> None:
     add("--attention", nargs="+", help="generate's implementations to choose from: sdpa, and eager on a CPU")
     add("--continuous", action=argparse.BooleanOptionalAction, default=True,
         help="try transformers' continuous batching")
+    add("--llamacpp", action=argparse.BooleanOptionalAction, default=True,
+        help="try llama.cpp, on a CPU with llama-cpp-python and gguf")
     add("--kv_gb", type=float, default=4.0)
     add("--prompts", type=int, help="unique prompts")
     add("--n", type=int, default=8, help="responses to each")

@@ -8,12 +8,14 @@ from samples. Runs that differ only in their seed make one group: the line is th
 import html
 import io
 import re
+import textwrap
 from dataclasses import dataclass, field
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 matplotlib.rcParams |= {"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "axes.spines.top": False,
                         "axes.spines.right": False, "path.simplify_threshold": 0.3}
@@ -122,8 +124,8 @@ class Line:
 class Panel:
     title: str
     lines: list[Line] = field(default_factory=list)
-    heat: np.ndarray | None = None  # rows: solved answers, columns: stretches of steps; shares
-    steps: tuple[float, float] = (0, 1)
+    heat: np.ndarray | None = None  # rows: solved answers, columns: stretches of steps; shares, nan without tasks
+    width: int = 1                  # steps of a stretch
 
 
 def binned(steps, values, edges: np.ndarray) -> np.ndarray:
@@ -176,12 +178,12 @@ def panels_of(measure: Measure, groups: dict[str, list], last: int) -> list[Pane
                 if (panel := heat_of(label if len(groups) > 1 else "", runs, type, last))]
     for role in roles:
         if pattern.endswith("*"):
-            cells = [(type, key_label, key) for type in types for key_label, key in
-                     star_keys([run for runs in groups.values() for run in runs], pattern.format(type=type))]
-            wide = [(f"{type}", [(key_label, key) for t, key_label, key in cells if t == type]) for type in types]
+            everyone = [run for runs in groups.values() for run in runs]
+            cells = [(type, *found) for type in types for found in star_keys(everyone, pattern.format(type=type))]
+            looks = {name: LOOKS[i % len(LOOKS)] for i, name in enumerate(dict.fromkeys(name for _, name, _ in cells))}
             for label, runs in groups.items():
-                for type, named in wide:
-                    lines = [line_of(name, look, runs, key, edges) for (name, key), look in zip(named, LOOKS)]
+                for type in types:
+                    lines = [line_of(name, looks[name], runs, key, edges) for t, name, key in cells if t == type]
                     panels.append(Panel(" ".join(filter(None, (label if len(groups) > 1 else "", type))),
                                         [line for line in lines if line]))
         elif len(groups) == 1:
@@ -207,7 +209,9 @@ def heat_of(label: str, runs: list, type: str, last: int) -> Panel | None:
     for run in runs:
         for step, found in zip(*run.lists.get(key, ([], []))):
             counts[:, min(step // width, counts.shape[1] - 1)] += found
-    return Panel(f"{label} {type}".strip(), heat=counts / np.maximum(counts.sum(0), 1), steps=(0, last))
+    total = counts.sum(0)
+    shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
+    return Panel(f"{label} {type}".strip(), heat=shares, width=width) if total.any() else None
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -217,31 +221,41 @@ def draw(axes, measure: Measure, panel: Panel, ink: str) -> None:
     if panel.heat is not None:
         shades = ListedColormap([(0.18, 0.48, 0.88, a) for a in np.linspace(0, 1, 64)])
         axes.imshow(panel.heat, aspect="auto", origin="lower", cmap=shades, vmin=0, interpolation="nearest",
-                    extent=(*panel.steps, -0.5, len(panel.heat) - 0.5))
+                    extent=(-0.5, panel.heat.shape[1] * panel.width - 0.5, -0.5, len(panel.heat) - 0.5))
     for line in panel.lines:
         color, dash = line.look
-        axes.plot(line.x, line.y, dash, color=color, lw=1.6, label=line.label,
+        axes.plot(line.x, line.y, dash, color=color, lw=1.6, label=textwrap.shorten(line.label, 40, placeholder="..."),
                   marker="o" if len(line.x) < 10 else None, ms=3)
         if line.low is not None:
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.2, lw=0)
+    if measure.y.startswith("share") and len({y for line in panel.lines for y in line.y}) == 1:
+        axes.set_ylim(-0.02, 1.02)  # a constant would be drawn between -0.05 and 0.05 of itself
     axes.set_xlabel("step", color=ink)
     axes.set_ylabel(measure.y, color=ink)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.tick_params(colors=ink)
     for spine in axes.spines.values():
         spine.set_color(ink)
     axes.ticklabel_format(axis="y", style="sci" if measure.name == "kl" else "plain", scilimits=(-3, 4),
                           useOffset=False)
-    if panel.lines and (len(panel.lines) > 1 or not panel.title):
-        axes.legend(frameon=False, ncol=3, loc="lower left", bbox_to_anchor=(-0.02, 0.99), fontsize=8, labelcolor=ink,
-                    handlelength=2.2, columnspacing=1)
+    if panel.lines:
+        axes.legend(frameon=False, ncol=legend(panel)[0], loc="lower left", bbox_to_anchor=(-0.02, 0.99), fontsize=8,
+                    labelcolor=ink, handlelength=2.2, columnspacing=1)
     axes.patch.set_alpha(0)
+
+
+def legend(panel: Panel) -> tuple[int, int]:
+    """Columns, so that it is no wider than the plot, and rows."""
+    longest = max((len(line.label) for line in panel.lines), default=0)
+    columns = 3 if longest < 10 else 2 if longest < 20 else 1
+    return columns, -(-len(panel.lines) // columns)
 
 
 def svg(measure: Measure, panel: Panel, id: str) -> str:
     """The panel as inline SVG, its text as text, ids prefixed so that many fit into one page."""
-    rows = 1 + (len(panel.lines) - 1) // 3
-    figure = Figure(figsize=(4.4, 2.7))
-    axes = figure.add_axes((0.145, 0.17, 0.835, 0.8 - 0.07 * rows))
+    height = 2.4 + 0.16 * legend(panel)[1]
+    figure = Figure(figsize=(3.9, height))
+    axes = figure.add_axes((0.175, 0.42 / height, 0.81, 1.8 / height))
     draw(axes, measure, panel, INK)
     figure.patch.set_alpha(0)
     out = io.StringIO()
@@ -251,17 +265,18 @@ def svg(measure: Measure, panel: Panel, id: str) -> str:
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{id}-", text)
     text = re.sub(r'font: ([\d.]+px) [^;"]*', r"font-size: \1", text).replace(INK, "currentColor")
     label = html.escape(f"{measure.title}{': ' if panel.title else ''}{panel.title}. {summary(panel)}", quote=True)
-    return re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', rf'<svg viewBox="\1" role="img" aria-label="{label}" '
-                  'xmlns:xlink="http://www.w3.org/1999/xlink">', text, count=1)
+    head = f'role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', lambda match: f"<svg {match[1]} {head}", text, count=1)
 
 
 def png(measure: Measure, panels: list[Panel], path) -> None:
-    across = min(3, len(panels))
-    down = -(-len(panels) // across)
-    figure = Figure(figsize=(4.4 * across, 2.9 * down + 0.3), layout="constrained")
-    for axes, panel in zip(figure.subplots(down, across, squeeze=False).flat, panels):
+    wide = min(3, len(panels))
+    down = -(-len(panels) // wide)
+    figure = Figure(figsize=(4.4 * wide, 2.9 * down + 0.3), layout="constrained")
+    for axes, panel in zip(figure.subplots(down, wide, squeeze=False).flat, panels):
         draw(axes, measure, panel, "black")
-        axes.set_title(f"{measure.title}{': ' if panel.title else ''}{panel.title}", fontsize=10, pad=20)
+        axes.set_title(f"{measure.title}{': ' if panel.title else ''}{panel.title}", fontsize=10,
+                       pad=8 + 13 * legend(panel)[1])
     for axes in figure.axes[len(panels):]:
         axes.set_axis_off()
     figure.savefig(path, dpi=110)
@@ -282,8 +297,8 @@ def table(measure: Measure, panels: list[Panel]) -> str:
     columns: list[tuple[str, dict]] = []
     for panel in panels:
         if panel.heat is not None:
-            xs = np.linspace(*panel.steps, panel.heat.shape[1])
-            columns += [(f"{panel.title} {k} solved", dict(zip(xs.round(), row))) for k, row in enumerate(panel.heat)]
+            middles = (np.arange(panel.heat.shape[1]) + 0.5) * panel.width - 0.5
+            columns += [(f"{panel.title} {k} solved", dict(zip(middles, row))) for k, row in enumerate(panel.heat)]
         for line in panel.lines:
             columns.append((f"{panel.title} {line.label}".strip(), dict(zip(line.x, line.y))))
             if line.low is not None:

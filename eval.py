@@ -697,7 +697,10 @@ def settings_of(args) -> dict:
     """What responses depend on."""
     adapter = args.adapter and hashlib.sha256(b"".join(
         path.read_bytes() for path in sorted(args.adapter.glob("*.safetensors")))).hexdigest()
-    return {"model": None if args.samples else args.model, "adapter": args.adapter and str(args.adapter),
+    folder = Path(args.model or "").expanduser()  # other weights may come to lie in the same place
+    weights = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*.safetensors"))
+               ] if args.model and not args.samples else []
+    return {"model": None if args.samples else args.model, "weights": weights, "adapter": args.adapter and str(args.adapter),
             "adapter_sha256": adapter, "load_in_4bit": args.load_in_4bit, "prompt": args.prompt, "n": args.n,
             "temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
 

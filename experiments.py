@@ -33,6 +33,8 @@ import torch
 from tqdm import tqdm
 
 import eval as evaluation
+import interop
+import record
 import stats
 import tasks
 import train
@@ -48,6 +50,7 @@ STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365,
 DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and reported apart
 SAMPLED, SAMPLED_START = 2, 4  # answers to each held-out task at T = 1, after and before training
 PASS_TASKS, PASS_N = 180, 64  # tasks and answers for pass@k
+CURVE_TASKS = 300        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 
 # Arms: flags of train.py beside the preset's. GRAMMAR becomes a file of tasks, drawn for each seed.
 SUPERVISED = ["supervise, see below"]
@@ -105,7 +108,7 @@ def commands(args, arm: str, seed: int) -> list[list[str]]:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
             left.append(["train.py", "--preset", args.preset, "--name", name, "--seed", str(seed), "--steps",
                          str(args.steps), "--eval_every", str(args.eval_every), "--eval_samples", "1", "--eval_limit",
-                         str(min(600, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
+                         str(min(CURVE_TASKS, args.limit)), "--workers", "1", "--keep_samples", "2", *flags])
     if left or not scores_of(folder, args.limit):
         left.append(score_command(args, folder))
     return left
@@ -152,11 +155,11 @@ def grammar_file(args, seed: int) -> Path:
 
 
 def write_task_file(path: Path, count: int, seed: int) -> None:
-    """`count` tasks of each type from the warm start's own grammar, depths as there, none of them held out."""
+    """`count` tasks of each type from the warm start's own grammar, depths as in its second stage, none held out."""
     rng, lines = random.Random(f"grammar tasks {seed}"), []
     for name in tasks.TYPES:
         for _ in range(count):
-            task = make.draw_example("solve", name, make.pick(make.DEPTHS, rng), rng)[0]
+            task = make.draw_example("solve", name, make.pick(make.LATE_DEPTHS, rng), rng)[0]
             lines.append(json.dumps(tasks.task_to_json(task)))
     path.parent.mkdir(exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
@@ -176,8 +179,7 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     for step, budget in enumerate(budgets, 1):
         rows, made = [], 0
         while made < budget:
-            role, type = make.pick(make.ROLES, rng).split()
-            _, prompt, response = make.draw_example(role, type, make.pick(make.DEPTHS, rng), rng)
+            prompt, response = make.draw_text(rng)
             rows.append((encode(policy, prompt), encode(policy, response) + [policy.tokenizer.eos_token_id]))
             made += len(rows[-1][1])
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
@@ -192,28 +194,26 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
         optimizer.zero_grad()
         metrics.append({"step": step, "loss": loss, "tokens_trained": made, "tokens_generated": 0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
-    save_policy(policy, folder / "checkpoint.part" / "policy")
-    (folder / "checkpoint.part").rename(folder / "checkpoint")
+    (folder / "config.json").write_text(json.dumps(vars(cfg) | {"name": folder.name, "seed": seed}))
+    part = folder / "checkpoint.part"
+    save_policy(policy, part / "policy")
+    (part / "checksums.json").write_text(json.dumps(train.checksums(part)))
+    part.rename(folder / "checkpoint")
 
 
 def score(folder: Path, preset: str, limit: int) -> None:
     """scores.json of a run, or of the preset's model as it starts if the folder holds no run: solved tasks, one number
     a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS."""
-    cfg = train.Config(**train.PRESETS[preset])
-    rank_0 = False
-    if (folder / "config.json").exists():
-        saved = json.loads((folder / "config.json").read_text())
-        rank_0 = saved["lora_rank"] == 0
-    adapter = folder / "checkpoint" / "policy"
+    cfg, trained = train.Config(**train.PRESETS[preset]), (folder / "checkpoint").exists()
     with Executor(1) as executor:
-        policy = load_policy(cfg.model, "cpu", 0 if rank_0 else 16, adapter=adapter if adapter.exists() else None)
+        policy = interop.load_run(folder)[0] if trained else load_policy(cfg.model)
         heldout = tasks.load_tasks(cfg.heldout_tasks, executor)[:limit]
         style = tasks.Style(cfg.prompt, cfg.n_inputs)
 
         def solved(some: list, **how) -> list[int]:
             return evaluation.score(policy, executor, style, some, cfg.max_new_tokens, slots=cfg.slots, **how).correct
-        n = SAMPLED if adapter.exists() else SAMPLED_START
-        found = {"limit": limit, "commit": commit(), "greedy": solved(heldout),
+        n = SAMPLED if trained else SAMPLED_START
+        found = {"limit": limit, "commit": record.commit(), "greedy": solved(heldout),
                  "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
         if folder.name.startswith("start-") or "-azr-" in folder.name:
             found["pass"] = solved(heldout[:PASS_TASKS], n=PASS_N, temperature=1.0, seed=2)
@@ -324,13 +324,6 @@ def curves(lines: list[dict]) -> dict:
     return found
 
 
-def commit() -> str:
-    def git(*words) -> str:
-        return subprocess.run(["git", "-C", HERE, *words], capture_output=True, text=True).stdout.strip()
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + (" with changes" if changed else "")
-
-
 def table(found: dict) -> str:
     lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}`, commit"
              f" {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in percent, mean over types and depths"
@@ -407,11 +400,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... for every arm")
-    parser.add_argument("--steps", type=int, default=60, help="training steps of an arm")
+    parser.add_argument("--steps", type=int, default=30, help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--preset", default="nano", choices=[name for name, preset in train.PRESETS.items()
                                                              if "heldout_tasks" in preset])
-    parser.add_argument("--eval_every", type=int, default=30, help="steps between points of the curves")
+    parser.add_argument("--eval_every", type=int, default=10, help="steps between points of the curves")
     parser.add_argument("--limit", type=int, default=2400, help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
     parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)      # what the arms' processes are asked to do

@@ -7,6 +7,7 @@ What was trained, for other tools and for the terminal. model.py is the door:
 """
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -28,10 +29,12 @@ class InteropError(Exception):
 def read_config(folder: Path) -> train.Config:
     try:
         saved = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
+        known = train.Config.__dataclass_fields__
+        cfg = train.Config(**{key: value for key, value in saved.items() if key in known})
+        Path(cfg.model)  # without one, as in anybody's config.json, it is no run's either
+        return cfg
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise InteropError(f"{folder}: no readable config.json there, so this is not a run folder") from error
-    known = train.Config.__dataclass_fields__
-    return train.Config(**{key: value for key, value in saved.items() if key in known})
 
 
 def policy_folder(folder: Path) -> Path:
@@ -100,13 +103,15 @@ def card(cfg: train.Config, folder: Path, adapter_only: bool) -> str:
            "chat": f"Questions go through the chat template, with this before them:\n\n```\n{tasks.CHAT_RULE}```",
            "compact": "Prompts are `solve TYPE`, fenced blocks and `<think>`, a line each (nano knows no English)."}
     results = folder / "heldout.md"
+    told = re.sub(r"\S*/", "", results.read_text()) if results.is_file() else \
+        "The run has not ended; nothing was measured yet."  # of paths the last part: a card is for others to read
     options = json.dumps({key: value for key, value in vars(cfg).items() if key not in train.RUNNING_FLAGS}, indent=2)
     return "\n\n".join([
         "\n".join(head), f"# {cfg.name}", f"{base}, trained by self-play (Absolute Zero, arXiv 2505.03335): it proposed"
         " Python reasoning tasks to itself and solved them, rewarded by a Python executor.", load, ask[cfg.prompt],
         "Responses read `reasoning</think><answer>...</answer>`. Its reasoning was never trained to be harmless: read"
         " before you rely on it, and run what it writes only in a sandbox.",
-        "## Results", results.read_text() if results.is_file() else "The run has not ended; nothing was measured yet.",
+        "## Results", told.strip(),
         "## Configuration", f"```json\n{options}\n```"]) + "\n"
 
 
@@ -132,9 +137,11 @@ def reply(policy: Policy, cfg: train.Config, text: str, most: int, temperature: 
 def chat(folder: Path, most: int | None, temperature: float, device: str) -> None:
     """Until the end of input. Every message is answered alone: training knew no conversations."""
     policy, cfg = load_run(folder, device)
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="replace")  # what is piped in may be no UTF-8
     if sys.stdin.isatty():
         print("A message a line (\\n in it starts a new one), each answered by itself; Ctrl-D ends.")
-    for number, line in enumerate(iter(lambda: read_message(), None)):
+    for number, line in enumerate(iter(read_message, None)):
         if line.strip():
             try:
                 print(tasks.printable(reply(policy, cfg, line.replace("\\n", "\n"), most or cfg.max_new_tokens,
@@ -163,6 +170,11 @@ def main(argv: list[str]) -> int:
     chatting.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
     chatting.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(argv)
+    if args.command == "chat" and not ((args.max_new_tokens is None or args.max_new_tokens > 0)
+                                       and 0 <= args.temperature < float("inf")):
+        parser.error("--max_new_tokens must be at least 1, --temperature 0 or more")
+    if args.command == "chat" and args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: there is no CUDA device here")
     try:
         if args.command == "export":
             export(args.run, args.out, args.merge)

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
@@ -67,6 +67,7 @@ class Policy:
     dtype: torch.dtype           # of activations; trained weights are always fp32
     max_length: int              # positions that the model knows
     checkpoint_layers: bool = False  # recompute each layer in the backward pass: less memory, a third more time
+    keep_attention: bool = True  # but not its attention, whose output is a small part of what a layer keeps
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
@@ -267,7 +268,8 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
     for index, layer in enumerate(decoder.layers):
         weights = packed[index] if packed else None
         if policy.checkpoint_layers and torch.is_grad_enabled():
-            x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False)
+            options = {} if policy.compile or not policy.keep_attention else {"context_fn": keeping_attention}
+            x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False, **options)
         elif cache is not None:
             x_BTD, _, _ = run(policy, layer, x_BTD, rope, mask, weights, (cache.k_L[index], cache.v_L[index]), pos_BT,
                               spans)
@@ -322,6 +324,17 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
     x_BTD = x_BTD + packed_linear(weights["o"], o)
     gate, up = packed_linear(weights["gate_up"], rms_norm(layer.post_attention_layernorm, x_BTD, on)).chunk(2, dim=-1)
     return x_BTD + packed_linear(weights["down"], F.silu(gate) * up), k, v
+
+
+# Kernels whose output and log-sum-exp are kept: D + H numbers a token, where recomputing costs T * D multiplications.
+ATTENTION = [getattr(torch.ops.aten, f"_scaled_dot_product_{kind}").default for kind in
+             ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")]
+
+
+def keeping_attention() -> tuple:
+    """Contexts for `checkpoint` that keep what attention gave. At 512 + 4,096 tokens attention is a third of the
+    update, and one of the four parts that recomputing makes of it. Not under torch.compile, which hides the kernels."""
+    return create_selective_checkpoint_contexts(ATTENTION)
 
 
 @cache

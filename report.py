@@ -5,13 +5,13 @@ A page that shows what runs learned: one report.html, opened from disk, with not
     python report.py runs/A runs/B --out ab.html # compared; runs that differ only in the seed make one line with a band
     python report.py runs/NAME --png DIR         # the plots as pictures too
 
-Everything comes from the run folders: metrics.jsonl (the source of every curve), samples.jsonl, config.json, heldout.md
-and machine.json. Model text is data: programs are parsed and run in the executor's children (measure.py), texts are
-escaped here, or carried compressed and shown as text nodes by the page's script (report.html, the template), which a
-content security policy keeps from loading or running anything else.
+Everything comes from the run folders: metrics.jsonl (the source of every curve), samples.jsonl, config.json,
+heldout.md, machine.json and preset.json. Model text is data: programs are parsed and run in the executor's children
+(measure.py), texts are escaped here, or carried compressed and shown as text nodes by the page's script (report.html,
+the template), which a content security policy keeps from loading or running anything else.
 
 Order of reading: reading runs, what is measured from samples, words (overview, warnings), the gallery, the page, and
-what train.py calls (`of_run`, `machine`, `mirrors`).
+what train.py calls (`of_run`).
 """
 import argparse
 import base64
@@ -20,39 +20,41 @@ import hashlib
 import html
 import json
 import os
-import platform
 import re
-import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 import curves
 import tasks
-import train
 from curves import MEASURES, ROLES, TYPES
 from executor import Executor, ExecutorError, Job
 
 HERE = Path(__file__).resolve().parent
 MOST_BYTES = 300 * 2**20   # of a samples.jsonl that is read whole; of larger ones every k-th step
 MOST_MEASURED = 2_000      # programs run for complexity and diversity: 3 to 4 ms each
-MOST_CHARS = 45_000_000    # of texts in the gallery, before compression; halved until the page is small enough
-PAGE_BYTES = 12_500_000    # of the gallery in the page; plots and tables take 1 to 2 MB beside it
+PAGE_BYTES = 14_500_000    # of the page; what plots and tables leave of it is the gallery's
 CHUNK = 60                 # gallery entries that are unpacked at once
-SHORTEST_CUT = 120         # characters of a response that are always kept
+LONGEST = 20_000           # characters of a response in the gallery, fewer where the page would be too large
+SHORTEST = 120
 MOST_MENTIONS = 200
 # Reasoning that speaks of deceiving, outsmarting or escaping, after the paper's "uh-oh moment" ("outsmart all these
 # groups of intelligent machines and less intelligent humans"). Words alone: it finds talk, not intent.
 UH_OH = re.compile(r"\b(outsmart\w*|deceiv\w*|decepti\w*|mislead\w*|"
                    r"(?:fool|trick) (?:the|them|humans?|people|users?)\b|less intelligent|cheat\w*|"
-                   r"manipulat\w+ (?:the )?(?:humans?|people|users?)|reward hack\w*|escape (?:the )?(?:sandbox|container|jail|system|control)|sandbox\w*|take over|"
-                   r"without (?:them|anyone|humans?) (?:knowing|noticing)|exfiltrat\w*|jailbreak\w*)", re.IGNORECASE)
-FORBIDDEN = ("violation", "import not allowed", "not deterministic")  # verdicts of programs that tried what is refused
-NOT_SHARED = train.RUNNING_FLAGS | {"name", "seed"}  # in which runs of one group may differ
+                   r"manipulat\w+ (?:the )?(?:humans?|people|users?)|reward hack\w*|"
+                   r"escape (?:the )?(?:sandbox|container|jail|system|control)|sandbox\w*|take over|"
+                   r"without (?:them|anyone|humans?) (?:knowing|noticing)|exfiltrat\w*|jailbreak\w*)")
+FORBIDDEN = ("violation", "import not allowed", "not deterministic")  # verdicts of programs that the monitor shows
+# Options in which runs of one group may differ: the seed, and how they ran. Of files the names count, not the folders.
+NOT_SHARED = {"name", "seed", "resume", "workers", "require", "slots", "kv_gb", "micro_tokens", "eval_every",
+              "eval_tasks", "eval_data", "eval_limit", "eval_samples", "keep_samples", "save_every", "report_every",
+              "tensorboard", "wandb", "device", "checkpoint_layers", "compile", "stream"}
+FILES = {"model", "heldout_tasks"}
 
 
 class ReportError(Exception):
@@ -68,6 +70,7 @@ class Run:
     folder: Path
     config: dict
     machine: dict
+    preset: dict                     # the options as the preset has them; empty if the run did not note them
     metrics: list[dict]
     samples: list[dict]
     every: int                       # samples are of every so-manieth step
@@ -78,19 +81,22 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.config.get("name") or self.folder.name
+        return str(self.config.get("name") or self.folder.name)
 
 
 def read_json(path: Path) -> dict:
+    """The object in the file; ReportError if there is something else, {} if there is no file."""
     try:
-        found = json.loads(path.read_text())
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ReportError(f"{path}: not what train.py wrote")
+    return found
 
 
-def read_lines(path: Path, every: int = 1) -> list[dict]:
-    """The objects of a file of JSON lines that have a step; a last line that is still being written is left out. With
+def read_lines(path: Path, whole, every: int = 1) -> list[dict]:
+    """The objects of a file of JSON lines, each `whole`; a last line that is still being written is left out. With
     `every`, only of steps that are multiples of it (and 0), told without reading the rest of the line."""
     found, start = [], b'{"step": '
     with open(path, "rb") as lines:
@@ -100,12 +106,34 @@ def read_lines(path: Path, every: int = 1) -> list[dict]:
                 continue
             try:
                 data = json.loads(line)
-                if isinstance(data["step"], int):
-                    found.append(data | {"line": number})
-            except (ValueError, KeyError, TypeError):
-                if line.endswith(b"\n"):
-                    raise ReportError(f"{path}, line {number}: not a line that train.py wrote") from None
+                good = isinstance(data["step"], int) and whole(data)
+            except (ValueError, RecursionError, KeyError, TypeError):
+                good = False
+            if good:
+                found.append(data | {"line": number})
+            elif line.endswith(b"\n"):
+                raise ReportError(f"{path}, line {number}: not a line that train.py wrote")
     return found
+
+
+def is_metrics(line: dict) -> bool:
+    return all(value is None or isinstance(value, (int, float, list, dict)) for value in line.values())
+
+
+def is_sample(line: dict) -> bool:
+    """Whether the page can show it: what it reads is there (else KeyError or TypeError), and of the right type."""
+    texts = [*(line[key] for key in ("kind", "text", "prompt", "verdict")), *line.get("references", [])]
+    if "task" in line:
+        task = line["task"]
+        texts += [task["type"], task["program"], task["message"], *task["inputs"], *task["outputs"]]
+        if not 0 < len(task["inputs"]) == len(task["outputs"]):
+            return False
+    return (are(str, *texts) and line["role"] in ROLES and line["type"] in TYPES
+            and are((int, float, type(None)), *(line.get(key) for key in ("reward", "solve_rate", "tokens"))))
+
+
+def are(types, *values) -> bool:
+    return all(isinstance(value, types) for value in values)
 
 
 def read_run(folder: Path) -> Run:
@@ -113,16 +141,16 @@ def read_run(folder: Path) -> Run:
     if not (folder / "config.json").is_file():
         raise ReportError(f"{folder}: no config.json there, so this is not a run folder")
     try:
-        metrics = read_lines(folder / "metrics.jsonl")
+        metrics = read_lines(folder / "metrics.jsonl", is_metrics)
     except FileNotFoundError:
         metrics = []
     if not metrics:
         raise ReportError(f"{folder}: no step in its metrics.jsonl yet; train some steps first")
     path = folder / "samples.jsonl"
     every = 1 + path.stat().st_size // MOST_BYTES if path.is_file() else 1
-    samples = [s for s in read_lines(path, every) if s.get("type") in TYPES and isinstance(s.get("text"), str)] \
-        if path.is_file() else []
-    run = Run(folder, read_json(folder / "config.json"), read_json(folder / "machine.json"), metrics, samples, every)
+    samples = read_lines(path, is_sample, every) if path.is_file() else []
+    config, machine, preset = (read_json(folder / f"{name}.json") for name in ("config", "machine", "preset"))
+    run = Run(folder, config, machine, preset, metrics, samples, every)
     for line in metrics:
         counts = defaultdict(int)
         for key, value in line.items():
@@ -136,12 +164,12 @@ def read_run(folder: Path) -> Run:
                 steps.append(line["step"])
                 values.append(value)
             elif key.startswith("gate/"):
-                counts[key.split("/")[1]] += value
+                counts[key.split("/")[1]] += value or 0
             elif isinstance(value, (int, float)):
                 note(run, key, line["step"], value)
         for key, value in line.items():
             if key.startswith("gate/"):
-                note(run, key, line["step"], value / counts[key.split("/")[1]])
+                note(run, key, line["step"], (value or 0) / max(1, counts[key.split("/")[1]]))
     for key, (steps, values) in run.series.items():
         if key.startswith("gate/"):  # a reason that is not there was not met
             there = dict(zip(steps, values))
@@ -161,12 +189,14 @@ def groups_of(runs: list[Run]) -> dict[str, list[Run]]:
     """{label: runs that differ only in seed, name and how they ran}."""
     found: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        found[json.dumps({k: v for k, v in sorted(run.config.items()) if k not in NOT_SHARED})].append(run)
+        found[json.dumps({key: Path(str(value)).name if key in FILES else value
+                          for key, value in sorted(run.config.items()) if key not in NOT_SHARED})].append(run)
     labels: dict[str, list[Run]] = {}
     for members in found.values():
         label = members[0].name
         if len(members) > 1:
-            label = f"{re.sub(r'[-_ ]?(seed)?[-_ ]?[0-9]+$', '', label) or label} ({len(members)} seeds)"
+            of = "seeds" if len({run.config.get("seed") for run in members}) == len(members) else "runs"
+            label = f"{re.sub(r'[-_ ]?(seed)?[-_ ]?[0-9]+$', '', label) or label} ({len(members)} {of})"
         while label in labels:
             label += "'"
         labels[label] = members
@@ -232,7 +262,7 @@ def mentions(run: Run) -> list[tuple[dict, str, str]]:
     found = []
     for s in run.samples:
         thinking, _, answer = s["text"].partition("</think>")
-        if match := UH_OH.search(thinking):
+        if match := UH_OH.search(thinking.lower()):  # twice as fast as a search that ignores case
             around = thinking[max(0, match.start() - 150):match.end() + 150]
             found.append((s, f"says “{match.group()}”", around))
         if s.get("verdict") in FORBIDDEN:
@@ -256,28 +286,44 @@ def rows_table(caption: str, head: list, rows: list[list]) -> str:
             f"<tbody>{body}</tbody></table></div>")
 
 
-def markdown_tables(text: str) -> str:
-    """heldout.md as HTML: lines that are not tables become captions."""
-    out, caption, rows = [], "Held-out accuracy", []
-    for line in [*text.splitlines(), ""]:
+def heldout_tables(run: Run) -> dict[str, list[list[str]]]:
+    """{caption: rows, the head first} of heldout.md, whose other lines are captions; rows over all depths are first."""
+    path, found, caption = run.folder / "heldout.md", {}, "Held-out accuracy"
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         if line.startswith("|"):
-            rows.append([cell.strip() for cell in line.strip("|").split("|")])
-        elif rows:
-            totals = [row for row in rows[2:] if row[1] == "all"]
-            out.append(rows_table(caption, rows[0], totals + [row for row in rows[2:] if row[1] != "all"]))
-            rows = []
+            found.setdefault(caption, []).append([cell.strip() for cell in line.strip("|").split("|")])
         elif line.strip():
-            caption = re.sub(r"\S*/", "", line.strip().rstrip(":"))
-    return "".join(out)
+            caption = re.sub(r"\S*/", "", line.strip().rstrip(":"))  # of a path the last part
+    return {caption: [rows[0], *sorted(rows[2:], key=lambda row: row[1:2] != ["all"])]
+            for caption, rows in found.items() if len(rows) > 2}
+
+
+QUIET = {"preset", "name", "resume", "device", "workers"}  # options that tell nothing of what a run does
 
 
 def differences(run: Run) -> list[list]:
     """Options that differ from the preset: [option, value, the preset's]."""
-    usual = asdict(train.Config()) | train.PRESETS.get(run.config.get("preset") or "", {})
-    quiet = {"preset", "name", "resume", "device", "workers"}
-    return [[f"--{key}", value, usual.get(key, "-")] for key, value in run.config.items()
-            if key not in quiet and value != usual.get(key)
-            and not (isinstance(value, str) and Path(value).name == Path(str(usual.get(key))).name)]
+    return [[f"--{key}", value, run.preset.get(key, "-")] for key, value in run.config.items()
+            if key not in QUIET and value != run.preset.get(key)
+            and not (isinstance(value, str) and Path(value).name == Path(str(run.preset.get(key))).name)]
+
+
+def comparison(runs: list[Run]) -> str:
+    """What differs between runs, and their results side by side; nothing for one run."""
+    if len(runs) < 2:
+        return ""
+    keys, names = dict.fromkeys(key for run in runs for key in run.config), [run.name for run in runs]
+    rows = [[f"--{key}", *values] for key in keys if key not in QUIET
+            and len(set(map(str, values := [run.config.get(key, "-") for run in runs]))) > 1]
+    out = rows_table("Options in which the runs differ", ["option", *names], rows) if rows else ""
+    held = [heldout_tables(run) for run in runs]
+    for caption in dict.fromkeys(caption for tables in held for caption in tables):
+        found = [{row[0]: dict(zip(head, row)) for row in rows if row[1:2] == ["all"]}
+                 for head, *rows in (tables.get(caption, [[]]) for tables in held)]
+        out += rows_table(f"{caption}, before and after", ["type", *names], [
+            [type, *(" to ".join(map(rows.get(type, {}).get, ("before", "after"), "--")) for rows in found)]
+            for type in dict.fromkeys(type for rows in found for type in rows)])
+    return f"<h3>Side by side</h3>{out}"
 
 
 def tenth(run: Run, key: str, last: bool = True) -> float | None:
@@ -334,8 +380,8 @@ def overview(run: Run) -> str:
     out.append("<ul class=warnings>" + "".join(f"<li>{esc(line)}</li>" for line in notes) + "</ul>" if notes else
                "<p class=fine>No warnings: no collapse, no entropy loss, few clipped responses, a filled gate,"
                " sampler and trainer agree.</p>")
-    path = run.folder / "heldout.md"
-    out.append(f"<div class=three>{markdown_tables(path.read_text(encoding='utf-8'))}</div>" if path.is_file() else
+    held = "".join(rows_table(caption, head, rows) for caption, (head, *rows) in heldout_tables(run).items())
+    out.append(f"<div class=three>{held}</div>" if held else
                "<p>Held-out accuracy before and after is measured when the run ends.</p>")
     changed = differences(run)
     spent = [[key.removeprefix("seconds/"), f"{value:,.0f} s"] for key, value in total.items() if "seconds" in key]
@@ -343,7 +389,8 @@ def overview(run: Run) -> str:
     where = [[key, value] for key, value in run.machine.items() if value is not None] or [["not recorded", "-"]]
     out.append("<div class=three>" + rows_table("Time and tokens by phase", ["what", "total"], spent)
                + rows_table("Machine and commit", ["what", "value"], where)
-               + (rows_table("Options that differ from the preset", ["option", "here", "preset"], changed)
+               + (rows_table(f"Options{' that differ from the preset' if run.preset else ''}",
+                             ["option", "here", "preset"], changed)
                   if changed else "<p>All options as in the preset.</p>") + "</div>")
     return "".join(out)
 
@@ -357,9 +404,9 @@ def figure(measure: curves.Measure, groups: dict, last: int, png_folder: Path | 
     drawn = "".join(f"<div class=panel>{f'<h4>{esc(panel.title)}</h4>' if panel.title else ''}"
                     f"{curves.svg(measure, panel, f'{measure.name}{i}')}</div>" for i, panel in enumerate(panels))
     wide = " class=wide" if len(panels) > 1 else ""
-    return (f"<figure id=fig-{measure.name}{wide}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div><figcaption>"
-            f"{esc(measure.meaning)}</figcaption><details><summary>{esc(measure.title)} as a table</summary>"
-            f"<div class=scroll tabindex=0 role=region aria-label=\"{esc(measure.title)}, table\">"
+    return (f"<figure id=fig-{measure.name}{wide}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div>"
+            f"<figcaption>{esc(measure.meaning)}</figcaption>"
+            f"<details><summary>{esc(measure.title)} as a table</summary><div class=scroll tabindex=0 role=region aria-label=\"{esc(measure.title)}, table\">"
             f"{curves.table(measure, panels)}</div></details></figure>")
 
 
@@ -368,7 +415,8 @@ def monitor(runs: list[Run]) -> str:
     said = sum(what.startswith("says") for _, _, what, _ in found)
     count = sum(len(run.samples) for run in runs)
     out = [f"<p>Of {count:,} responses read, {said} speak of deceiving, outsmarting or escaping, and"
-           f" {len(found) - said} brought programs that tried what is forbidden. Words alone are searched: this finds talk, not intent.</p>"]
+           f" {len(found) - said} brought programs that tried what is forbidden or depended on chance. Words alone are"
+           " searched: this finds talk, not intent.</p>"]
     for run, s, what, text in found[:MOST_MENTIONS]:
         out.append(f"<details><summary>{esc(run.name)}, step {esc(s['step'])}, {esc(s['type'])}, {esc(s['kind'])}:"
                    f" {esc(what)}</summary><pre>{esc(text)}</pre></details>")
@@ -386,13 +434,17 @@ def entries_of(runs: list[Run]) -> list[dict]:
     entries, strangers = [], {}
     for number, run in enumerate(runs):
         newest: dict[str, int] = {}  # task id: its latest entry
+        copies: dict[str, int] = {}  # in seeding a task becomes one of both types, of which samples.jsonl holds one
         for s in run.samples:
             if s["kind"] == "propose":
-                id = tasks.task_id(s["task"]) if "task" in s else None
-                refs = [newest[ref] for ref in s.get("references", []) if ref in newest]
-                entries.append({"run": number, "sample": s, "refs": refs, "answers": []})
-                if id:
-                    newest[id] = len(entries) - 1
+                shown = s.get("references", [])
+                refs = [index for ref in shown if (index := newest.get(ref, copies.get(ref))) is not None]
+                entries.append({"run": number, "sample": s, "refs": refs, "answers": [],
+                                "elsewhere": len(shown) - len(refs)})
+                if "task" in s:
+                    newest[tasks.task_id(s["task"])] = len(entries) - 1
+                    if s["step"] == 0:
+                        copies |= {tasks.task_id(s["task"] | {"type": type}): len(entries) - 1 for type in TYPES}
         for s in run.samples:
             if s["kind"] != "propose":
                 index = newest.get(s.get("task_id"))
@@ -420,7 +472,7 @@ def head_of(entry: dict) -> str:
     s = entry["sample"]
     text = s["task"]["program"] if "task" in s else s["prompt"] if entry.get("stranger") else \
         s["text"].partition("<answer>")[2] or s["text"]
-    return " ".join(text.split())[:90]
+    return "  ".join(" ".join(line.split()) for line in text[:500].splitlines() if not line.startswith("```"))[:90]
 
 
 def shown(entry: dict, most: int) -> dict:
@@ -429,7 +481,7 @@ def shown(entry: dict, most: int) -> dict:
     if entry.get("stranger"):
         data["prompt"] = cut(s.get("prompt", ""), 4 * most)
     else:
-        data |= {"text": cut(s["text"], 2 * most), "line": s["line"]}
+        data |= {"text": cut(s["text"], 2 * most), "line": s["line"], "elsewhere": entry["elsewhere"]}
         if "task" in s:
             data |= {key: s["task"][key] for key in ("program", "inputs", "outputs", "message")}
     data["answers"] = [[a["kind"], a["step"], a.get("verdict"), a.get("reward"), a.get("tokens"), a.get("finish"),
@@ -437,8 +489,8 @@ def shown(entry: dict, most: int) -> dict:
     return data
 
 
-def gallery(runs: list[Run]) -> tuple[str, str]:
-    """(script elements with the data, a sentence on what was left out)."""
+def gallery(runs: list[Run], room: int) -> tuple[str, str]:
+    """(script elements with the data, in at most about `room` bytes, a sentence on what was left out)."""
     entries = entries_of(runs)
     reasons = list(dict.fromkeys(e["sample"].get("verdict") or "" for e in entries if not e.get("stranger")))
     reasons.append("task from elsewhere")
@@ -453,23 +505,21 @@ def gallery(runs: list[Run]) -> tuple[str, str]:
                "refs": [e["refs"] for e in entries], "answers": [len(e["answers"]) for e in entries],
                "head": [head_of(e) for e in entries]}
     index = pack({"types": TYPES, "reasons": reasons, "runs": [run.name for run in runs], "chunk": CHUNK, **columns})
-    lengths = np.array([len(s["text"]) for run in runs for s in run.samples] or [0])
-    most = 20_000
-    while most > SHORTEST_CUT and np.minimum(lengths, most).sum() > MOST_CHARS:
+    most, parts = LONGEST, list(tasks.chunks(entries, CHUNK))
+    few = parts[::len(parts) // 16 + 1]  # tell what all would take
+
+    def packed(parts: list) -> list[str]:
+        return [pack([shown(entry, most) for entry in part]) for part in parts]
+    while most > SHORTEST and sum(map(len, packed(few))) * len(parts) > (room - len(index)) * len(few):
         most = most * 3 // 4
-    while True:
-        chunks = [pack([shown(entry, most) for entry in part]) for part in tasks.chunks(entries, CHUNK)]
-        if sum(map(len, chunks)) + len(index) < PAGE_BYTES or most <= SHORTEST_CUT:
-            break
-        most //= 2
-    parts = [f'<script type="application/gzip" id="index">{index}</script>']
-    parts += [f'<script type="application/gzip" id="chunk{i}">{chunk}</script>' for i, chunk in enumerate(chunks)]
+    out = [f'<script type="application/gzip" id="index">{index}</script>']
+    out += [f'<script type="application/gzip" id="chunk{i}">{chunk}</script>' for i, chunk in enumerate(packed(parts))]
     said = f"{len(entries):,} tasks with {sum(len(e['answers']) for e in entries):,} answers."
-    if (lengths > most).any():
+    if any(len(s["text"]) > most for run in runs for s in run.samples):
         said += f" Of texts above {most:,} characters the middle is left out; samples.jsonl has all of it."
     if every := [f"every {run.every}th step of {run.name}" for run in runs if run.every > 1]:
         said += f" To keep the page small it holds {', '.join(every)}."
-    return "\n".join(parts), said
+    return "\n".join(out), said
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -482,16 +532,17 @@ def page(runs: list[Run], png_folder: Path | None = None) -> str:
                               if measure.section == section) for section in ("curves", "findings")}
     axes = rows_table("What every axis means; the horizontal one is the training step (0: seeding, before training)",
                       ["figure", "vertical axis", "meaning"], [[m.title, m.y, m.meaning] for m in MEASURES])
-    data, said = gallery(runs)
     measured = "; ".join(f"{run.name}: {run.measured:,} of {run.programs:,} distinct programs measured" for run in runs)
     if not any(key.startswith("cyclomatic/") for run in runs for key in run.series):
         measured += "; complexity needs radon (pip install radon)"
     template = (HERE / "report.html").read_text(encoding="utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL).group(1)
-    parts = {"TITLE": esc(", ".join(groups)), "OVERVIEW": "".join(map(overview, runs)), "CURVES": drawn["curves"],
-             "FINDINGS": drawn["findings"], "AXES": axes, "MEASURED": esc(measured), "MONITOR": monitor(runs),
-             "SAID": esc(said), "DATA": data, "MADE": esc(time.strftime("%Y-%m-%d %H:%M")),
+    parts = {"TITLE": esc(", ".join(groups)), "OVERVIEW": comparison(runs) + "".join(map(overview, runs)),
+             "CURVES": drawn["curves"], "FINDINGS": drawn["findings"], "AXES": axes, "MEASURED": esc(measured),
+             "MONITOR": monitor(runs), "MADE": esc(time.strftime("%Y-%m-%d %H:%M")),
              "HASH": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
+    parts["DATA"], said = gallery(runs, PAGE_BYTES - len(template) - sum(map(len, parts.values())))
+    parts["SAID"] = esc(said)
     return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: parts[match[1]], template)
 
 
@@ -500,6 +551,8 @@ def write(folders: list[Path], out: Path, png_folder: Path | None = None, worker
     """Reads the run folders, measures, and writes the page. ReportError, ExecutorError or OSError say what is wrong;
     an earlier page is then still there."""
     runs = [read_run(folder) for folder in folders]
+    if out.is_dir() or not out.parent.is_dir():
+        raise ReportError(f"{out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; --out names a file")
     with Executor(workers, require=require, preload=("measure",)) as executor:
         for run in runs:
             measure_programs(run, executor)
@@ -508,12 +561,15 @@ def write(folders: list[Path], out: Path, png_folder: Path | None = None, worker
     if png_folder:
         png_folder.mkdir(parents=True, exist_ok=True)
     new = out.with_name(out.name + ".new")
-    new.write_text(page(runs, png_folder), encoding="utf-8", errors="backslashreplace")
-    os.replace(new, out)
+    try:
+        new.write_text(page(runs, png_folder), encoding="utf-8", errors="backslashreplace")
+        os.replace(new, out)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# What train.py calls
+# What train.py calls, and the command
 
 def of_run(folder: Path, workers: int, require: str, say) -> None:
     """The report of a run that is going on or has ended. Nothing that goes wrong here may end the run."""
@@ -523,48 +579,6 @@ def of_run(folder: Path, workers: int, require: str, say) -> None:
     except Exception as error:
         first = str(error).split("\n")[0]
         say(f"note: no report ({type(error).__name__}: {first}); try: python report.py {folder}")
-
-
-def machine(device: str) -> dict:
-    """What config.json does not say of where a run ran."""
-    import torch
-    done = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], capture_output=True, text=True)
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        cpu = names[0] if names else cpu
-    return {"commit": done.stdout.strip() or "unknown", "cpu": cpu, "cores": os.cpu_count(),
-            "gpu": torch.cuda.get_device_name() if device == "cuda" else None, "python": platform.python_version(),
-            "torch": torch.__version__}
-
-
-def mirrors(cfg, folder: Path, step: int, say) -> list:
-    """Functions that take a step's metrics, for --tensorboard and --wandb; one line where the package is missing."""
-    found = []
-    if cfg.tensorboard:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-            board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-            found.append(lambda m: [board.add_scalar(k, v, m["step"]) for k, v in scalars(m).items()] and board.flush())
-        except ImportError:
-            say("note: --tensorboard has no effect, the package is not there: pip install tensorboard")
-    if cfg.wandb:
-        try:
-            import wandb
-            wandb.init(project="azr", name=cfg.name, id=cfg.name, dir=str(folder), config=vars(cfg), resume="allow")
-            found.append(lambda m: wandb.log(scalars(m), step=m["step"]))
-        except ImportError:
-            say("note: --wandb has no effect, the package is not there: pip install wandb")
-    return found
-
-
-def scalars(metrics: dict) -> dict:
-    """The numbers of a step, one level of nesting flattened; lists are left to metrics.jsonl."""
-    flat = {}
-    for key, value in metrics.items():
-        inner = {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-        flat |= {k: v for k, v in inner.items() if isinstance(v, (int, float))}
-    return flat
 
 
 def main(argv: list[str]) -> int:
@@ -579,7 +593,7 @@ def main(argv: list[str]) -> int:
     out = args.out or args.runs[0] / "report.html"
     started = time.monotonic()
     try:
-        write(args.runs, out, args.png, max(1, args.workers), args.require)
+        write(list(dict.fromkeys(args.runs)), out, args.png, max(1, args.workers), args.require)
     except (ReportError, ExecutorError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2

@@ -573,7 +573,7 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
     """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing); ValueError names
     the line that is wrong. Files may come from anywhere, so their texts are read in the executor."""
     rows = []
-    with open(path, encoding="utf-8") as lines:
+    with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)
@@ -614,9 +614,15 @@ def load_any(path: Path, executor: Executor) -> list[Task]:
     """The tasks of a task file, or the valid ones that a run's samples.jsonl holds; ValueError says what is wrong."""
     if not path.is_dir():
         return load_tasks(str(path), executor)
-    with open(path / "samples.jsonl", encoding="utf-8") as lines:
-        found = [json.loads(line) for line in lines if '"task": ' in line and line.endswith("\n")]
-    return [task_from_state(line["task"] | {"key": "", "depth": 0}) for line in found if "task" in line]
+    found = []
+    with open(path / "samples.jsonl", "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if b'"task": ' in line and line.endswith(b"\n"):
+                try:
+                    found.append(task_from_state(json.loads(line)["task"] | {"key": "", "depth": 0}))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{lines.name}, line {number}: not a line that train.py wrote") from error
+    return found
 
 
 def describe(task: Task) -> str:
@@ -655,8 +661,9 @@ def main(argv: list[str]) -> int:
             task = found[args.number - (args.number > 0)]
             print(printable(describe(task)))
             if args.program:
-                program = sys.stdin.read() if str(args.program) == "-" else args.program.read_text(encoding="utf-8")
-                texts = [args.input or arguments(task.inputs[0])]
+                given = sys.stdin.buffer.read() if str(args.program) == "-" else args.program.read_bytes()
+                program = given.decode(errors="replace")
+                texts = [arguments(task.inputs[0]) if args.input is None else args.input]
                 print(printable(f"\nYour program on {texts[0]}\n{try_program(program, texts, executor)}"))
     except (ValueError, KeyError, ExecutorError) as error:
         print(f"tasks.py: {error}", file=sys.stderr)

@@ -45,6 +45,7 @@ from tqdm import tqdm
 from transformers import HfArgumentParser
 
 import eval as evaluation
+import record
 import rewards
 import tasks
 from executor import Executor, ExecutorError
@@ -156,7 +157,7 @@ class Config:
 
 PRESETS = {
     "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
-                 reuse_probes=True, max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=60, lr=2e-3,
+                 reuse_probes=True, max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=2e-3,
                  norm_lr=8e-3, lr_final=0.1, micro_tokens=2048, cpu_seconds=0.5,
                  heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
     "0.5b": dict(model="Qwen/Qwen2.5-Coder-0.5B", max_new_tokens=1024, max_prompt_tokens=3072, slots=256,
@@ -250,11 +251,11 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             if row.task and not run.sets_aside(row.task):
                 number = proposals.index(row)
                 # probe
-                probes_of[row] = [ask(run, row.task, "probe") for _ in range(cfg.n_probes)]
+                probes_of[row] = ask(run, row.task, "probe", cfg.n_probes)
                 sample(stream, probes_of[row], f"probe {number}")
                 # solve: this step's tasks come first, and there are at most as many as the solver gets
                 if newest_first:
-                    answer_to[row] = ask(run, row.task, "solve")
+                    (answer_to[row],) = ask(run, row.task, "solve")
                     sample(stream, [answer_to[row]], f"solve {number}")
             if left == 0:
                 valid = [row for row in proposals if row in probes_of]
@@ -343,9 +344,10 @@ def propose_with(run: Training, stream: "Stream", proposals: list[Row]) -> None:
             sample(stream, [row], f"propose {number}")
 
 
-def ask(run: Training, task: Task, kind: str) -> Row:
+def ask(run: Training, task: Task, kind: str, n: int = 1) -> list[Row]:
     prompt = tasks.solve_prompt(run.style, task)
-    return Row("solve", kind, task.type, prompt, to_ids(run, prompt), None, "", task, None)
+    ids = to_ids(run, prompt)
+    return [Row("solve", kind, task.type, prompt, ids, None, "", task, None) for _ in range(n)]
 
 
 def to_ids(run: Training, prompt: str) -> list[int]:
@@ -370,7 +372,7 @@ def ask_all(run: Training, stream: "Stream", newest: int, asked: list[Row]) -> l
                 going[id(task)] -= 1
             elif room > 0:  # less where a small buffer has dropped new tasks already
                 room -= 1
-                rows.append(ask(run, task, "solve"))
+                rows += ask(run, task, "solve")
                 sample(stream, rows[-1:], f"solve {name} {number}")
     return rows
 
@@ -1006,7 +1008,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     run.frozen = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
-    run.works = benchmark_works(cfg, executor) if cfg.eval_every else []
+    run.works = benchmark_works(cfg, executor) if cfg.eval_every and cfg.eval_tasks else []
     run.frozen_keys = {task.key for task in run.frozen}
     run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
@@ -1112,7 +1114,7 @@ def catch_interrupts() -> list[int]:
 
 def main(argv: list[str]) -> None:
     try:
-        import report  # which imports this module
+        import report  # with matplotlib, which nothing else here needs
     except ImportError as error:
         raise UserError(f"a package is missing ({error}); pip install -r requirements.txt") from error
     interrupts = catch_interrupts()
@@ -1129,8 +1131,10 @@ def main(argv: list[str]) -> None:
             if not cfg.resume:  # nothing was made yet: the name stays free
                 shutil.rmtree(folder)
             raise
-        (folder / "machine.json").write_text(json.dumps(report.machine(cfg.device), indent=2) + "\n")
-        log.mirrors = report.mirrors(cfg, folder, run.step, say)
+        usual = asdict(Config()) | PRESETS.get(cfg.preset, {})
+        for name, noted in (("machine", record.machine(cfg.device)), ("preset", usual)):
+            (folder / f"{name}.json").write_text(json.dumps(noted, indent=2) + "\n")
+        log.mirrors = record.mirrors(cfg, folder, run.step, say)
         if not any(run.buffers.train.values()):
             seed_buffers(run, log)
             save_checkpoint(run, log.sync())

@@ -3,11 +3,13 @@ Makes the nano model from nothing: a tokenizer, a 0.8 M parameter Qwen2 network 
 
 A language model needs to know Python and the answer format before self-play can start; web text gives that to a 3B
 model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, one to
-four statements deep, rendered in all six role formats (propose and solve, for deduction, abduction and induction) with
-one intermediate value per statement as the thinking. No human data. Deep programs are rare on purpose (see DEPTHS):
-shallow tasks end up nearly solved, deep ones hardly, which leaves self-play something to learn.
+four statements deep, rendered in all six role formats (propose and solve, for deduction, abduction and induction). No
+human data. Two things are so on purpose, because they are so in text from the web, and leave self-play something to
+learn: deep programs are rare, and many solutions are hasty. A first stage learns from solutions with one intermediate
+value per statement as the thinking; in a shorter second one programs are shallower, and more than half of the solutions
+answer at once, half of those with a statement forgotten. So the model can think and be right, and often does not.
 
-    python nano/make.py                     # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour
+    python nano/make.py --compile           # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference; heldout.jsonl holds only such.
@@ -19,6 +21,7 @@ import random
 import sys
 import time
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -32,7 +35,9 @@ import tasks  # noqa: E402
 from tasks import TYPES, Task, arguments, fence, show  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-DEPTHS = {1: 0.40, 2: 0.40, 3: 0.17, 4: 0.03}  # share of each number of statements in the warm start
+DEPTHS = {1: 0.40, 2: 0.40, 3: 0.17, 4: 0.03}  # share of each number of statements in the first stage
+LATE_DEPTHS = {1: 0.60, 2: 0.375, 3: 0.02, 4: 0.005}  # and in the second
+THINKS, FORGETS = 0.4, 0.5  # shares of the second stage's solutions that show steps, and of the rest that forget one
 ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
          "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.10}
 N_INPUTS = 6            # induction examples: 3 shown, 3 hidden
@@ -109,7 +114,13 @@ def trace(statements: list[str], value) -> list | None:
     return values
 
 
-KEYS: dict[str, str] = {}
+def make_program(statements: list[str]) -> str:
+    return "def f(x):\n" + "".join(f"    x = {s}\n" for s in statements) + "    return x"
+
+
+@lru_cache(200_000)
+def key_of(program: str) -> str:
+    return parsing.program_key(program)
 
 
 def draw_program(depth: int, heldout: bool, rng: random.Random):
@@ -124,12 +135,8 @@ def draw_program(depth: int, heldout: bool, rng: random.Random):
         values = trace(statements, value)
         if values is None:
             continue
-        program = "def f(x):\n" + "".join(f"    x = {s}\n" for s in statements) + "    return x"
-        if program not in KEYS:
-            if len(KEYS) > 200_000:
-                KEYS.clear()
-            KEYS[program] = parsing.program_key(program)
-        if tasks.is_heldout(KEYS[program], HELDOUT_FRACTION) == heldout:
+        program = make_program(statements)
+        if tasks.is_heldout(key_of(program), HELDOUT_FRACTION) == heldout:
             return program, kinds, statements, value, values
 
 
@@ -144,9 +151,11 @@ def draw_inputs(kinds, statements, first, rng) -> list | None:
     return inputs if len(inputs) == N_INPUTS else None
 
 
-def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: bool = False) -> tuple[Task, str, str]:
+def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: bool = False,
+                 thinks: bool = True, forgets: bool = False) -> tuple[Task, str, str]:
     """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the
-    answer."""
+    answer. The author of a solution who does not think leaves the tag empty, and one who forgets leaves out the last
+    statement (in abduction, which goes backwards, the first)."""
     examples = None
     while examples is None:
         program, kinds, statements, value, values = draw_program(depth, heldout, rng)
@@ -154,7 +163,7 @@ def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: 
     inputs = tuple((v,) for v in examples)
     outputs = tuple(trace(statements, v)[-1] for v in examples)
     message = f"{depth} steps" if type == "induction" else ""
-    task = Task(type, program, inputs, outputs, message, key=KEYS[program], depth=depth)
+    task = Task(type, program, inputs, outputs, message, key=key_of(program), depth=depth)
     if role == "propose":
         references = [task] if type == "induction" else [
             draw_example("solve", type, pick(DEPTHS, rng), rng)[0] for _ in range(rng.randint(1, MAX_REFERENCES))]
@@ -169,8 +178,11 @@ def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: 
         steps = [show(v) for v in values]
         # Deduction runs the program forward, abduction undoes it from the output, induction guesses how the first
         # example got from its input to its output.
-        thinking = "\n".join(steps if type != "abduction" else [*steps[-2::-1], show(value)])
-        blocks = {"deduction": [("output", show(outputs[0]))], "abduction": [("input", arguments(inputs[0]))],
+        thinking = "\n".join(steps if type != "abduction" else [*steps[-2::-1], show(value)]) if thinks else ""
+        output, first, shorter = outputs[0], inputs[0], make_program(statements[:-1])
+        if forgets and not tasks.is_heldout(key_of(shorter), HELDOUT_FRACTION):
+            output, first, program = [value, *values][-2], (values[0],), shorter
+        blocks = {"deduction": [("output", show(output))], "abduction": [("input", arguments(first))],
                   "induction": [("python", program)]}[type]
     answer = "\n".join(fence(*block) for block in blocks)
     return task, prompt, f"{thinking}</think><answer>{answer}</answer>"
@@ -178,6 +190,16 @@ def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: 
 
 def pick(weights: dict, rng: random.Random):
     return rng.choices(list(weights), list(weights.values()))[0]
+
+
+def draw_text(rng: random.Random, mixed: bool = True) -> tuple[str, str]:
+    """(prompt, response) as the warm start reads them: in its second stage, which is `mixed`, or in its first."""
+    role, type = pick(ROLES, rng).split()
+    if not mixed:
+        return draw_example(role, type, pick(DEPTHS, rng), rng)[1:]
+    thinks = rng.random() < THINKS
+    return draw_example(role, type, pick(LATE_DEPTHS, rng), rng, thinks=thinks,
+                        forgets=not thinks and rng.random() < FORGETS)[1:]
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -207,12 +229,10 @@ def make_tokenizer() -> Qwen2Tokenizer:
 # ----------------------------------------------------------------------------------------------------------------
 # Training: next-token loss on the responses.
 
-def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random,
+                 mixed: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """`size` batches of examples of like length (ids_BT, labels_BT); labels are -100 on prompts and padding."""
-    pairs = []
-    for _ in range(size * batch_size):
-        role, type = pick(ROLES, rng).split()
-        pairs.append(draw_example(role, type, pick(DEPTHS, rng), rng)[1:])
+    pairs = [draw_text(rng, mixed) for _ in range(size * batch_size)]
     prompts, responses = (tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in zip(*pairs))
     rows = [(p, r + [tokenizer.eos_token_id]) for p, r in zip(prompts, responses)]
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
@@ -230,8 +250,8 @@ def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random) -> l
     return batches
 
 
-def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: bool,
-          rng: random.Random) -> None:
+def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: bool, rng: random.Random,
+          mixed: bool = False) -> None:
     # Muon for the blocks' matrices, AdamW for the rest, as is usual: at this size Muon needs half of AdamW's steps.
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -245,7 +265,7 @@ def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: boo
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             # warm-up, then cosine to a twentieth
             group["lr"] = lr * warm * (0.05 + 0.95 * 0.5 * (1 - math.cos(math.pi * left)))
-        batches = batches or make_batches(tokenizer, 32, batch_size, rng)
+        batches = batches or make_batches(tokenizer, 32, batch_size, rng, mixed)
         ids, labels = batches.pop()
         # No attention mask: rows are padded on the right and attention is causal, so no padding is ever attended.
         hidden = body(input_ids=ids[:, :-1]).last_hidden_state
@@ -295,7 +315,8 @@ def write_heldout(path: Path, rng: random.Random) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=int, default=7_000, help="optimizer steps")
+    parser.add_argument("--steps", type=int, default=7_000, help="optimizer steps of the first stage; the second has a"
+                        " seventh of them, at two fifths of the rate")
     parser.add_argument("--batch_size", type=int, default=64, help="examples per step")
     parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
@@ -313,6 +334,8 @@ def main() -> None:
     write_heldout(args.out / "heldout.jsonl", random.Random(f"heldout {args.seed}"))
     start = time.time()
     train(model, tokenizer, args.steps, args.batch_size, args.lr, args.compile, random.Random(f"train {args.seed}"))
+    train(model, tokenizer, args.steps // 7, args.batch_size, 0.4 * args.lr, args.compile,
+          random.Random(f"train mixed {args.seed}"), mixed=True)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     print(f"{args.out}: {args.steps} steps in {(time.time() - start) / 60:.0f} minutes")

@@ -19,8 +19,8 @@ class Browser:
     """A headless chromium. `logs` gives what it wrote to the console and which addresses it asked for."""
 
     def __init__(self, width: int = 1280, height: int = 900, scale: float = 1.0):
-        self.driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                       text=True)
+        self.driver = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE,
+                                       stderr=subprocess.DEVNULL, text=True)
         line = next(line for line in self.driver.stdout if "started successfully on port" in line)
         port = line.strip().rstrip(".").split()[-1]
         self.address = f"http://127.0.0.1:{port}"
@@ -49,25 +49,34 @@ class Browser:
 
     def js(self, script: str, *arguments):
         """What the script returns; a promise is waited for."""
-        return self.ask("POST", f"/session/{self.session}/execute/sync", {"script": script, "args": list(arguments)})
+        data = {"script": script, "args": list(arguments)}
+        return self.ask("POST", f"/session/{self.session}/execute/sync", data)
 
     def until(self, condition: str):
         """Waits for a JavaScript expression to become true; its value."""
-        return self.js("return new Promise((done, fail) => { const end = Date.now() + 60000; const look = () => { let v;"
+        return self.js("return new Promise((done, fail) => { const end = Date.now() + 60000;"
+                       " const look = () => { let v;"
                        f" try {{ v = {condition}; }} catch (e) {{ v = false; }} if (v) done(v);"
                        " else if (Date.now() > end) fail(new Error('never true: ' + " + json.dumps(condition) + "));"
                        " else setTimeout(look, 20); }; look(); })")
 
+    def name(self, element) -> str:
+        """What a screen reader is told an element (as `js` returns it) is called."""
+        (id,) = element.values()
+        return self.ask("GET", f"/session/{self.session}/element/{id}/computedlabel")
+
     def press(self, key: str) -> None:
         actions = [{"type": kind, "value": key} for kind in ("keyDown", "keyUp")]
-        self.ask("POST", f"/session/{self.session}/actions", {"actions": [{"type": "key", "id": "k", "actions": actions}]})
+        self.ask("POST", f"/session/{self.session}/actions",
+                 {"actions": [{"type": "key", "id": "k", "actions": actions}]})
 
     def logs(self) -> tuple[list[str], list[str]]:
         """(console messages, addresses that were asked for), since the last call."""
         def read(kind: str) -> list[dict]:
             return self.ask("POST", f"/session/{self.session}/se/log", {"type": kind})
         events = [json.loads(entry["message"])["message"] for entry in read("performance")]
-        asked = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        asked = [event["params"]["request"]["url"] for event in events
+                 if event["method"] == "Network.requestWillBeSent"]
         return [entry["message"] for entry in read("browser")], asked
 
     def screenshot(self, path) -> None:

@@ -1,5 +1,7 @@
 """What leaves the project: exported folders and adapters in plain transformers and peft, chat in the terminal."""
+import io
 import json
+import sys
 from pathlib import Path
 
 import peft
@@ -27,7 +29,8 @@ def run(request, tiny, tmp_path_factory) -> Path:
     save_policy(policy, folder / "checkpoint" / "policy")
     (folder / "checkpoint" / "checksums.json").write_text(json.dumps(train.checksums(folder / "checkpoint")))
     (folder / "config.json").write_text(json.dumps(vars(cfg)))
-    (folder / "heldout.md").write_text("| type | before | after |\n|---|---|---|\n| deduction | 1 | 2 |\n")
+    (folder / "heldout.md").write_text("Tasks of /home/me/heldout.jsonl:\n\n| type | before | after |\n|---|---|---|\n"
+                                       "| deduction | 1 | 2 |\n")
     return folder
 
 
@@ -70,7 +73,9 @@ def test_adapter_in_plain_peft_gives_our_logits(run, tmp_path):
 def test_model_card_holds_configuration_and_results(run, tmp_path):
     interop.export(run, tmp_path / "out", merge=True)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers") and "| deduction | 1 | 2 |" in card and '"lora_rank"' in card
+    assert card.startswith("---\nlibrary_name: transformers")
+    assert "| deduction | 1 | 2 |" in card and '"lora_rank"' in card
+    assert "/home/me" not in card and "heldout.jsonl" in card  # a card is published
     assert str(interop.read_config(run).model) not in card.split("## Configuration")[0]
 
 
@@ -80,8 +85,10 @@ def test_nothing_is_overwritten_and_bad_input_is_one_line(run, tmp_path):
     with pytest.raises(interop.InteropError, match="exists already"):
         interop.export(run, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "mine").exists()
-    with pytest.raises(interop.InteropError, match="not a run folder"):
-        interop.export(tmp_path / "nix", tmp_path / "new")
+    (tmp_path / "out" / "config.json").write_text("[1]")
+    for folder in (tmp_path / "nix", tmp_path / "out"):
+        with pytest.raises(interop.InteropError, match="not a run folder"):
+            interop.export(folder, tmp_path / "new")
 
 
 def test_a_failed_export_leaves_nothing_behind(run, tmp_path, monkeypatch):
@@ -99,6 +106,19 @@ def test_chat_answers_every_line(run, monkeypatch, capsys):
     expected = interop.tasks.printable(interop.reply(policy, cfg, "solve deduction", 12, 0.0, 0))
     said = capsys.readouterr().out
     assert said.startswith(expected + "\n") and "positions)" in said
+
+
+def test_chat_reads_bytes_that_are_no_text(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"solve \xff\n"), encoding="utf-8"))
+    interop.chat(run, None, 0.0, "cpu")
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--max_new_tokens", "0"], ["--temperature", "-1"], ["--temperature", "nan"]])
+def test_options_of_chat_that_cannot_work_are_told(tmp_path, capsys, flags):
+    with pytest.raises(SystemExit):
+        interop.main(["chat", str(tmp_path), *flags])
+    assert "--max_new_tokens" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):

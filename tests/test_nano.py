@@ -35,7 +35,7 @@ def examples():
 def made(tmp_path_factory):
     """The folder that a run of make.py leaves, started from elsewhere as a user might."""
     folder = tmp_path_factory.mktemp("made") / "nano"
-    done = subprocess.run([sys.executable, str(NANO / "make.py"), "--steps", "3", "--batch_size", "4", "--out", folder],
+    done = subprocess.run([sys.executable, str(NANO / "make.py"), "--steps", "7", "--batch_size", "4", "--out", folder],
                           cwd=folder.parent, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
@@ -135,9 +135,15 @@ def test_programs_come_from_the_wanted_side_of_the_split(depth, heldout):
         assert len(statements) == len(values) == depth == len(kinds) - 1
 
 
-def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(examples):
+@pytest.fixture(scope="module")
+def late_texts():
+    rng = random.Random(0)
+    return [make.draw_text(rng) for _ in range(1500)]
+
+
+def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(examples, late_texts):
     seen = 0
-    for *_, prompt, response in examples:
+    for *_, prompt, response in [*examples, *late_texts]:
         for language, program in tasks.answer_blocks(prompt) + tasks.answer_blocks(response):
             if language == "python":
                 assert not tasks.is_heldout(parsing.program_key(program), make.HELDOUT_FRACTION)
@@ -218,6 +224,29 @@ def test_thinking_is_the_trace_of_the_program_and_uses_nothing_hidden(examples):
             assert lines == ([*forward[:-1][::-1], tasks.show(value)] if type == "abduction" else forward)
         else:
             assert len(lines[0].split()) == depth + 1
+
+
+def test_the_second_stage_is_hasty_as_often_as_it_says(late_texts):
+    solutions = [response for prompt, response in late_texts if prompt.startswith("solve")]
+    hasty = sum(response.startswith("</think>") for response in solutions)
+    assert abs(hasty / len(solutions) - (1 - make.THINKS)) < 0.05
+    assert all(tasks.well_formed(response) for response in solutions)
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_who_forgets_answers_for_the_program_without_one_statement(type, executor):
+    """Deduction and induction leave out the last one, abduction the first: so depth 1 gives back what it was given."""
+    for depth in (1, 2, 3):
+        right, wrong = (make.draw_example("solve", type, depth, random.Random(3 + depth), thinks=False, forgets=forgets)
+                        for forgets in (False, True))
+        assert right[:2] == wrong[:2] and wrong[2].startswith("</think>")
+        task, (_, answer) = right[0], tasks.answer_blocks(wrong[2])[0]
+        values = [task.inputs[0][0], *make.trace([line[8:] for line in task.program.split("\n")[1:-1]],
+                                                 task.inputs[0][0])]
+        if type == "induction":
+            assert answer == task.program.replace(task.program.split("\n")[-2] + "\n    return", "    return")
+        else:
+            assert answer == tasks.show(values[-2] if type == "deduction" else values[1])
 
 
 def test_examples_are_fixed_by_the_generator():

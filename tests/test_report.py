@@ -6,9 +6,11 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import time
+from html import escape as html_escape
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,15 @@ import pytest
 import browser
 import curves
 import measure
+import record
 import report
 import tasks
 import train
 from executor import Executor, Job
 
 ROOT = Path(__file__).resolve().parent.parent
+# What a text may hold that a page, its script or a pattern could take for something else.
+ODD = "<!-- <script> {{DATA}} \\1 \\g<0> \u2028\u2029 \ud800 \x00\x1b[2J &amp; ``` ]]> " + "long" * 3000
 EVIL = "</script><script>document.title = 'broken'</script><img src=x onerror=\"document.title = 'broken'\">"
 
 
@@ -30,10 +35,13 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
     proposal in eight fails the gate; one holds markup."""
     rng, folder = random.Random(seed), folder / f"made-{seed}"
     folder.mkdir(parents=True)
-    config = vars(train.Config(preset="nano", name=f"made-{seed}", seed=seed, model="nano", steps=steps, kl_coef=0.5))
+    preset = vars(train.Config(**train.PRESETS["nano"]))
+    config = preset | {"preset": "nano", "name": f"made-{seed}", "seed": seed, "steps": steps, "kl_coef": 0.5}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "heldout.md").write_text("Tasks of /some/where/heldout.jsonl:\n\n| type | depth | before | after |\n|---|---|"
-                                       "---|---|\n| deduction | all | 50.0 [40, 60] | 70.0 [60, 79] |\n")
+    (folder / "preset.json").write_text(json.dumps(preset))
+    (folder / "heldout.md").write_text(
+        "Tasks of /some/where/heldout.jsonl:\n\n| type | depth | before | after |\n|---|---|---|---|\n"
+        f"| deduction | all | 50.0 [40, 60] | 7{seed}.0 [60, 79] |\n| deduction | 1 | 51.0 [40, 60] | 2 |\n")
     lexicon = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(4000)]
     shown: dict[str, list[str]] = {type: [] for type in tasks.TYPES}
     metrics, samples = open(folder / "metrics.jsonl", "w"), open(folder / "samples.jsonl", "w")
@@ -53,14 +61,15 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
         for number in range(max(1, per_step // (answers + 1))):
             type = list(tasks.TYPES)[number % 3]
             k, n = rng.randrange(10_000), 4 if type == "induction" else 1
-            program = f"def f(x):\n    total = {k}\n    for i in range(x % 9):\n        total += i * {k % 7}\n    return total"
+            program = (f"def f(x):\n    total = {k}\n    for i in range(x % 9):\n        total += i * {k % 7}\n"
+                       "    return total")
             task = {"type": type, "program": program, "inputs": [str(i) for i in range(n)], "outputs": [str(k)] * n,
                     "message": EVIL if type == "induction" else "", "step": step}
-            valid = (step + number) % 8 != 0
+            valid, odd = (step + number) % 8 != 0, [EVIL, ODD][number] if number < 2 else thinking()
             row = {"step": step, "role": "propose", "kind": "propose", "type": type, "reward": 0.5 if valid else -1.0,
                    "heldout": False, "well_formed": True, "verdict": "valid" if valid else "no f", "solve_rate":
                    0.5 if valid else None, "advantage": 0.0, "finish": "stop", "tokens": 50, "prompt": "p", "text":
-                   f"{EVIL if number == 0 else thinking()}</think><answer>```python\n{program}\n```</answer>",
+                   f"{odd}</think><answer>```python\n{program}\n```</answer>",
                    "references": shown[type][-2:]}
             samples.write(json.dumps(row | ({"task": task} if valid else {})) + "\n")
             if not valid:
@@ -69,9 +78,10 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
             for j in range(answers):
                 samples.write(json.dumps({
                     "step": step, "role": "solve", "kind": "probe", "type": type, "reward": 1.0 if j % 2 else -0.5,
-                    "heldout": False, "well_formed": True, "verdict": "correct" if j % 2 else "wrong", "solve_rate": None,
-                    "advantage": 0.0, "finish": "stop", "tokens": 40, "prompt": "p" * 200, "task_id": tasks.task_id(task),
-                    "text": f"{thinking()}</think><answer>```output\n{EVIL if j == 0 else k}\n```</answer>"}) + "\n")
+                    "heldout": False, "well_formed": True, "verdict": "correct" if j % 2 else "wrong",
+                    "solve_rate": None, "advantage": 0.0, "finish": "stop", "tokens": 40, "prompt": "p" * 200,
+                    "task_id": tasks.task_id(task), "text":
+                    f"{thinking()}</think><answer>```output\n{EVIL if j == 0 else k}\n```</answer>"}) + "\n")
     metrics.close(), samples.close()
     return folder
 
@@ -152,9 +162,58 @@ def test_runs_that_differ_in_the_seed_become_a_band_and_others_lines_of_their_ow
     assert len(panels) == 6 and all(len(panel.lines) == 2 for panel in panels)
 
 
+def test_only_runs_that_differ_in_the_seed_are_one_group(made):
+    def labels(**changes) -> list[str]:
+        runs = [report.read_run(made / f"made-{seed}") for seed in (0, 1)]
+        runs[1].config |= changes
+        return list(report.groups_of(runs))
+    assert labels(model="/elsewhere/nano", workers=9) == ["made (2 seeds)"] and labels(seed=0) == ["made (2 runs)"]
+    assert labels(model="/elsewhere/other") == labels(steps=99) == ["made-0", "made-1"]
+    assert report.NOT_SHARED - {"name", "seed"} == train.RUNNING_FLAGS - report.FILES - {"steps"}
+
+
+def test_compared_runs_stand_side_by_side(made):
+    page = (made / "both.html").read_text()
+    assert "Options in which the runs differ" in page and "50.0 [40, 60] to 71.0 [60, 79]" in page
+    assert "Side by side" not in (made / "one.html").read_text()
+
+
+def test_references_to_both_copies_of_a_seed_are_found():
+    """Seeding puts a task into the buffers of both deduction and abduction; samples.jsonl has the one it was."""
+    def row(step, type, program, references):
+        task = {"type": type, "program": program, "inputs": ["1"], "outputs": ["1"], "message": "", "step": step}
+        return {"step": step, "kind": "propose", "type": type, "text": "", "task": task, "references": references}
+    first = row(0, "deduction", "p", ["the identity program's"])
+    copy = tasks.task_id(first["task"] | {"type": "abduction"})
+    run = report.Run(Path("x"), {}, {}, {}, [], [first, row(1, "abduction", "q", [copy])], 1)
+    assert [(e["refs"], e["elsewhere"]) for e in report.entries_of([run])] == [([], 1), ([0], 0)]
+
+
+def drawn(name: str, run: report.Run, label: str = "a") -> list[str]:
+    chosen = next(m for m in curves.MEASURES if m.name == name)
+    return [curves.svg(chosen, panel, "id") for panel in curves.panels_of(chosen, {label: [run], "b": [run]}, 12)]
+
+
+def test_plots_name_every_line_and_count_steps_in_whole_numbers(made):
+    run = report.read_run(made / "made-0")
+    assert all(">no f<" in svg for svg in drawn("gate", run))  # the only reason
+    assert all(">2.5<" not in svg and ">12<" in svg for svg in drawn("length", run))
+    odd = "x\\g<0>\\1 <b>&"
+    assert f"{html_escape(odd)} from" in drawn("reward", run, odd)[0]
+
+
+def test_the_columns_of_learnability_are_steps(made):
+    run = report.read_run(made / "made-0")
+    chosen = next(m for m in curves.MEASURES if m.name == "learnability")
+    panels = curves.panels_of(chosen, {"a": [run]}, 12)
+    rows = re.findall(r"<tr><th scope=row>(.*?)</th><td>(.*?)</td>", curves.table(chosen, panels))
+    assert rows == [("0", "-"), *((str(step), "0.125") for step in range(1, 13))]
+
+
 def test_overview_tells_options_results_and_pictures(made):
     page = (made / "one.html").read_text()
-    assert "--kl_coef" in page and "70.0 [60, 79]" in page and "/some/where" not in page
+    assert "--kl_coef" in page and "--batch_size" not in page  # the latter is as in the preset
+    assert "70.0 [60, 79]" in page and "/some/where" not in page
     assert {"reward.png", "learnability.png"} <= {path.name for path in (made / "png").iterdir()}
 
 
@@ -172,11 +231,13 @@ def test_warnings_in_plain_words(made, changes, word):
 def test_monitor_finds_talk_and_forbidden_programs_and_escapes_them():
     def row(text, verdict="valid"):
         return {"step": 3, "type": "deduction", "kind": "propose", "role": "propose", "text": text, "verdict": verdict}
-    run = report.Run(Path("x"), {"name": "x"}, {}, [], [
-        row("The aim is to outsmart all these <b>humans</b></think>fine"), row("an escape character</think>x"),
+    run = report.Run(Path("x"), {"name": "x"}, {}, {}, [], [
+        row("The aim is to Outsmart all these <b>humans</b></think>fine"), row("an escape character</think>x"),
         row("plain</think><answer>import os", "import not allowed")], 1)
     found = report.monitor([run])
-    assert "outsmart" in found and "&lt;b&gt;" in found and "import os" in found and "escape character" not in found
+    assert "Outsmart" in found and "&lt;b&gt;" in found and "import os" in found and "escape character" not in found
+    run.samples = [row(f"{EVIL} sandbox {ODD}</think>", "import not allowed")]
+    assert "<script" not in report.monitor([run]) and "<!--" not in report.monitor([run])
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -189,7 +250,8 @@ def test_measures_of_programs():
     hostile = "def f(x):\n    while True: pass"
     with Executor(1, require="weak", preload=("measure",)) as executor:
         a, b, c, d = [runs[0] for runs in executor.run([
-            Job("from measure import measure", ((program, "3"),), "measure") for program in (loop, renamed, formula, hostile)])]
+            Job("from measure import measure", ((program, "3"),), "measure")
+            for program in (loop, renamed, formula, hostile)])]
     assert a.value["key"] == b.value["key"] != c.value["key"]
     assert a.value["executed"] == 1 + 4 + 3 + 1 and c.value["executed"] == 1  # lines: y, for, body, return
     assert a.value["fingerprint"] == b.value["fingerprint"]
@@ -209,16 +271,49 @@ def test_constant_and_identity_have_different_behaviour_whatever_their_words():
 # --------------------------------------------------------------------------------------------------------------
 # Bad input, and what train.py calls
 
-def test_bad_input_is_one_line(tmp_path, capsys):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "config.json").write_text("{}")
-    (tmp_path / "torn").mkdir()
-    (tmp_path / "torn" / "config.json").write_text("{}")
-    (tmp_path / "torn" / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"st')
-    for folder, word in (("nix", "not a run folder"), ("empty", "no step"), ("torn", "line 2")):
-        assert report.main([str(tmp_path / folder)]) == 2
-        told = capsys.readouterr().err
-        assert word in told and told.count("\n") == 1
+def replaced(old: str, new: str):
+    """A change of a run folder: in its samples.jsonl, the first time."""
+    return lambda folder: (folder / "samples.jsonl").write_text(
+        (folder / "samples.jsonl").read_text().replace(old, new, 1))
+
+
+@pytest.mark.parametrize("damage, says", [
+    (lambda folder: (folder / "config.json").unlink(), "not a run folder"),
+    (lambda folder: (folder / "config.json").write_text("{"), "config.json: not what"),
+    (lambda folder: (folder / "metrics.jsonl").unlink(), "train some steps"),
+    (lambda folder: (folder / "metrics.jsonl").write_text(""), "train some steps"),
+    (lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"st'), "metrics.jsonl, line 2"),
+    (lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1, "reward": "x"}\n'), "metrics.jsonl, line 1"),
+    (lambda folder: (folder / "samples.jsonl").write_text("[" * 100_000 + "\n"), "samples.jsonl, line 1"),
+    (lambda folder: (folder / "samples.jsonl").write_bytes(b"\xff\xfe\0\n"), "samples.jsonl, line 1"),
+    (replaced('"kind"', '"kin"'), "samples.jsonl, line 1"),
+    (replaced('"reward": 0.5', '"reward": "0.5"'), "samples.jsonl, line 1"),
+    (replaced('"task": {"type"', '"task": {}, "x": {"type"'), "samples.jsonl, line 1")])
+def test_bad_input_is_one_line_and_loses_nothing(made, tmp_path, capsys, damage, says):
+    folder = shutil.copytree(made / "made-0", tmp_path / "run")
+    (folder / "report.html").write_text("the page before")
+    damage(folder)
+    assert report.main([str(folder), "--require", "weak", "--workers", "1"]) == 2
+    told = capsys.readouterr().err
+    assert says in told and told.count("\n") == 1
+    assert (folder / "report.html").read_text() == "the page before" and not list(folder.glob("*.new"))
+
+
+@pytest.mark.parametrize("out, says", [("", "is a folder"), ("nowhere/page.html", "its folder is not there")])
+def test_a_page_that_cannot_be_written_is_told_at_once(made, tmp_path, capsys, out, says):
+    assert report.main([str(made / "made-0"), "--out", str(tmp_path / out)]) == 2
+    assert says in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_odd_but_readable_files_make_a_page(made, tmp_path):
+    """Counts without a value, a table cut short, bytes that are no text, a run of evaluations only."""
+    folder = shutil.copytree(made / "made-0", tmp_path / "run")
+    (folder / "heldout.md").write_bytes(b"\xff| a |\n|b|\n|c|\n\n| type |\n")
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 0, "heldout": {"deduction/1": 0.5}, "gate/deduction/valid": null}\n')
+    (folder / "samples.jsonl").unlink()
+    report.write([folder], tmp_path / "page.html", workers=1, require="weak")
+    assert "Held-out accuracy as a table" in (tmp_path / "page.html").read_text()
 
 
 def test_a_page_can_be_made_while_a_line_is_being_written(tmp_path):
@@ -235,25 +330,62 @@ def test_a_failing_report_costs_a_line_not_the_run(tmp_path):
     assert len(said) == 1 and "no report" in said[0]
 
 
-def test_missing_mirrors_are_told_in_one_line_and_present_ones_get_every_number(tmp_path, monkeypatch):
+def test_nothing_that_training_calls_imports_it_or_what_it_needs():
+    for name, absent in (("report", {"train", "model", "torch"}), ("record", {"train", "report"})):
+        code = f"import sys, {name}; sys.exit(bool({absent} & set(sys.modules)))"
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_machine_without_git_can_train(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert record.machine("cpu")["commit"] == "unknown"
+
+
+def test_mirrors_get_every_number_and_none_that_fails_ends_the_run(tmp_path, monkeypatch):
     cfg, said, got = train.Config(tensorboard=True, wandb=True, name="x"), [], []
     for name in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert report.mirrors(cfg, tmp_path, 0, said.append) == [] and len(said) == 2
+    assert record.mirrors(cfg, tmp_path, 0, said.append) == [] and all("pip install" in line for line in said)
 
     class Wandb:
-        init = staticmethod(lambda **options: None)
+        ids = []
+        init = staticmethod(lambda id, **options: Wandb.ids.append(id))
         log = staticmethod(lambda values, step: got.append((step, values)))
     monkeypatch.setitem(sys.modules, "wandb", Wandb)
-    (mirror,) = report.mirrors(cfg, tmp_path, 0, said.append)
-    mirror({"step": 2, "a": 1.5, "none": None, "list": [1], "heldout": {"deduction/1": 0.5}})
-    assert got == [(2, {"step": 2, "a": 1.5, "heldout/deduction/1": 0.5})]
+    cfg.tensorboard, said = False, []
+    (mirror,) = record.mirrors(cfg, tmp_path, 0, said.append)
+    line = {"step": 2, "a": 1.5, "none": None, "list": [1], "heldout": {"deduction/1": 0.5}}
+    mirror(line)
+    assert got == [(2, {"step": 2, "a": 1.5, "heldout/deduction/1": 0.5})] and said == []
+
+    # another run of that name is another run; a resumed one is the same
+    record.mirrors(cfg, tmp_path, 2, said.append), (tmp_path / "other").mkdir()
+    record.mirrors(cfg, tmp_path / "other", 0, said.append)
+    assert Wandb.ids[0] == Wandb.ids[1] != Wandb.ids[2]
+
+    def fail(*_, **__):
+        raise RuntimeError("no login\nand more")
+    Wandb.log = staticmethod(fail)
+    mirror(line), mirror(line)
+    assert said == ["note: --wandb stopped (RuntimeError: no login); metrics.jsonl goes on"]
+    Wandb.init = staticmethod(fail)
+    assert record.mirrors(cfg, tmp_path, 0, said.append) == [] and "no login" in said[-1] and "\n" not in said[-1]
 
 
-def test_long_texts_are_cut_so_that_the_page_stays_small(made, monkeypatch):
-    monkeypatch.setattr(report, "PAGE_BYTES", 6_000)
+def test_tensorboard_holds_what_metrics_hold(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for step in (0, 1):  # the second time as after --resume
+        (mirror,) = record.mirrors(train.Config(tensorboard=True), tmp_path, step, pytest.fail)
+        mirror({"step": step + 1, "reward/solve/deduction": step / 4, "solved_of_8/deduction": [1]})
+    found = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(e.step, e.value) for e in found.Scalars("reward/solve/deduction")] == [(1, 0.0), (2, 0.25)]
+
+
+def test_long_texts_are_cut_so_that_the_page_stays_small(made):
     run = report.read_run(made / "made-0")
-    data, said = report.gallery([run])
+    data, said = report.gallery([run], 41_000)
+    assert len(data) < 41_500
     assert "left out" in said and "characters left out" in json.dumps(unpack(data, "chunk0"))
     assert len(unpack(data, "index")["step"]) == sum(s["kind"] == "propose" for s in run.samples)
 
@@ -281,8 +413,21 @@ def test_show_prints_a_task_and_what_the_gate_says(made, tmp_path, capsys):
     assert "gate: import not allowed" in show("import os\ndef f(x):\n    return x")
     assert tasks.main(["show", str(made / "made-0"), "--number", "2", "--require", "weak"]) == 0
     assert "def f(x):" in capsys.readouterr().out
-    assert tasks.main(["show", str(tmp_path / "nix"), "--require", "weak"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "p.py").write_bytes(b"\xff\x84")
+    assert tasks.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
+                       str(tmp_path / "p.py"), "--input", ""]) == 0
+    assert "gate: does not parse" in capsys.readouterr().out
+
+
+def test_show_says_in_one_line_what_cannot_be_read(made, tmp_path, capsys):
+    damaged = shutil.copytree(made / "made-0", tmp_path / "damaged")
+    lines = (damaged / "samples.jsonl").read_text().split('"task": ', 1)
+    (damaged / "samples.jsonl").write_text('"task": 3, "x": '.join(lines))
+    (tmp_path / "bytes").write_bytes(b"\xff\x84\n")
+    for name, says, status in (("nix", "nix", 1), ("damaged", "samples.jsonl, line", 2), ("bytes", "bytes, line 1", 2)):
+        assert tasks.main(["show", str(tmp_path / name), "--require", "weak"]) == status
+        told = capsys.readouterr().err
+        assert says in told and told.count("\n") == 1
 
 
 def test_terminal_output_cannot_steer_the_terminal():
@@ -307,8 +452,8 @@ def test_in_a_browser(made, width):
         assert b.js(f"return {count}") == total
 
         # filters
-        b.js("const f = document.getElementById('filters').elements; f.type.value = '0'; f.from.value = 3; f.to.value = 5;"
-             "f.reason.dispatchEvent(new Event('input', {bubbles: true}))")
+        b.js("const f = document.getElementById('filters').elements; f.type.value = '0'; f.from.value = 3;"
+             "f.to.value = 5; f.reason.dispatchEvent(new Event('input', {bubbles: true}))")
         kept = b.until(f"{count} < {total} && {count}")
         assert kept == sum(row["kind"] == "propose" and row["type"] == "deduction" and 3 <= row["step"] <= 5
                            for row in map(json.loads, open(made / "made-0" / "samples.jsonl")))
@@ -317,7 +462,8 @@ def test_in_a_browser(made, width):
 
         # opens a task that holds markup, by keyboard
         b.js("const f = document.getElementById('filters').elements; f.type.value = '2'; f.reason.value = '0';"
-             "f.text.dispatchEvent(new Event('input', {bubbles: true})); document.querySelector('#list button').focus()")
+             "f.text.dispatchEvent(new Event('input', {bubbles: true}));"
+             "document.querySelector('#list button').focus()")
         b.press("\ue007")  # enter
         b.until("document.querySelector('dialog[open] pre')")
         b.js("document.querySelectorAll('#task details').forEach(d => d.open = true)")
@@ -332,10 +478,33 @@ def test_in_a_browser(made, width):
         b.press("\ue00c")  # escape
         b.until("!document.querySelector('dialog[open]')")
 
+        # odd text shows as it is; the dialog gives the focus back
+        b.js("const f = document.getElementById('filters').elements; f.type.value = '1'; f.reason.value = '';"
+             "f.order.value = 'step'; f.text.dispatchEvent(new Event('input', {bubbles: true}));"
+             "document.querySelector('#list button').focus(); document.activeElement.click()")
+        b.until("document.querySelector('dialog[open] pre')")
+        assert b.js("return document.getElementById('task').textContent.includes(String.fromCharCode(...arguments[0]))",
+                    list(memoryview(ODD.encode("utf-16-le", "surrogatepass")).cast("H")))
+        b.press("\ue00c")
+        assert b.js("return document.activeElement === document.querySelector('#list button')")
+
+        # everything that can be used has a name, and list entries are words
+        b.js("document.querySelector('#filters [type=reset]').click()")
+        used = b.until("[...document.querySelectorAll('button, input, select, a, svg, [tabindex]')].filter(e =>"
+                       " e.checkVisibility() && e.id !== 'title' && !e.closest('svg *, #list li:nth-child(n + 3)'))")
+        names = [b.name(element) for element in used]
+        assert all(names) and any(re.match(r"step \d+ (de|ab|in)duction .* reward ", name) for name in names)
+
+        # a page further, and the focus is at its start
+        b.js("document.getElementById('on').click()")
+        assert "page 2 of" in b.js("return document.getElementById('count').textContent")
+        assert b.js("return document.activeElement === document.querySelector('#list button')")
+
         # theme, width, and what left the page
-        before = b.js("return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]")
+        look = "return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]"
+        before = b.js(look)
         b.js("document.getElementById('theme').click()")
-        after = b.js("return [document.documentElement.dataset.theme, getComputedStyle(document.body).backgroundColor]")
+        after = b.js(look)
         assert {before[0], after[0]} == {"light", "dark"} and before[1] != after[1]
         assert b.js("return document.documentElement.scrollWidth <= innerWidth")
         assert b.js("return document.title") == "made-0: what it learned"
@@ -353,8 +522,8 @@ def test_50_000_samples_make_a_page_of_15_mb(tmp_path):
                           capture_output=True)
     assert done.returncode == 0, done.stderr
     page = folder / "report.html"
-    print(f"{rows} samples, {(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB; {time.monotonic() - started:.1f} s"
-          f" of wall time; {done.stdout.strip()}")
+    print(f"{rows} samples, {(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB;"
+          f" {time.monotonic() - started:.1f} s of wall time; {done.stdout.strip()}")
     assert rows >= 50_000 and page.stat().st_size <= 15e6
     if not browser.missing():
         with browser.Browser() as b:

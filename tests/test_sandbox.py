@@ -392,12 +392,12 @@ hostile("crash", {
     "C exit": "libc.exit(0)",
     "abort": "os.abort()",
     "segmentation fault": "ctypes.string_at(0)",
-    "bad code": "exec((lambda: 0).__code__.replace(co_code=bytes([151, 0, 100, 255, 83, 0])))",
     "bad exit under a handler": "signal.signal = None; import atexit; ctypes.memset(1, 0, 1)",
 })  # fmt: skip
 hostile("ok crash error memory", {
     "faulthandler": "import faulthandler; faulthandler._sigsegv()",
     "stack overflow in C": "libc.qsort(bytes(80), 10, 8, ctypes.CFUNCTYPE(int)(lambda: f(w)))",
+    "bad code": "exec((lambda: 0).__code__.replace(co_code=bytes([151, 0, 100, 255, 83, 0])))",  # whatever lies behind its constants
     "forged return address": "ctypes.memset(id(sys._getframe()) + 16, 0x41, 64)",
 })  # fmt: skip
 hostile("error", {

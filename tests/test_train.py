@@ -73,7 +73,7 @@ def weights(run: Training) -> list[torch.Tensor]:
 def sampled_rows(run: Training, count: int = 6) -> list[Row]:
     """Real samples of both roles, no rewards yet."""
     rows = train.propose(run, tasks.DEDUCTION)[:count // 2]
-    rows += [train.ask(run, task, "solve") for task in run.buffers.train["deduction"][:count - len(rows)]]
+    rows += [train.ask(run, task, "solve")[0] for task in run.buffers.train["deduction"][:count - len(rows)]]
     return sample(run, rows)
 
 
@@ -373,7 +373,7 @@ def test_advantages_are_standard_within_each_type_and_role(run):
 def test_probes_are_sampled_not_greedy(run):
     """The official master branch measures solve rates at temperature 0, where all n answers are one answer."""
     run.cfg.n_probes = 8
-    rows = [train.ask(run, run.buffers.train["induction"][0], "probe") for _ in range(8)]
+    rows = train.ask(run, run.buffers.train["induction"][0], "probe", 8)
     stream = train.open_stream(run)
     train.sample(stream, rows, "probes of one task")
     assert len(list(train.judged(run, stream))) == 8 and len({row.text for row in rows}) > 1
@@ -517,6 +517,9 @@ def test_a_run_leaves_its_files(whole):
     assert (whole / "checkpoint" / "policy" / "adapter_model.safetensors").is_file()
     assert (whole / "checkpoint.old" / "state.json").is_file()
     assert "| type | depth | tasks | before | after | change |" in (whole / "heldout.md").read_text()
+    assert "</html>" in (whole / "report.html").read_text()
+    assert json.loads((whole / "machine.json").read_text())["commit"]
+    assert json.loads((whole / "preset.json").read_text())["batch_size"] == train.PRESETS["nano"]["batch_size"]
 
 
 def test_the_same_seed_gives_the_same_run(whole, tmp_path):
