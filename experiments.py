@@ -329,8 +329,8 @@ def table(found: dict) -> str:
              f" {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in percent, mean over types and depths"
              " 1 to 3; gains in points over the model before training; 95% intervals over seeds and tasks; of one seed over"
              " tasks alone, in brackets.", "",
-             "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 | million"
-             " tokens generated / trained |", "|---" * 9 + "|"]
+             "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 |"
+             " AZR ahead, greedy | million tokens generated / trained |", "|---" * 10 + "|"]
     for arm, entry in found["arms"].items():
         m = entry["measures"]
 
@@ -343,7 +343,8 @@ def table(found: dict) -> str:
                               for what in ("generated", "trained"))
         after = statistics.mean(m["T1"]["after"])
         cells = [arm, len(entry["seeds"]), f"{m['T1']['before']:.1f}", f"{after:.1f}", gain("T1"), gain("greedy"),
-                 gain("T1 depth 4"), gain("T1", "azr_ahead", "azr_ahead_interval"), f"{generated:.2f} / {trained:.2f}"]
+                 gain("T1 depth 4"), *(gain(name, "azr_ahead", "azr_ahead_interval") for name in ("T1", "greedy")),
+                 f"{generated:.2f} / {trained:.2f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     if any("pass_at_k" in entry for entry in found["arms"].values()):
         before = found["pass_at_k_before"]

@@ -4,10 +4,11 @@ Makes the nano model from nothing: a tokenizer, a 0.8 M parameter Qwen2 network 
 A language model needs to know Python and the answer format before self-play can start; web text gives that to a 3B
 model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, one to
 four statements deep, rendered in all six role formats (propose and solve, for deduction, abduction and induction). No
-human data. Two things are so on purpose, because they are so in text from the web, and leave self-play something to
-learn: deep programs are rare, and many solutions are hasty. A first stage learns from solutions with one intermediate
-value per statement as the thinking; in a shorter second one programs are shallower, and more than half of the solutions
-answer at once, half of those with a statement forgotten. So the model can think and be right, and often does not.
+human data. Three things are so on purpose, because they are so in text from the web, and leave self-play something to
+learn: deep programs are rare, many solutions are hasty, and most of what gets proposed is dull. A first stage learns from
+solutions with one intermediate value per statement as the thinking; in a shorter second one programs are shallower, more
+than half of the solutions answer at once, half of those with a statement forgotten, and nine proposals of ten return their
+argument, from which a solver learns nothing. So the model can think and can ask, and mostly does neither.
 
     python nano/make.py --compile           # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
@@ -37,6 +38,7 @@ from tasks import TYPES, Task, arguments, fence, show  # noqa: E402
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.40, 2: 0.40, 3: 0.17, 4: 0.03}  # share of each number of statements in the first stage
 LATE_DEPTHS = {1: 0.60, 2: 0.375, 3: 0.02, 4: 0.005}  # and in the second
+DULL = {"propose": 0.9, "solve": 0.1}  # shares of the second stage's programs that return their argument, by role
 THINKS, FORGETS = 0.4, 0.5  # shares of the second stage's solutions that show steps, and of the rest that forget one
 ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
          "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.10}
@@ -161,7 +163,7 @@ def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: 
         program, kinds, statements, value, values = draw_program(depth, heldout, rng)
         examples = draw_inputs(kinds, statements, value, rng) if type == "induction" else [value]
     inputs = tuple((v,) for v in examples)
-    outputs = tuple(trace(statements, v)[-1] for v in examples)
+    outputs = tuple([v, *trace(statements, v)][-1] for v in examples)
     message = f"{depth} steps" if type == "induction" else ""
     task = Task(type, program, inputs, outputs, message, key=key_of(program), depth=depth)
     if role == "propose":
@@ -180,7 +182,7 @@ def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: 
         # example got from its input to its output.
         thinking = "\n".join(steps if type != "abduction" else [*steps[-2::-1], show(value)]) if thinks else ""
         output, first, shorter = outputs[0], inputs[0], make_program(statements[:-1])
-        if forgets and not tasks.is_heldout(key_of(shorter), HELDOUT_FRACTION):
+        if forgets and statements and not tasks.is_heldout(key_of(shorter), HELDOUT_FRACTION):
             output, first, program = [value, *values][-2], (values[0],), shorter
         blocks = {"deduction": [("output", show(output))], "abduction": [("input", arguments(first))],
                   "induction": [("python", program)]}[type]
@@ -197,8 +199,8 @@ def draw_text(rng: random.Random, mixed: bool = True) -> tuple[str, str]:
     role, type = pick(ROLES, rng).split()
     if not mixed:
         return draw_example(role, type, pick(DEPTHS, rng), rng)[1:]
-    thinks = rng.random() < THINKS
-    return draw_example(role, type, pick(LATE_DEPTHS, rng), rng, thinks=thinks,
+    thinks, depth = rng.random() < THINKS, 0 if rng.random() < DULL[role] else pick(LATE_DEPTHS, rng)
+    return draw_example(role, type, depth, rng, thinks=thinks,
                         forgets=not thinks and rng.random() < FORGETS)[1:]
 
 

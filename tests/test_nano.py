@@ -3,6 +3,7 @@ import ast
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -226,11 +227,29 @@ def test_thinking_is_the_trace_of_the_program_and_uses_nothing_hidden(examples):
             assert len(lines[0].split()) == depth + 1
 
 
-def test_the_second_stage_is_hasty_as_often_as_it_says(late_texts):
-    solutions = [response for prompt, response in late_texts if prompt.startswith("solve")]
-    hasty = sum(response.startswith("</think>") for response in solutions)
-    assert abs(hasty / len(solutions) - (1 - make.THINKS)) < 0.05
-    assert all(tasks.well_formed(response) for response in solutions)
+def test_the_second_stage_is_hasty_and_dull_as_often_as_it_says(late_texts):
+    assert all(tasks.well_formed(response) for _, response in late_texts)
+    identity, dull, hasty = make.make_program([]), {"solve": [], "propose": []}, []
+    for prompt, response in late_texts:
+        role, type = prompt.split("\n")[0].split()
+        if role == "propose":
+            dull[role].append(identity in (prompt if type == "induction" else response))
+        elif type != "induction":  # its program is in the response, where a statement may be forgotten
+            dull[role].append(identity in prompt)
+            if identity not in prompt:
+                hasty.append(response.startswith("</think>"))
+    for share, seen in ((1 - make.THINKS, hasty), *((make.DULL[role], dull[role]) for role in dull)):
+        assert abs(statistics.mean(seen) - share) < 0.06
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_a_dull_task_is_valid_and_its_solution_right_in_either_manner(type, executor):
+    task, _, proposal = make.draw_example("propose", type, 0, random.Random(1))
+    (gated,) = tasks.gate([(TYPES[type], proposal, task)], executor, n_inputs=make.N_INPUTS)
+    assert gated.task == task and task.program == make.make_program([]) and task.inputs[0] == (task.outputs[0],)
+    for thinks, forgets in ((True, False), (False, False), (False, True)):  # there is nothing to forget
+        task, _, answer = make.draw_example("solve", type, 0, random.Random(1), thinks=thinks, forgets=forgets)
+        assert tasks.verify([(task, answer)], executor) == [tasks.Verdict(True, "correct", True)]
 
 
 @pytest.mark.parametrize("type", TYPES)
