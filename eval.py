@@ -694,15 +694,20 @@ def arguments() -> argparse.Namespace:
 
 
 def settings_of(args) -> dict:
-    """What responses depend on."""
-    adapter = args.adapter and hashlib.sha256(b"".join(
-        path.read_bytes() for path in sorted(args.adapter.glob("*.safetensors")))).hexdigest()
-    folder = Path(args.model or "").expanduser()  # other weights may come to lie in the same place
-    weights = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(folder.glob("*.safetensors"))
-               ] if args.model and not args.samples else []
-    return {"model": None if args.samples else args.model, "weights": weights, "adapter": args.adapter and str(args.adapter),
-            "adapter_sha256": adapter, "load_in_4bit": args.load_in_4bit, "prompt": args.prompt, "n": args.n,
-            "temperature": args.temperature, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
+    """What responses depend on. Other weights may come to lie in the same place: an adapter is told by its bytes, and a
+    model, whose bytes take minutes to read, by the size and time of its files."""
+    model, sampled = Path(args.model or "").expanduser(), args.model and not args.samples
+    files, adapter = [], None
+    if sampled:
+        files = [(path, path.stat()) for path in sorted(model.glob("*.safetensors"))]
+    if args.adapter:
+        parts = [path.read_bytes() for path in sorted(args.adapter.glob("*.safetensors"))]
+        adapter = hashlib.sha256(b"".join(parts)).hexdigest()
+    return {"model": args.model if sampled else None,
+            "weights": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in files],
+            "adapter": args.adapter and str(args.adapter), "adapter_sha256": adapter,
+            "load_in_4bit": args.load_in_4bit, "prompt": args.prompt, "n": args.n, "temperature": args.temperature,
+            "max_new_tokens": args.max_new_tokens, "seed": args.seed}
 
 
 def fetch(names: list[str], folder: Path) -> int:

@@ -325,10 +325,10 @@ def curves(lines: list[dict]) -> dict:
 
 
 def table(found: dict) -> str:
-    lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}`, commit"
-             f" {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in percent, mean over types and depths"
-             " 1 to 3; gains in points over the model before training; 95% intervals over seeds and tasks; of one seed over"
-             " tasks alone, in brackets.", "",
+    lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}`,"
+             f" commit {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in percent, mean over types"
+             " and depths 1 to 3; gains in points over the model before training; 95% intervals over seeds and tasks;"
+             " of one seed over tasks alone, in brackets.", "",
              "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 |"
              " AZR ahead, greedy | million tokens generated / trained |", "|---" * 10 + "|"]
     for arm, entry in found["arms"].items():

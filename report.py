@@ -406,7 +406,8 @@ def figure(measure: curves.Measure, groups: dict, last: int, png_folder: Path | 
     wide = " class=wide" if len(panels) > 1 else ""
     return (f"<figure id=fig-{measure.name}{wide}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div>"
             f"<figcaption>{esc(measure.meaning)}</figcaption>"
-            f"<details><summary>{esc(measure.title)} as a table</summary><div class=scroll tabindex=0 role=region aria-label=\"{esc(measure.title)}, table\">"
+            f"<details><summary>{esc(measure.title)} as a table</summary><div class=scroll tabindex=0 role=region"
+            f" aria-label=\"{esc(measure.title)}, table\">"
             f"{curves.table(measure, panels)}</div></details></figure>")
 
 

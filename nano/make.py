@@ -5,10 +5,11 @@ A language model needs to know Python and the answer format before self-play can
 model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, one to
 four statements deep, rendered in all six role formats (propose and solve, for deduction, abduction and induction). No
 human data. Three things are so on purpose, because they are so in text from the web, and leave self-play something to
-learn: deep programs are rare, many solutions are hasty, and most of what gets proposed is dull. A first stage learns from
-solutions with one intermediate value per statement as the thinking; in a shorter second one programs are shallower, more
-than half of the solutions answer at once, half of those with a statement forgotten, and nine proposals of ten return their
-argument, from which a solver learns nothing. So the model can think and can ask, and mostly does neither.
+learn: deep programs are rare, many solutions are hasty, and most of what gets proposed is dull. A first stage learns
+from solutions with one intermediate value per statement as the thinking; in a shorter second one programs are
+shallower, more than half of the solutions answer at once, half of those with a statement forgotten, and nine proposals
+of ten return their argument, from which a solver learns nothing. So the model can think and can ask, and mostly does
+neither.
 
     python nano/make.py --compile           # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run

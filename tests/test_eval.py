@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import sys
 import zlib
 from dataclasses import replace
@@ -715,6 +716,22 @@ def test_a_start_that_failed_leaves_the_folder_free(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(ROOT)
     assert command(monkeypatch, capsys, *flags, "--model", "nano")[0] == 0
     assert json.loads((out / "settings.json").read_text())["prompt"] == "compact"
+
+
+def test_other_weights_in_the_same_folder_do_not_take_the_samples_of_those_before(tmp_path, monkeypatch, capsys):
+    file, model, out = tmp_path / "tasks.jsonl", tmp_path / "model", tmp_path / "out"
+    file.write_text((ROOT / "nano" / "heldout.jsonl").open().readline())
+    shutil.copytree(ROOT / "nano", model)
+    flags = ("--tasks", file, "--max_new_tokens", 4, "--prompt", "compact", "--model", model)
+    monkeypatch.chdir(tmp_path)  # without --out the folder's name tells them apart
+    for _ in range(2):
+        assert command(monkeypatch, capsys, *flags, "--out", out)[0] == 0
+        assert command(monkeypatch, capsys, *flags)[0] == 0
+    assert len(list((tmp_path / "evals").iterdir())) == 1
+    os.utime(model / "model.safetensors", (0, 0))
+    assert "other settings" in command(monkeypatch, capsys, *flags, "--out", out)[2]
+    assert command(monkeypatch, capsys, *flags)[0] == 0
+    assert len(list((tmp_path / "evals").iterdir())) == 2
 
 
 def test_damage_is_named_and_nothing_is_dropped(tmp_path, monkeypatch, capsys):
