@@ -632,15 +632,17 @@ def test_a_hub_name_without_network_a_missing_folder_and_an_unsupported_model(tm
     fails(tmp_path, *TINY, "--model", str(config.parent), "--name", "odd", says="supported families")
 
 
-def test_a_run_folder_is_never_overwritten_and_never_used_twice(whole, capsys, monkeypatch):
+def test_a_run_folder_is_never_overwritten_and_never_used_twice(whole, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(whole.parent.parent)
     assert train.run_main([*TINY, "--name", "a"]) != 0
     assert "exists already" in capsys.readouterr().err
     _, lock = train.open_folder(parse(["--resume", "runs/a"])[0])
     with lock:
         fails(whole.parent.parent, "--resume", "runs/a", says="in use")
-    assert train.run_main(["--resume", "runs/none"]) != 0
-    assert "not a run folder" in capsys.readouterr().err
+    (tmp_path / "config.json").write_text("[]")  # somebody else's
+    for other in ("runs/none", str(tmp_path)):
+        assert train.run_main(["--resume", other]) != 0
+        assert "not a run folder" in capsys.readouterr().err
     assert train.run_main(["--resume", "runs/a", "--lr", "1"]) != 0
     assert "--lr cannot change" in capsys.readouterr().err
 
