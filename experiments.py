@@ -75,6 +75,7 @@ ABLATIONS = {
     "extremes -0.5": ["--extreme_reward", "-0.5"],
     "n = 4": ["--n_probes", "4"],
     "n = 16": ["--n_probes", "16"],
+    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes of twice the tasks
     "paper, last step's tasks": [*PAPER, "--solve_tasks", "previous"],
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
