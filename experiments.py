@@ -1,6 +1,7 @@
 """
 Experiments with controls and intervals, one command each. Every arm is a run of train.py with some flags changed, for
-every seed; its folder runs/NAME-PRESET-STEPS-ARM-SEED is kept, so a second call goes on where the first was stopped.
+every seed; its folder runs/NAME-PRESET.WEIGHTS-STEPS-ARM-SEED is kept, so a second call goes on where the first was
+stopped, and one with more seeds keeps those that are there.
 
     python experiments.py learns                        # self-play against five controls, 3 seeds
     python experiments.py ablations --arms azr "n = 4"  # some arms only
@@ -12,9 +13,10 @@ curve, every gain with its interval), NAME.md (the table) and NAME.png.
 What counts is held-out pass@1 at T = 1 and greedy accuracy, each the mean over task types and depths 1 to 3 (depth 4 is
 told apart), on the nano preset's file. A gain is the difference to the model before training, on the same tasks. Its
 95% interval adds two sources: the spread over seeds (Student's t) and the sampling of tasks (clustered by program:
-tasks of one program are not independent). Arms are compared with AZR seed by seed in the same way.
+tasks of one program are not independent). Arms are compared with AZR in the same way, over the seeds that both have.
 """
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -27,6 +29,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -56,7 +59,7 @@ CURVE_TASKS = 300        # held-out tasks of a learning curve's points, which an
 SUPERVISED = ["supervise, see below"]
 LEARNS = {
     "azr": [],
-    "grammar tasks": ["--propose_from", "GRAMMAR"],     # plain RL on tasks drawn from the warm start's grammar
+    "grammar tasks": ["--propose_from", "GRAMMAR"],     # plain RL on tasks of the warm start's grammar, no dull ones
     "frozen proposer": ["--propose_from", "start"],
     "shuffled proposer reward": ["--control", "shuffled"],
     "random solver reward": ["--control", "random"],
@@ -75,7 +78,7 @@ ABLATIONS = {
     "extremes -0.5": ["--extreme_reward", "-0.5"],
     "n = 4": ["--n_probes", "4"],
     "n = 16": ["--n_probes", "16"],
-    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes of twice the tasks
+    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals
     "paper, last step's tasks": [*PAPER, "--solve_tasks", "previous"],
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
@@ -89,9 +92,26 @@ EXPERIMENTS = {"learns": LEARNS, "ablations": ABLATIONS}
 # ----------------------------------------------------------------------------------------------------------------
 # Running arms
 
-def run_name(args, arm: str, seed: int) -> str:
+@lru_cache
+def subject(preset: str) -> str:
+    """The preset with a digest of its weights and its held-out file: with others, kept runs are of no use."""
+    chosen, found = train.PRESETS[preset], hashlib.sha256()
+    for path in [*sorted(Path(chosen["model"]).glob("*.safetensors")), Path(chosen["heldout_tasks"])]:
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return f"{preset}.{found.hexdigest()[:6]}"
+
+
+def run_name(args, arm: str, seed: int | str) -> str:
     """Of runs that may be compared: another number of steps is another schedule of the learning rate."""
-    return f"{args.name}-{args.preset}-{args.steps}-{re.sub('[^a-z0-9.]+', '_', arm.lower())}-{seed}"
+    return f"{args.name}-{subject(args.preset)}-{args.steps}-{re.sub('[^a-z0-9.]+', '_', arm.lower())}-{seed}"
+
+
+def seeds_of(args, arm: str) -> list[int]:
+    """Those with scores, also beyond --seeds."""
+    start = run_name(args, arm, "")
+    ends = [folder.name.removeprefix(start) for folder in Path("runs").glob(start + "*")]
+    return [seed for seed in sorted(int(end) for end in ends if end.isdigit())
+            if scores_of(Path("runs") / f"{start}{seed}", args.limit)]
 
 
 def commands(args, arm: str, seed: int) -> list[list[str]]:
@@ -134,7 +154,7 @@ def score_command(args, folder: Path) -> list[str]:
 
 
 def start_folder(args) -> Path:
-    return Path("runs") / f"start-{args.preset}"
+    return Path("runs") / f"start-{subject(args.preset)}"
 
 
 def run_arm(args, arm: str, seed: int) -> None:
@@ -152,11 +172,12 @@ def run_commands(args, commands: list[list[str]], log: Path) -> None:
 
 
 def grammar_file(args, seed: int) -> Path:
-    return Path("runs") / f"grammar-{args.preset}-{args.steps}-{seed}.jsonl"
+    return Path("runs") / f"grammar-{subject(args.preset)}-{args.steps}-{seed}.jsonl"
 
 
 def write_task_file(path: Path, count: int, seed: int) -> None:
-    """`count` tasks of each type from the warm start's own grammar, depths as in its second stage, none held out."""
+    """`count` tasks of each type from the warm start's own grammar, none held out: as in its second stage, but for the
+    dull ones."""
     rng, lines = random.Random(f"grammar tasks {seed}"), []
     for name in tasks.TYPES:
         for _ in range(count):
@@ -242,7 +263,8 @@ def average(values: list[float], cells: dict) -> float:
 
 def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dict) -> float:
     """Half of the 95% interval of `average` of the differences, one list of them (by task) a seed: seeds and tasks are
-    drawn independently, so their variances add. Tasks: each program's residuals are summed before they are squared."""
+    drawn independently, so their variances add. Tasks: each program's residuals are summed before they are squared.
+    The chance in one answer is in both parts, so the interval is a little too wide."""
     seeds, residual = len(differences_S), defaultdict(float)
     mean_I = [statistics.mean(column) for column in zip(*differences_S)]
     for cell in cells.values():
@@ -262,7 +284,7 @@ def figures(args) -> dict:
     cfg = train.Config(**train.PRESETS[args.preset])
     heldout = [json.loads(line) for line in open(cfg.heldout_tasks)][:args.limit]
     start = scores_of(start_folder(args), args.limit)
-    found = {"experiment": args.name, "preset": args.preset, "steps": args.steps, "seeds": args.seeds,
+    found = {"experiment": args.name, "preset": args.preset, "steps": args.steps,
              "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
     measures = {"T1": ("sampled", SAMPLED, DEPTHS), "greedy": ("greedy", 1, DEPTHS),
                 "T1 depth 4": ("sampled", SAMPLED, (4,)), "greedy depth 4": ("greedy", 1, (4,))}
@@ -271,8 +293,8 @@ def figures(args) -> dict:
                 for name, (_, _, depths, *only) in measures.items()}
     against = {}  # measure: AZR's rates by task, by seed
     for arm in EXPERIMENTS[args.name]:
-        folders = {seed: Path("runs") / run_name(args, arm, seed) for seed in range(args.seeds)}
-        scores = {seed: one for seed, folder in folders.items() if (one := scores_of(folder, args.limit))}
+        folders = {seed: Path("runs") / run_name(args, arm, seed) for seed in seeds_of(args, arm)}
+        scores = {seed: scores_of(folder, args.limit) for seed, folder in folders.items()}
         if not scores:
             continue
         found["commits"] = sorted({*found["commits"], *(score["commit"] for score in scores.values())})
@@ -291,13 +313,14 @@ def figures(args) -> dict:
             elif both := [seed for seed in rates if seed in against.get(name, {})]:
                 lead = [[a - b for a, b in zip(against[name][seed], rates[seed])] for seed in both]
                 entry["measures"][name] |= {
-                    "azr_ahead": 100 * statistics.mean(average(one, cells) for one in lead),
+                    "azr_ahead_seeds": both, "azr_ahead": 100 * statistics.mean(average(one, cells) for one in lead),
                     "azr_ahead_interval": 100 * half_width(lead, heldout, cells)}
         metrics = [[json.loads(line) for line in open(folders[seed] / "metrics.jsonl")] for seed in scores]
         entry["tokens"], entry["curves"] = list(map(tokens_of, metrics)), list(map(curves, metrics))
         if all("pass" in score for score in scores.values()):
             entry["pass_at_k"] = [pass_curve(score["pass"]) for score in scores.values()]
     found["pass_at_k_before"] = pass_curve(start["pass"])
+    found["seeds"] = max((len(entry["seeds"]) for entry in found["arms"].values()), default=0)
     return found
 
 
@@ -329,7 +352,7 @@ def table(found: dict) -> str:
     lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}`,"
              f" commit {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in percent, mean over types"
              " and depths 1 to 3; gains in points over the model before training; 95% intervals over seeds and tasks;"
-             " of one seed over tasks alone, in brackets.", "",
+             " of one seed over tasks alone, in brackets. AZR ahead: over the seeds that both have.", "",
              "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 |"
              " AZR ahead, greedy | million tokens generated / trained |", "|---" * 10 + "|"]
     for arm, entry in found["arms"].items():
@@ -339,7 +362,8 @@ def table(found: dict) -> str:
             if key not in m[name]:
                 return "-"
             text = f"{m[name][key]:+.1f} ± {m[name][width]:.1f}"
-            return f"({text})" if len(entry["seeds"]) == 1 else text
+            seeds = entry["seeds"] if key == "gain" else m[name]["azr_ahead_seeds"]
+            return f"({text})" if len(seeds) == 1 else text
         generated, trained = (statistics.mean(run[f"tokens_{what}"] for run in entry["tokens"]) / 1e6
                               for what in ("generated", "trained"))
         after = statistics.mean(m["T1"]["after"])

@@ -8,8 +8,8 @@ human data. Three things are so on purpose, because they are so in text from the
 learn: deep programs are rare, many solutions are hasty, and most of what gets proposed is dull. A first stage learns
 from solutions with one intermediate value per statement as the thinking; in a shorter second one programs are
 shallower, seven solutions of ten answer at once, half of those with a statement forgotten, and 85% of the proposals
-return their argument, from which a solver learns nothing. So the model can think and can ask, and mostly does
-neither.
+return their argument, from which a solver learns nothing (as do a tenth of the solved ones: they must not surprise).
+So the model can think and can ask, and mostly does neither.
 
     python nano/make.py --compile           # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
@@ -38,9 +38,10 @@ from tasks import TYPES, Task, arguments, fence, show  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.40, 2: 0.40, 3: 0.17, 4: 0.03}  # share of each number of statements in the first stage
-LATE_DEPTHS = {1: 0.60, 2: 0.375, 3: 0.02, 4: 0.005}  # and in the second
+LATE_DEPTHS = {1: 0.60, 2: 0.375, 3: 0.02, 4: 0.005}  # and in the second, of programs that do something
 DULL = {"propose": 0.85, "solve": 0.1}  # shares of the second stage's programs that return their argument, by role
-THINKS, FORGETS = 0.3, 0.5  # shares of the second stage's solutions that show steps, and of the rest that forget one
+THINKS, FORGETS = 0.3, 0.5  # shares of the second stage's solutions that show steps, and of the rest that forget one,
+                            # where there is one
 ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
          "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.10}
 N_INPUTS = 6            # induction examples: 3 shown, 3 hidden

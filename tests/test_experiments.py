@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -96,6 +97,50 @@ def test_what_is_left_of_an_arm_is_done_and_no_more(tmp_path, monkeypatch):
     assert len(experiments.commands(arguments(limit=2400), "azr", 0)) == 1
     monkeypatch.setattr(experiments, "last_step", lambda folder: 30)
     assert len(experiments.commands(args, "azr", 0)) == 2  # trained further: old scores are of another policy
+
+
+def test_runs_of_other_weights_are_other_runs(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "nano", tmp_path / "nano")
+    monkeypatch.setattr(experiments.train, "PRESETS", {"nano": experiments.train.PRESETS["nano"] | {
+        "model": str(tmp_path / "nano"), "heldout_tasks": str(tmp_path / "nano" / "heldout.jsonl")}})
+    names = []
+    for changed in (None, "model.safetensors", "heldout.jsonl"):
+        if changed:
+            with open(tmp_path / "nano" / changed, "ab") as file:
+                file.write(b" ")
+        experiments.subject.cache_clear()
+        names.append((experiments.run_name(arguments(), "azr", 0), experiments.start_folder(arguments()),
+                      experiments.grammar_file(arguments(), 0)))
+    experiments.subject.cache_clear()
+    assert all(len(set(kind)) == 3 for kind in zip(*names))
+
+
+def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
+    """Ahead is AZR minus the arm; every seed that is there counts; an interval of one seed stands in brackets."""
+    monkeypatch.chdir(tmp_path)
+    args = arguments()
+
+    def scored(folder, greedy, sampled):
+        folder.mkdir(parents=True)
+        (folder / "scores.json").write_text(json.dumps({"limit": 48, "commit": "c0ffee", "greedy": [greedy] * 48,
+                                                        "sampled": [sampled] * 48, "pass": [32] * 48}))
+        (folder / "metrics.jsonl").write_text('{"step": 1, "tokens_generated": 1, "tokens_trained": 1}\n')
+    scored(tmp_path / experiments.start_folder(args), 0, 0)
+    for arm, seeds, greedy, sampled in (("azr", (0, 1, 2), 0, 2), ("frozen proposer", (0, 1), 1, 1),
+                                        ("grammar tasks", (2, 9), 1, 0)):
+        for seed in seeds:
+            scored(tmp_path / "runs" / experiments.run_name(args, arm, seed), greedy, sampled)
+    found = experiments.figures(args)
+    frozen, grammar = (found["arms"][arm]["measures"] for arm in ("frozen proposer", "grammar tasks"))
+    assert (frozen["T1"]["azr_ahead"], frozen["greedy"]["azr_ahead"]) == (50, -100)
+    assert frozen["T1"]["azr_ahead_seeds"] == [0, 1] and grammar["T1"]["azr_ahead_seeds"] == [2]
+    assert found["seeds"] == 3 and found["arms"]["grammar tasks"]["seeds"] == [2, 9]
+    heading, _, *rows = [line.split("|")[1:-1] for line in experiments.table(found).split("\n")
+                         if line.startswith("|")][:5]
+    assert all(len(row) == len(heading) for row in rows)
+    row = {name.strip(): cell.strip() for name, cell in zip(heading, rows[list(found["arms"]).index("grammar tasks")])}
+    assert row["gain"] == "+0.0 ± 0.0" and row["AZR ahead at T = 1"] == "(+100.0 ± 0.0)"
+    assert row["AZR ahead, greedy"] == "(-100.0 ± 0.0)"
 
 
 def test_the_grammar_file_is_drawn_for_each_seed():
