@@ -5,7 +5,7 @@ stopped, and one with more seeds keeps those that are there.
 
     python experiments.py learns                        # self-play against five controls, 3 seeds
     python experiments.py ablations --arms azr "n = 4"  # some arms only
-    python experiments.py learns --steps 10 --seeds 1   # a quick look
+    python experiments.py learns --steps 10 --seeds 1   # a quick look; it takes the place of results/learns.*
 
 Written to results/, anew after every run, so that there is something to look at from the start: NAME.json (every
 curve, every gain with its interval), NAME.md (the table) and NAME.png.
@@ -384,7 +384,7 @@ def table(found: dict) -> str:
 
 
 def plot(found: dict, path: Path) -> None:
-    """Left: learning curves at T = 1, a line a seed. Right: gains with their intervals."""
+    """Left: learning curves at T = 1, their means thick. Right: gains with their intervals."""
     try:
         import matplotlib
     except ImportError:
@@ -395,13 +395,16 @@ def plot(found: dict, path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4 + 0.15 * len(found["arms"])), layout="constrained")
     for number, (arm, entry) in enumerate(found["arms"].items()):
         color = pyplot.cm.tab20(number % 20)
-        for first, curve in enumerate(entry["curves"]):
-            if curve.get("T1"):
-                left.plot(*zip(*curve["T1"]), color=color, alpha=0.8, label=None if first else arm)
+        if seeds := [curve["T1"] for curve in entry["curves"] if curve.get("T1")]:
+            for curve in seeds:
+                left.plot(*zip(*curve), color=color, lw=0.7, alpha=0.4)
+            means = [(at[0][0], statistics.mean(rate for _, rate in at)) for at in zip(*seeds)]
+            left.plot(*zip(*means), color=color, lw=2, label=arm)
         for shift, name, fill in ((-0.17, "T1", color), (0.17, "greedy", "none")):
             m = entry["measures"][name]
             right.barh(number + shift, m["gain"], 0.32, xerr=m["interval"], color=fill, edgecolor=color, capsize=2)
-    left.set(xlabel="step", ylabel="held-out pass@1 at T = 1, %", title="mean over types, depths 1 to 3; a line a seed")
+    left.set(xlabel="step", ylabel="held-out pass@1 at T = 1, %",
+             title="mean over types, depths 1 to 3; thin: one seed")
     left.legend(fontsize=7)
     right.axvline(0, color="black", lw=0.8)
     right.set(yticks=range(len(found["arms"])), yticklabels=list(found["arms"]), xlabel="gain, points",
