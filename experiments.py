@@ -284,7 +284,7 @@ def figures(args) -> dict:
     cfg = train.Config(**train.PRESETS[args.preset])
     heldout = [json.loads(line) for line in open(cfg.heldout_tasks)][:args.limit]
     start = scores_of(start_folder(args), args.limit)
-    found = {"experiment": args.name, "preset": args.preset, "steps": args.steps,
+    found = {"experiment": args.name, "preset": args.preset, "steps": args.steps, "limit": args.limit,
              "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
     measures = {"T1": ("sampled", SAMPLED, DEPTHS), "greedy": ("greedy", 1, DEPTHS),
                 "T1 depth 4": ("sampled", SAMPLED, (4,)), "greedy depth 4": ("greedy", 1, (4,))}
@@ -349,10 +349,11 @@ def curves(lines: list[dict]) -> dict:
 
 
 def table(found: dict) -> str:
-    lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}`,"
-             f" commit {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in percent, mean over types"
-             " and depths 1 to 3; gains in points over the model before training; 95% intervals over seeds and tasks;"
-             " of one seed over tasks alone, in brackets. AZR ahead: over the seeds that both have.", "",
+    lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}"
+             f" --limit {found['limit']}`, commit {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in"
+             " percent, mean over types and depths 1 to 3; gains in points over the model before training; 95% intervals"
+             " over seeds and tasks; of one seed over tasks alone, in brackets. AZR ahead: over the seeds that both"
+             " have.", "",
              "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 |"
              " AZR ahead, greedy | million tokens generated / trained |", "|---" * 10 + "|"]
     for arm, entry in found["arms"].items():
