@@ -35,6 +35,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import benchmarks
 import eval as evaluation
 import interop
 import record
@@ -95,10 +96,9 @@ EXPERIMENTS = {"learns": LEARNS, "ablations": ABLATIONS}
 @lru_cache
 def subject(preset: str) -> str:
     """The preset with a digest of its weights and its held-out file: with others, kept runs are of no use."""
-    chosen, found = train.PRESETS[preset], hashlib.sha256()
-    for path in [*sorted(Path(chosen["model"]).glob("*.safetensors")), Path(chosen["heldout_tasks"])]:
-        found.update(hashlib.sha256(path.read_bytes()).digest())
-    return f"{preset}.{found.hexdigest()[:6]}"
+    chosen = train.PRESETS[preset]
+    files = [*sorted(Path(chosen["model"]).glob("*.safetensors")), Path(chosen["heldout_tasks"])]
+    return f"{preset}.{hashlib.sha256(''.join(map(benchmarks.digest, files)).encode()).hexdigest()[:6]}"
 
 
 def run_name(args, arm: str, seed: int | str) -> str:
@@ -106,12 +106,12 @@ def run_name(args, arm: str, seed: int | str) -> str:
     return f"{args.name}-{subject(args.preset)}-{args.steps}-{re.sub('[^a-z0-9.]+', '_', arm.lower())}-{seed}"
 
 
-def seeds_of(args, arm: str) -> list[int]:
-    """Those with scores, also beyond --seeds."""
+def scores_by_seed(args, arm: str) -> dict[int, dict]:
+    """Of the arm's runs that have scores, also beyond --seeds."""
     start = run_name(args, arm, "")
     ends = [folder.name.removeprefix(start) for folder in Path("runs").glob(start + "*")]
-    return [seed for seed in sorted(int(end) for end in ends if end.isdigit())
-            if scores_of(Path("runs") / f"{start}{seed}", args.limit)]
+    return {seed: scores for seed in sorted(int(end) for end in ends if end.isdigit())
+            if (scores := scores_of(Path("runs") / f"{start}{seed}", args.limit))}
 
 
 def commands(args, arm: str, seed: int) -> list[list[str]]:
@@ -293,8 +293,7 @@ def figures(args) -> dict:
                 for name, (_, _, depths, *only) in measures.items()}
     against = {}  # measure: AZR's rates by task, by seed
     for arm in EXPERIMENTS[args.name]:
-        folders = {seed: Path("runs") / run_name(args, arm, seed) for seed in seeds_of(args, arm)}
-        scores = {seed: scores_of(folder, args.limit) for seed, folder in folders.items()}
+        scores = scores_by_seed(args, arm)
         if not scores:
             continue
         found["commits"] = sorted({*found["commits"], *(score["commit"] for score in scores.values())})
@@ -315,7 +314,8 @@ def figures(args) -> dict:
                 entry["measures"][name] |= {
                     "azr_ahead_seeds": both, "azr_ahead": 100 * statistics.mean(average(one, cells) for one in lead),
                     "azr_ahead_interval": 100 * half_width(lead, heldout, cells)}
-        metrics = [[json.loads(line) for line in open(folders[seed] / "metrics.jsonl")] for seed in scores]
+        metrics = [[json.loads(line) for line in open(Path("runs") / run_name(args, arm, seed) / "metrics.jsonl")]
+                   for seed in scores]
         entry["tokens"], entry["curves"] = list(map(tokens_of, metrics)), list(map(curves, metrics))
         if all("pass" in score for score in scores.values()):
             entry["pass_at_k"] = [pass_curve(score["pass"]) for score in scores.values()]
@@ -351,9 +351,9 @@ def curves(lines: list[dict]) -> dict:
 def table(found: dict) -> str:
     lines = [f"`python experiments.py {found['experiment']} --steps {found['steps']} --seeds {found['seeds']}"
              f" --limit {found['limit']}`, commit {', '.join(found['commits'])}, {found['machine']}. Held-out pass@1 in"
-             " percent, mean over types and depths 1 to 3; gains in points over the model before training; 95% intervals"
-             " over seeds and tasks; of one seed over tasks alone, in brackets. AZR ahead: over the seeds that both"
-             " have.", "",
+             " percent, mean over types and depths 1 to 3; gains in points over the model before training; 95%"
+             " intervals over seeds and tasks; of one seed over tasks alone, in brackets. AZR ahead: over the seeds"
+             " that both have.", "",
              "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 |"
              " AZR ahead, greedy | million tokens generated / trained |", "|---" * 10 + "|"]
     for arm, entry in found["arms"].items():

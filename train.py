@@ -907,14 +907,13 @@ def pick_preset(first) -> tuple[str, str]:
 
 def resumed_config(parser, argv: list[str], given: set[str], folder: Path) -> Config:
     try:
-        saved = json.loads((folder / "config.json").read_text())
-        names = saved.keys()
-    except (OSError, ValueError, AttributeError) as error:
+        saved = evaluation.read_json((folder / "config.json").read_bytes(), "config.json")
+    except (OSError, ValueError) as error:
         raise UserError(f"--resume {folder}: no readable config.json there, so this is not a run folder") from error
     fixed = sorted(given - RUNNING_FLAGS)
     if fixed:
         raise UserError(f"--{fixed[0]} cannot change on --resume, it would be another run; drop it or start a new run")
-    unknown = names - {f.name for f in fields(Config)}
+    unknown = set(saved) - {f.name for f in fields(Config)}
     if unknown:
         raise UserError(f"--resume {folder}: its config.json has {', '.join(sorted(unknown))}, unknown to this version")
     parser.set_defaults(**saved)
