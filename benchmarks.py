@@ -651,7 +651,7 @@ def same_decimal(a: str, b: str) -> bool:
 
 
 def read_texts(texts: list[tuple[str, str]], executor: Executor) -> list[Run]:
-    return tasks.run_through(tasks.reading(texts), executor)
+    return tasks.read(texts, executor)
 
 
 def equal_values(a, b) -> bool:
@@ -764,7 +764,7 @@ def judge_selfplay(answers: list[tuple[Item, str]], executor: Executor, lenient:
     judgements = tasks.verify(pairs, executor)
     tried = [index for index, found in enumerate(judgements) if found.reason in ("timeout", "infra")]
     limits = LAST[0], ALL_TESTS * LAST[0]  # with an executor to themselves, see `again`
-    for index, found in zip(tried, tasks.run_through(tasks.verifying([pairs[i] for i in tried]), executor, limits)):
+    for index, found in zip(tried, tasks.verify([pairs[i] for i in tried], executor, limits)):
         judgements[index] = found
     for found in judgements:
         reason = SELFPLAY_REASONS.get(found.reason, "error")

@@ -17,10 +17,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+import tasks
+
 matplotlib.rcParams |= {"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "axes.spines.top": False,
                         "axes.spines.right": False, "path.simplify_threshold": 0.3}
 
-TYPES = ("deduction", "abduction", "induction")
+TYPES = tuple(tasks.TYPES)
 ROLES = ("propose", "solve")
 BINS = 100            # points of a line
 TABLE_ROWS = 25

@@ -95,7 +95,7 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
     programs, so inputs and messages for held-out programs are asked of `policy` here, where nothing is trained on; give
     the starting policy, so that the trained one does not choose its own examination."""
     chosen = [task for name in TYPES for task in buffers.heldout[name][max(0, len(buffers.heldout[name]) - limit):]]
-    programs = list({task.key: task for task in chosen if not TYPES[task.type].given_program}.values())
+    programs = list({task.key: task for task in chosen if TYPES[task.type].gives_programs}.values())
     prompts = [to_ids(policy, style, tasks.propose_prompt(style, tasks.INDUCTION, [task])) for task in programs]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, **sampling)

@@ -452,7 +452,6 @@ def _worker_main(memory_mb, parent, without, preload):
 
 _START_SECONDS = 120  # for the imports of a worker: some take seconds of CPU time, and the machine may be busy
 _AHEAD = 4  # jobs sent to a worker before the first has ended: it need not wait for the trainer
-_MAX_WAITING = 10_000  # tasks; `submit` waits where there are more
 _MAX_CACHED = 20_000  # characters of program, inputs and results of a job that is worth keeping
 
 
@@ -467,8 +466,9 @@ class _Group:
     key: tuple
     job: Job
     inputs: tuple  # JSON text of each argument list; None where refused
-    tickets: list
+    indices: list  # of the jobs
     tasks: list = field(default_factory=list)  # one per hash seed
+    ended: bool = False
 
 
 @dataclass(eq=False)
@@ -559,8 +559,8 @@ class _Worker:
             self.unsent = self.unsent[os.write(self.to, self.unsent) :]
         except BlockingIOError:
             pass
-        except OSError:
-            raise _Lost from None
+        except OSError:  # it has died: `receive` will find the end of its output
+            self.unsent = memoryview(b"")
 
     def receive(self):
         """Read what is there: (the tasks whose child has ended, done or (if pending) not, lost)."""
@@ -684,7 +684,8 @@ def _merge(runs):
         if run.kind == "infra":
             return run
     for run in runs[1:]:
-        if run.kind != first.kind or run.kind == "ok" and not same_value(run.value, first.value):
+        if (run.kind != first.kind or run.kind == "ok" and not same_value(run.value, first.value)
+                or run.error.split(":")[0] != first.error.split(":")[0]):
             return Run("nondeterministic", error="differs between hash seeds or call orders")
     return first
 
@@ -714,10 +715,8 @@ class Executor:
         self._cached_jobs = cached_jobs
         self._cache = collections.OrderedDict()
         self._lock = threading.Lock()
-        self._tickets, self._done = 0, {}  # ticket: its Runs, until they are collected
-        self._groups = {}  # key: the group in flight
         self._queues = collections.defaultdict(collections.deque)  # hash seed: tasks to send
-        self._busy, self._idle_since = {}, time.monotonic()  # slot number: worker
+        self._busy = {}  # slot number: worker
         self._complaint, self.level = "", None
         self._slots = []  # per slot {hash seed: worker}; one of them runs at a time
         self._finalizer = weakref.finalize(self, _kill_all, self._slots, os.getpid())
@@ -766,62 +765,43 @@ class Executor:
         return results
 
     def stream(self, jobs):
-        """Yield (index of the job, its list of Runs) as jobs finish."""
-        indices = {}  # ticket: index
+        """Yield (index of the job, its list of Runs) as jobs finish; one stream at a time."""
+        if not self._finalizer.alive:
+            raise RuntimeError("the executor is closed")
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("this executor is in use, by another thread or an open stream")
         try:
+            groups, done = {}, []
             for index, job in enumerate(jobs):
-                indices[self.submit(job)] = index
-                for ticket, runs in self._collect(indices) if self._done else ():
-                    yield indices.pop(ticket), runs
-            while indices:
-                for ticket, runs in self._collect(indices):
-                    yield indices.pop(ticket), runs
-                if indices:
-                    self._wait(None)
+                group = self._group(job)
+                groups.setdefault(group.key, group).indices.append(index)
+            for group in groups.values():
+                self._plan(group, done)
+            left = len(groups)
+            while left:
+                if not done:
+                    self._feed()
+                    self._step(done)
+                asked = time.monotonic()
+                for group, runs in done:
+                    left -= 1
+                    yield from ((index, list(runs)) for index in group.indices)
+                done.clear()
+                for worker in self._busy.values():  # the time the caller took does not count
+                    worker.deadline += time.monotonic() - asked
         finally:
-            for ticket in indices:  # abandoned in the middle
-                self._forget(ticket)
+            while self._busy:  # interrupted or abandoned, perhaps in the middle of a message: start afresh
+                self._drop(next(iter(self._busy)))
+            self._queues.clear()
+            self._lock.release()
 
-    def submit(self, job):
-        """Queue a job, to start as soon as a worker is free; its ticket, for `poll`."""
-        self._tickets += 1
-        ticket = self._tickets
+    def _group(self, job):
         most = MAX_INPUT if job.limits else MAX_VALUE
         inputs = tuple(_encode_arguments(arguments, most) for arguments in job.inputs)
-        key = job.program, job.entry, job.seeds, job.limits, inputs
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            self._done[ticket] = self._cache[key]
-        elif key in self._groups:
-            self._groups[key].tickets.append(ticket)
-        else:
-            self._plan(_Group(key, job, inputs, [ticket]))
-            while sum(map(len, self._queues.values())) > _MAX_WAITING:
-                self._wait(None)
-            self._wait(0)
-        return ticket
+        return _Group((job.program, job.entry, job.seeds, job.limits, inputs), job, inputs, [])
 
-    def poll(self, seconds=0.0):
-        """[(ticket, Runs)] of submitted jobs that have finished; waits for one up to `seconds`."""
-        deadline = time.monotonic() + seconds
-        self._wait(0)
-        while self._groups and not self._done and (left := deadline - time.monotonic()) > 0:
-            self._wait(left)
-        return list(self._collect(list(self._done)))
-
-    def _collect(self, tickets):
-        for ticket in list(tickets):
-            if ticket in self._done:
-                yield ticket, list(self._done.pop(ticket))
-
-    def _forget(self, ticket):
-        self._done.pop(ticket, None)
-        for group in self._groups.values():
-            if ticket in group.tickets:
-                group.tickets.remove(ticket)  # a task without tickets is not started
-
-    def _plan(self, group):
-        """Queue the tasks of a new group, or finish it where there is nothing to run."""
+    def _plan(self, group, done):
+        """Queue the tasks of a group, or finish it where there is nothing to run."""
         good, refused = [], {}
         for index, encoded in enumerate(group.inputs):
             if len(group.job.program) > MAX_PROGRAM:
@@ -830,59 +810,32 @@ class Executor:
                 refused[index] = Run("refused", error="input too big or not plain data")
             else:
                 good.append(index)
-        self._groups[group.key] = group
         for seed in range(group.job.seeds):
             pending = good[::-1] if seed % 2 else good[:]
             group.tasks.append(_Task(group, seed, pending, dict(refused)))
-        if good:
+        if group.key in self._cache:
+            self._cache.move_to_end(group.key)
+            done.append((group, self._cache[group.key]))
+        elif good:
             for task in group.tasks:
                 self._queues[task.hash_seed].append(task)
         else:
-            self._finish(group)
+            self._finish(group, done)
 
-    def _finish(self, group):
+    def _finish(self, group, done):
         """Merge and keep the group's Runs, if all of its tasks are done."""
-        if any(task.pending for task in group.tasks) or self._groups.get(group.key) is not group:
+        if any(task.pending for task in group.tasks) or group.ended:
             return  # the latter: all results were in before the last child had ended
+        group.ended = True
         count = range(len(group.inputs))
         runs = [_merge([task.runs[index] for task in group.tasks]) for index in count]
-        self._done |= dict.fromkeys(group.tickets, runs)
-        del self._groups[group.key]
+        done.append((group, runs))
         size = len(group.job.program) + sum(len(text or "") for text in group.inputs)
         size += sum(task.size for task in group.tasks)
         if size <= _MAX_CACHED and all(run.kind != "infra" for run in runs):
             self._cache[group.key] = runs
             if len(self._cache) > self._cached_jobs:
                 self._cache.popitem(last=False)
-
-    def _wait(self, seconds):
-        """Feed the workers and take their news, once; for up to `seconds` (None: until some)."""
-        if not self._finalizer.alive:
-            raise RuntimeError("the executor is closed")
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("another thread is using this executor")
-        try:
-            away = time.monotonic() - self._idle_since
-            for worker in self._busy.values():  # the time the caller took does not count
-                worker.deadline += away
-            self._feed()
-            if self._busy:
-                self._step(seconds)
-                self._feed()
-            waiting = self._busy or self._done or any(self._queues.values())
-            if not waiting and any(group.tickets for group in self._groups.values()):
-                raise RuntimeError("the executor lost a job: a bug, and better seen than waited for")
-        except BaseException:  # interrupted, perhaps in the middle of a message: start afresh
-            while self._busy:
-                self._drop(next(iter(self._busy)))
-            for group in self._groups.values():
-                for task in group.tasks:
-                    if task.pending and task not in self._queues[task.hash_seed]:
-                        self._queues[task.hash_seed].append(task)
-            raise
-        finally:
-            self._idle_since = time.monotonic()
-            self._lock.release()
 
     def _feed(self):
         """Send queued tasks, to every slot its first before any gets a second."""
@@ -892,18 +845,8 @@ class Executor:
                 if worker and (len(worker.tasks) != ahead or worker.unsent) or not worker and ahead:
                     continue
                 longest = max(self._queues, key=lambda seed: len(self._queues[seed]), default=0)
-                if task := self._next(worker.hash_seed if worker else longest):
-                    self._send(number, task)
-
-    def _next(self, seed):
-        queue = self._queues[seed]
-        while queue:
-            task = queue.popleft()
-            if task.group.tickets:
-                return task
-            if self._groups.get(task.group.key) is task.group:
-                del self._groups[task.group.key]  # nobody wants it any more
-        return None
+                if queue := self._queues[worker.hash_seed if worker else longest]:
+                    self._send(number, queue.popleft())
 
     def _send(self, number, task):
         slot = self._slots[number]
@@ -914,10 +857,7 @@ class Executor:
         if worker is None:
             worker = slot[task.hash_seed] = _Worker(task.hash_seed, *self._options)
         self._busy[number] = worker
-        try:
-            worker.push(task)
-        except _Lost:
-            self._lost(number)
+        worker.push(task)  # where it is lost, _step learns so from its pipe
 
     def _drop(self, number):
         worker = self._busy.pop(number)
@@ -925,7 +865,7 @@ class Executor:
         self._slots[number].pop(worker.hash_seed, None)
         return worker
 
-    def _lost(self, number):
+    def _lost(self, number, done):
         """Replace the slot's worker and queue its tasks again; the first is to blame."""
         words = self._busy[number].last_words()
         if words and not self._complaint:  # once: the next ones will say the same
@@ -939,41 +879,34 @@ class Executor:
             while head.losses > 1 and head.pending:
                 head.note(Run("infra", error="the worker was lost twice"))
         for task in reversed(tasks):
-            self._take_back(task)
+            self._take_back(task, done)
 
-    def _take_back(self, task):
+    def _take_back(self, task, done):
         """A task that no worker has any more: queue what is left of it, or finish its group."""
         if task.pending:
             self._queues[task.hash_seed].appendleft(task)
         else:
-            self._finish(task.group)
+            self._finish(task.group, done)
 
-    def _step(self, seconds):
-        """Wait for news of the busy workers and take it."""
+    def _step(self, done):
+        """Wait for news of the busy workers and take it; finished groups go to `done`."""
         poller = select.poll()
         for worker in self._busy.values():
             poller.register(worker.back, select.POLLIN)
             if worker.unsent:
                 poller.register(worker.to, select.POLLOUT)
         patience = min(worker.deadline for worker in self._busy.values()) - time.monotonic()
-        patience = max(0, patience if seconds is None else min(patience, seconds))
-        ready = dict(poller.poll(math.ceil(patience * 1000)))
+        ready = dict(poller.poll(math.ceil(max(0, patience) * 1000)))
         for number, worker in list(self._busy.items()):
-            ended, lost = [], False
-            try:
-                if worker.to in ready:
-                    worker.send()
-            except _Lost:
-                lost = True
+            ended, lost = [], time.monotonic() > worker.deadline
+            if worker.to in ready:
+                worker.send()
             if worker.back in ready:
-                ended, gone = worker.receive()
-                lost = lost or gone
-            elif time.monotonic() > worker.deadline:
-                lost = True
+                ended, lost = worker.receive()
             for task in ended:
-                self._take_back(task)
+                self._take_back(task, done)
             if lost:
-                self._lost(number)
+                self._lost(number, done)
             elif not worker.tasks:
                 del self._busy[number]
 

@@ -66,7 +66,7 @@ LEARNS = {
     "random solver reward": ["--control", "random"],
     "more warm start": SUPERVISED,
 }
-PAPER = ["--reuse_probes", "False"]
+PAPER = ["--solve_tasks", "this"]
 ABLATIONS = {
     "azr": [],
     "paper: fresh answers, six baselines": PAPER,
@@ -80,7 +80,7 @@ ABLATIONS = {
     "n = 4": ["--n_probes", "4"],
     "n = 16": ["--n_probes", "16"],
     "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals
-    "paper, last step's tasks": [*PAPER, "--solve_tasks", "previous"],
+    "paper, last step's tasks": ["--solve_tasks", "previous"],
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
     "all weights": ["--lora_rank", "0", "--lr", "3e-4"],
@@ -179,7 +179,7 @@ def write_task_file(path: Path, count: int, seed: int) -> None:
     """`count` tasks of each type from the warm start's own grammar, none held out: as in its second stage, but for the
     dull ones."""
     rng, lines = random.Random(f"grammar tasks {seed}"), []
-    for name in tasks.TYPES:
+    for name in make.TYPES:
         for _ in range(count):
             task = make.draw_example("solve", name, make.pick(make.LATE_DEPTHS, rng), rng)[0]
             lines.append(json.dumps(tasks.task_to_json(task)))
@@ -288,7 +288,7 @@ def figures(args) -> dict:
              "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
     measures = {"T1": ("sampled", SAMPLED, DEPTHS), "greedy": ("greedy", 1, DEPTHS),
                 "T1 depth 4": ("sampled", SAMPLED, (4,)), "greedy depth 4": ("greedy", 1, (4,))}
-    measures |= {f"T1 {name}": ("sampled", SAMPLED, DEPTHS, name) for name in tasks.TYPES}
+    measures |= {f"T1 {name}": ("sampled", SAMPLED, DEPTHS, name) for name in make.TYPES}
     cells_by = {name: {cell: some for cell, some in cells_of(heldout, depths).items() if not only or cell[0] in only}
                 for name, (_, _, depths, *only) in measures.items()}
     against = {}  # measure: AZR's rates by task, by seed

@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
@@ -35,7 +35,6 @@ STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies tha
 LOGIT_BUDGET = 2**25   # logits held at once in `logprobs`: 128 MB of fp32, 220 tokens of Qwen's vocabulary
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
 SHORTEST_PREFIX, MOST_PREFIXES = 32, 16  # tokens of a shared beginning worth a call of its own; beginnings kept
-SPAN_ROWS, SPAN_COST = 8, 2000  # see `row_spans`
 BF16_WIDTH = 512       # on avx512_bf16 sampling gains a factor 1.5 at width 896 and nothing at 128 (nano)
 CHUNK = 128            # tokens whose probabilities `draw` adds up first
 
@@ -67,7 +66,6 @@ class Policy:
     dtype: torch.dtype           # of activations; trained weights are always fp32
     max_length: int              # positions that the model knows
     checkpoint_layers: bool = False  # recompute each layer in the backward pass: less memory, a third more time
-    keep_attention: bool = True  # but not its attention, whose output is a small part of what a layer keeps
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
@@ -247,15 +245,14 @@ class Cache:
 
 def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None = None, length: int = 0,
             keep: list | None = None, packed: list[dict] | None = None, prefix: list | None = None,
-            spans: list | None = None, mask: Tensor | None = None) -> Tensor:
+            mask: Tensor | None = None) -> Tensor:
     """Token ids at their positions -> final hidden states, [B, T, D] in `policy.dtype`.
 
     Without a cache the rows are whole texts, padded on the right: attention is causal, so nothing real attends to
     padding; `mask`, [B, 1, T, T], is for rows that are more than one text. `keep` receives each layer's (keys,
     values), [B, K, T, C]; `prefix` is what one call for a text that all rows begin with has kept, [1, K, S, C], and the
     rows then hold what follows it. With a cache T is 1: the token's keys and values are written at its position and it
-    attends to positions 0..pos of its row, within the first `length`, or within the last number of its (first row, end
-    row, length) of `spans`. `packed` is from `pack`."""
+    attends to positions 0..pos of its row, within the first `length`. `packed` is from `pack`."""
     decoder, device = policy.decoder, ids_BT.device
     x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
     rope = rotary(decoder.rotary_emb, pos_BT, policy.dtype)
@@ -268,11 +265,9 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
     for index, layer in enumerate(decoder.layers):
         weights = packed[index] if packed else None
         if policy.checkpoint_layers and torch.is_grad_enabled():
-            options = {} if policy.compile or not policy.keep_attention else {"context_fn": keeping_attention}
-            x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False, **options)
+            x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False)
         elif cache is not None:
-            x_BTD, _, _ = run(policy, layer, x_BTD, rope, mask, weights, (cache.k_L[index], cache.v_L[index]), pos_BT,
-                              spans)
+            x_BTD, _, _ = run(policy, layer, x_BTD, rope, mask, weights, (cache.k_L[index], cache.v_L[index]), pos_BT)
         else:
             x_BTD, k, v = run(policy, layer, x_BTD, rope, mask, weights, prefix[index] if prefix else None)
             if keep is not None:
@@ -281,8 +276,7 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None 
 
 
 def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None = None,
-          weights: dict | None = None, past: tuple | None = None, pos_BT: Tensor | None = None,
-          spans: list | None = None) -> tuple:
+          weights: dict | None = None, past: tuple | None = None, pos_BT: Tensor | None = None) -> tuple:
     """One layer: (x_BTD, the keys and the values of these tokens). `past` is the layer's cache if there is pos_BT, else
     its part of the prefix."""
     attention, mlp, on = layer.self_attn, layer.mlp, policy.adapter_on
@@ -306,10 +300,8 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
         # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
         # sum, but with a mask and bf16 on a CPU it takes 77 ms in place of 6 (64 rows of 800 positions, one layer).
         q = q.reshape(B, k.shape[1], -1, q.shape[-1])
-        o = [F.scaled_dot_product_attention(q[first:end], past[0][first:end, :, :length],
-                                            past[1][first:end, :, :length], attn_mask=mask[first:end, :, :, :length])
-             for first, end, length in spans or [(0, B, mask.shape[-1])]]
-        o = (o[0] if len(o) == 1 else torch.cat(o)).reshape(B, 1, -1)
+        K = tuple(layer[:B, :, :mask.shape[-1]] for layer in past)
+        o = F.scaled_dot_product_attention(q, *K, attn_mask=mask).reshape(B, 1, -1)
     else:
         K = k, v
         if past is not None:
@@ -324,17 +316,6 @@ def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Te
     x_BTD = x_BTD + packed_linear(weights["o"], o)
     gate, up = packed_linear(weights["gate_up"], rms_norm(layer.post_attention_layernorm, x_BTD, on)).chunk(2, dim=-1)
     return x_BTD + packed_linear(weights["down"], F.silu(gate) * up), k, v
-
-
-# Kernels whose output and log-sum-exp are kept: D + H numbers a token, where recomputing costs T * D multiplications.
-ATTENTION = [getattr(torch.ops.aten, f"_scaled_dot_product_{kind}").default for kind in
-             ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")]
-
-
-def keeping_attention() -> tuple:
-    """Contexts for `checkpoint` that keep what attention gave. At 512 + 4,096 tokens attention is a third of the
-    update, and one of the four parts that recomputing makes of it. Not under torch.compile, which hides the kernels."""
-    return create_selective_checkpoint_contexts(ATTENTION)
 
 
 @cache
@@ -503,7 +484,6 @@ class Rollout:
     kv_bytes: float
     read_every: int              # decode steps between two readings of the done flags
     share_prefix: bool
-    spans: bool
     graphs: dict | None          # (rows, length) -> captured CUDA graph; None: no graphs
     packed: list[dict] | None
     stops: Tensor
@@ -532,14 +512,13 @@ class Rollout:
 @torch.no_grad()  # not inference mode: stacks may take the place of the modules' weights, which gradients go through
 def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_new_tokens: int = 1024,
                   temperature: float = 1.0, seed: int = 0, kv_gb: float = 4.0, merge: bool | None = None,
-                  packed: bool = True, share_prefix: bool = True, spans: bool = True, graphs: bool | None = None,
+                  packed: bool = True, share_prefix: bool = True, graphs: bool | None = None,
                   read_every: int | None = None) -> Rollout:
     """An empty rollout that samples from the policy as it is now.
 
     `max_length` bounds prompt + response, `max_new_tokens` the response. Switches, None being what pays: `merge` LoRA
-    into the sampling weights (fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`, `spans`
-    of rows that attend together (eager only), CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8
-    on CUDA)."""
+    into the sampling weights (fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`,
+    CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
     cuda = policy.device.type == "cuda"
     if merge is None:
         merge = policy.dtype == torch.float32 and not cuda
@@ -551,7 +530,7 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
         return torch.zeros(shape, dtype=dtype, device=policy.device)
     layers, columns = len(policy.decoder.layers), max_new_tokens + 1
     rollout = Rollout(policy, slots, max_length, temperature, seed, kv_gb * 2**30, read_every or (8 if cuda else 1),
-                      share_prefix, spans and not cuda, {} if graphs and weights else None, weights,
+                      share_prefix, {} if graphs and weights else None, weights,
                       torch.tensor(sorted(policy.stop_ids), dtype=torch.long, device=policy.device),
                       Cache([None] * layers, [None] * layers),
                       zeros(slots), zeros(slots), zeros(slots), zeros(slots), ~zeros(slots, dtype=torch.bool),
@@ -597,15 +576,13 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     if top > rollout.length():
         make_room(rollout, bucket(rollout, top))
         live = len(rollout.rows)
-    rows, length, spans = live, min(top, rollout.length()), None
+    rows, length = live, min(top, rollout.length())
     if rollout.graphs is not None or rollout.policy.compile:
         rows, length = min(rollout.slots, max(2, 1 << (live - 1).bit_length())), bucket(rollout, length)
         rows, length = min(rows, rollout.cache.k_L[0].shape[0]), min(length, rollout.length())
-    elif rollout.spans:
-        spans = row_spans(rollout)
     for _ in range(rollout.read_every):
         if rollout.graphs is None:
-            decode_step(rollout, rows, length, spans)
+            decode_step(rollout, rows, length)
         else:
             replay(rollout, rows, length)
     rollout.steps += rollout.read_every
@@ -617,26 +594,6 @@ def position(rollout: Rollout, draft: Draft) -> int:
     """Of the token that the draft's row runs next, known without reading the device; a row that is done may be short of
     it."""
     return len(draft.request.prompt) + len(draft.sample.ids) - 1 + rollout.steps - draft.since
-
-
-def row_spans(rollout: Rollout) -> list[tuple[int, int, int]]:
-    """(first row, end row, positions to read) of neighbouring rows, so that a long row does not make all others read
-    its length. Old rows lie in front of new ones, so neighbours are of like length. A span of its own costs a call of
-    attention, as much as reading SPAN_COST positions."""
-    ends = [position(rollout, draft) + rollout.read_every for draft in rollout.rows]
-    spans: list[tuple[int, int, int]] = []
-    for first in range(0, len(ends), SPAN_ROWS):
-        part = ends[first:first + SPAN_ROWS]
-        end, length = first + len(part), min(max(part), rollout.length())
-        if spans:
-            before, _, longest = spans[-1]
-            both = max(longest, length)
-            waste = (both - longest) * (first - before) + (both - length) * len(part)
-            if waste < SPAN_COST:
-                spans[-1] = before, end, both
-                continue
-        spans.append((first, end, length))
-    return spans
 
 
 def bucket(rollout: Rollout, length: int) -> int:
@@ -789,13 +746,12 @@ def common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
-def decode_step(rollout: Rollout, rows: int, length: int, spans: list | None = None) -> None:
+def decode_step(rollout: Rollout, rows: int, length: int) -> None:
     """One token for each of the first `rows` slots, written on the device; nothing is read back. Rows that are done
     stand still: what they write, they write again."""
     tok_B, pos_B, count_B, done_B = (state[:rows] for state in (rollout.tok_B, rollout.pos_B, rollout.count_B,
                                                                 rollout.done_B))
-    hidden_BD = forward(rollout.policy, tok_B[:, None], pos_B[:, None], rollout.cache, length, packed=rollout.packed,
-                        spans=spans)
+    hidden_BD = forward(rollout.policy, tok_B[:, None], pos_B[:, None], rollout.cache, length, packed=rollout.packed)
     head = rollout.packed[-1]["head"] if rollout.packed else None
     logits_BV = logits_of(rollout.policy, hidden_BD[:, 0], rollout.temperature or 1.0, head)
     if rollout.temperature:

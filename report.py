@@ -53,7 +53,7 @@ FORBIDDEN = ("violation", "import not allowed", "not deterministic")  # verdicts
 # Options in which runs of one group may differ: the seed, and how they ran. Of files the names count, not the folders.
 NOT_SHARED = {"name", "seed", "resume", "workers", "require", "slots", "kv_gb", "micro_tokens", "eval_every",
               "eval_tasks", "eval_data", "eval_limit", "eval_samples", "keep_samples", "save_every", "report_every",
-              "tensorboard", "wandb", "device", "checkpoint_layers", "compile", "stream"}
+              "tensorboard", "wandb", "device", "checkpoint_layers", "compile"}
 FILES = {"model", "heldout_tasks"}
 
 

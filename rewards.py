@@ -75,6 +75,15 @@ def advantages(kind: str, rewards: list[float], groups: list[tuple], tasks: list
     return trr_pp(rewards_R, groups, lengths_R, whitening)
 
 
+def set_advantages(rows: list, kind: str, whitening: str = "response") -> None:
+    """`advantages` of train.py's rows."""
+    adv_R = advantages(kind, [row.reward for row in rows], [(row.type, row.role) for row in rows],
+                       [id(row.task) if row.role == "solve" else None for row in rows],
+                       [len(row.sample.ids) for row in rows], whitening)
+    for row, advantage in zip(rows, adv_R.tolist()):
+        row.advantage = advantage
+
+
 # ----------------------------------------------------------------------------------------------------------------
 # Loss
 

@@ -10,7 +10,7 @@ A triplet is (program, input, output); each task type hides one of the three:
 Every response, in both roles, reads `<think>...</think><answer>...</answer>` and gives what it has to give in
 fenced blocks (```python, ```input, ```output, ```message), in any order. The prompt ends inside the think tag.
 
-Order of reading: Task and TaskType, the three types, prompts, responses, `reading` (model text -> data), `gate`
+Order of reading: Task and TaskType, the three types, prompts, responses, `read` (model text -> data), `gate`
 (proposals -> tasks), `verify` (answers -> verdicts), buffers, the command. Nothing here evaluates or even parses model
 text: that happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
 
@@ -64,10 +64,14 @@ class TaskType:
     show_task: Callable[[Task], list]                    # what the solver sees
     draft: Callable[[list, Task | None, int], tuple]     # proposal's blocks -> (program, input texts, message)
     answer: tuple[str, ...]                              # fence languages of the solver's answer ...
-    reader: str                                          # ... and the function of parsing.py that reads its text
+    reader: str                                          # ... and the function of parsing.py that reads its text, if any
     attempt: Callable[[Task, str, object], Job | list[Run]]  # (task, text, what was read) -> a job, or runs at once
     targets: Callable[[Task], tuple]                     # what those runs must return, in the trainer only
-    given_program: bool = False                          # the proposer is given a program instead of references
+    hidden: Callable[[Task], str]                        # the answer, for people
+    given_program: bool = False                          # the proposer is given a program instead of references ...
+    gives_programs: bool = True                          # ... and this is a type whose programs it may be given
+    outcome: Callable[[Run], Run] = lambda run: run      # what the gate keeps of a run of the proposal
+    paper: bool = True                                   # trained if --types is not given
 
 
 CODE = ("python", "py", "")  # fence languages of a program
@@ -164,6 +168,7 @@ DEDUCTION = TaskType(
     reader="parse_literal",
     attempt=lambda task, text, value: [Run("ok", value)],
     targets=lambda task: task.outputs,
+    hidden=lambda task: show(task.outputs[0]),
 )
 ABDUCTION = TaskType(
     name="abduction",
@@ -180,6 +185,7 @@ ABDUCTION = TaskType(
     reader="parse_arguments",
     attempt=lambda task, text, args: Job(task.program, (args,)),
     targets=lambda task: task.outputs,
+    hidden=lambda task: arguments(task.inputs[0]),
 )
 INDUCTION = TaskType(
     name="induction",
@@ -198,7 +204,9 @@ INDUCTION = TaskType(
     reader="inspect_program",  # the solver's program meets the same rules as a proposed one
     attempt=lambda task, program, facts: Job(program, task.inputs[len(task.inputs) // 2:]),
     targets=lambda task: task.outputs[len(task.outputs) // 2:],
+    hidden=lambda task: task.program,
     given_program=True,
+    gives_programs=False,
 )
 TYPES = {type.name: type for type in (DEDUCTION, ABDUCTION, INDUCTION)}
 
@@ -292,32 +300,17 @@ def is_heldout(key: str, fraction: float) -> bool:
 # ----------------------------------------------------------------------------------------------------------------
 # Reading model text, in the executor's processes
 
-def reading(texts: list[tuple[str, str]]):
+def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None) -> list[Run]:
     """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Runs with a value, or that
-    of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself.
-
-    Like `gating` and `verifying` a generator: it yields lists of Jobs, is sent their Runs, and returns its result, so
-    that the caller decides whether to wait for them (`run_through`) or to do something else meanwhile."""
-    wanted: dict[str, dict] = {}
-    for reader, text in texts:
-        wanted.setdefault(reader, {})[text] = None
-    parts = [(reader, part) for reader, found in wanted.items() for part in chunks(list(found), 32)]
-    ran = yield [Job(f"from parsing import {reader}", tuple((text,) for text in part), reader)
-                 for reader, part in parts]
-    for (reader, part), runs in zip(parts, ran):
-        wanted[reader] |= zip(part, runs)
-    return [wanted[reader][text] for reader, text in texts]
-
-
-def run_through(work, executor: Executor, limits: tuple | None = None):
-    """The result of such a generator; its jobs run with these limits if not with the executor's."""
-    ran = None
-    try:
-        while True:
-            jobs = work.send(ran)
-            ran = executor.run([replace(job, limits=limits) for job in jobs] if limits else jobs)
-    except StopIteration as done:
-        return done.value
+    of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
+    runs = {}
+    for reader in dict.fromkeys(reader for reader, _ in texts if reader):
+        parts = chunks(list(dict.fromkeys(text for other, text in texts if other == reader)), 32)
+        jobs = [Job(f"from parsing import {reader}", tuple((text,) for text in part), reader, limits=limits)
+                for part in parts]
+        for part, found in zip(parts, executor.run(jobs)):
+            runs |= {(reader, text): run for text, run in zip(part, found)}
+    return [runs[key] if key[0] else Run("ok", key[1]) for key in texts]
 
 
 def chunks(items: list, size: int) -> list[list]:
@@ -348,32 +341,26 @@ RUN_REASONS = {"unserializable": "value not a literal", "too_big": "value too lo
                "nondeterministic": "not deterministic"}
 
 
-def gating(proposals: list[tuple[TaskType, str, Task | None]], step: int = 0, n_inputs: int = 10,
-           strict_format: bool = True):
+def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, step: int = 0, n_inputs: int = 10,
+         strict_format: bool = True) -> list[Gated]:
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
     runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
     Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
-    A generator, see `reading`; returns list[Gated].
     """
     drafts: list = [draft(*proposal, n_inputs, strict_format) for proposal in proposals]
     texts = [text for drafted in drafts if isinstance(drafted, tuple) for text in texts_of(drafted)]
-    read = iter((yield from reading(texts)))
-    jobs = []
+    runs, jobs = iter(read(texts, executor)), []
     for i, drafted in enumerate(drafts):
         if isinstance(drafted, tuple):
             try:
-                drafts[i] = check_draft(proposals[i][0], drafted, [next(read) for _ in texts_of(drafted)], step)
+                drafts[i] = check_draft(proposals[i][0], drafted, [next(runs) for _ in texts_of(drafted)], step)
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
             except Rejected as rejected:
                 drafts[i] = str(rejected)
-    ran = iter((yield jobs))
+    ran = iter(executor.run(jobs))
     return [Gated(None, drafted) if isinstance(drafted, str) else check_runs(drafted, next(ran)) for drafted in drafts]
-
-
-def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, *options, **more) -> list[Gated]:
-    return run_through(gating(proposals, *options, **more), executor)
 
 
 def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict_format: bool) -> tuple | str:
@@ -418,6 +405,7 @@ def check_draft(type: TaskType, drafted: tuple, read: list[Run], step: int) -> T
 
 def check_runs(task: Task, runs: list[Run]) -> Gated:
     """The gate's last part: the task with its outputs, if its program ran as a task must."""
+    runs = list(map(TYPES[task.type].outcome, runs))
     bad = next((run for run in runs if run.kind != "ok"), None)
     if bad is not None:
         return Gated(None, RUN_REASONS.get(bad.kind, bad.kind))
@@ -439,31 +427,27 @@ class Verdict:
     well_formed: bool
 
 
-def verifying(answers: list[tuple[Task, str]]):
+def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | None = None) -> list[Verdict]:
     """Judges solver responses, in order (paper eq. 5 and section 3.3.4). The true outputs stay in this process: an
     executor process only ever sees the program and the inputs, and what it returns is compared here as plain data.
-    A generator, see `reading`; returns list[Verdict]."""
+    `limits` in place of the executor's."""
     types = [TYPES[task.type] for task, _ in answers]
     texts = [next(iter(blocks_of(answer_blocks(response), *type.answer)), None)
              for type, (_, response) in zip(types, answers)]
-    read = iter((yield from reading([(type.reader, text) for type, text in zip(types, texts) if text is not None])))
+    runs = iter(read([(type.reader, text) for type, text in zip(types, texts) if text is not None], executor, limits))
     attempts, jobs = [], []
     for type, (task, _), text in zip(types, answers, texts):
         try:
             if text is None:
                 raise Rejected("no answer")
-            attempts.append(attempt(type, task, text, next(read)))
+            attempts.append(attempt(type, task, text, next(runs)))
             if isinstance(attempts[-1], Job):
-                jobs.append(attempts[-1])
+                jobs.append(replace(attempts[-1], limits=limits))
         except Rejected as rejected:
             attempts.append(str(rejected))
-    ran = iter((yield jobs))
+    ran = iter(executor.run(jobs))
     return [judge(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
             for type, (task, response), tried in zip(types, answers, attempts)]
-
-
-def verify(answers: list[tuple[Task, str]], executor: Executor) -> list[Verdict]:
-    return run_through(verifying(answers), executor)
 
 
 def attempt(type: TaskType, task: Task, text: str, run: Run) -> Job | list[Run]:
@@ -499,7 +483,7 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
         inputs = (*IDENTITY_INPUTS, *((i,) for i in range(2, n_inputs)))[:n_inputs]
     message = "f returns its argument." if type is INDUCTION else ""
     key = parsing.program_key(IDENTITY)
-    return Task(type.name, IDENTITY, inputs, tuple(args[0] for args in inputs), message, 0, key)
+    return Task(type.name, IDENTITY, inputs, tuple(type.outcome(Run("ok", *args)).value for args in inputs), message, 0, key)
 
 
 @dataclass
@@ -519,7 +503,7 @@ class Buffers:
         """K distinct references, uniform over the type's buffer; for induction the one program it proposes on, uniform
         over the programs of both other types (paper section 3.2). K = 0 for the paper's ablation without references."""
         if type.given_program:
-            return [rng.choice(self.train["deduction"] + self.train["abduction"])]
+            return [rng.choice([task for name in TYPES if TYPES[name].gives_programs for task in self.train[name]])]
         pool = self.train[type.name]
         return rng.sample(pool, min(k, len(pool)))
 
@@ -540,8 +524,8 @@ class Buffers:
 
     @staticmethod
     def from_json(data: dict) -> "Buffers":
-        return Buffers(data["size"], {name: list(map(task_from_state, data["train"][name])) for name in TYPES},
-                       {name: list(map(task_from_state, data["heldout"][name])) for name in TYPES})
+        return Buffers(data["size"], *({name: list(map(task_from_state, data[part].get(name, []))) for name in TYPES}
+                                       for part in ("train", "heldout")))
 
 
 def task_to_json(task: Task) -> dict:
@@ -589,10 +573,10 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
                 rows.append((number, data["type"], n_inputs, message, int(step), texts))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
-    read = iter(run_through(reading([text for row in rows for text in row[-1]]), executor))
+    values_of = iter(read([text for row in rows for text in row[-1]], executor))
     tasks = []
     for number, name, n_inputs, message, step, texts in rows:
-        facts, *values = [next(read) for _ in texts]
+        facts, *values = [next(values_of) for _ in texts]
         bad = next((run.error or run.kind for run in (facts, *values) if run.kind != "ok"), None)
         if bad or not facts.value["key"]:
             raise ValueError(f"{path}, line {number}: not a task ({bad or facts.value['reason']})")
@@ -628,10 +612,7 @@ def load_any(path: Path, executor: Executor) -> list[Task]:
 def describe(task: Task) -> str:
     """The task as the solver sees it, with the answer below."""
     shown = "\n".join(fence(*block) for block in TYPES[task.type].show_task(task))
-    hidden = {"deduction": task.outputs, "abduction": task.inputs}
-    answer = task.program if task.type not in hidden else \
-        show(task.outputs[0]) if task.type == "deduction" else arguments(task.inputs[0])
-    return f"{task.type}, proposed in step {task.step}\n\n{shown}\n\nThe answer: {answer}"
+    return f"{task.type}, proposed in step {task.step}\n\n{shown}\n\nThe answer: {TYPES[task.type].hidden(task)}"
 
 
 def try_program(program: str, texts: list[str], executor: Executor) -> str:

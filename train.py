@@ -23,6 +23,7 @@ are held out.
     python train.py --model ~/models/Qwen2.5-Coder-3B   # a local folder or a hub name
     python train.py --resume runs/try --steps 100       # go on where it stopped
 """
+import argparse
 import fcntl
 import hashlib
 import json
@@ -34,15 +35,14 @@ import shutil
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Literal, Optional, get_args, get_origin
 
 import torch
 from tqdm import tqdm
-from transformers import HfArgumentParser
 
 import eval as evaluation
 import record
@@ -56,27 +56,28 @@ from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
 HERE = Path(__file__).resolve().parent
 
 
-def opt(default, help: str):
-    return field(default=default, metadata={"help": help})
+def opt(default, help: str, least: float | None = None, above: float | None = None, running: bool = False):
+    """A flag: its range, and whether it may change on --resume (how long and how a run runs, and where its files lie)."""
+    return field(default=default, metadata={"help": help, "least": least, "above": above, "running": running})
 
 
 @dataclass
 class Config:
     # the run
     preset: Optional[str] = opt(None, "nano, 0.5b, 1.5b, 3b or 7b: sets the model and sizes; by hardware if not given")
-    model: Optional[str] = opt(None, "a hub name or a folder in Hugging Face format; by preset if not given")
+    model: Optional[str] = opt(None, "a hub name or a folder in Hugging Face format; by preset if not given", running=True)
     name: Optional[str] = opt(None, "the run's folder is runs/NAME; preset and time if not given")
-    resume: Optional[str] = opt(None, "a run folder to go on with; only --steps and other running flags may be changed")
-    steps: int = opt(500, "training steps (paper: 500)")
+    resume: Optional[str] = opt(None, "a run folder to go on with; only --steps and other running flags may be changed", running=True)
+    steps: int = opt(500, "training steps (paper: 500)", least=1, running=True)
     seed: int = opt(0, "fixes every random draw")
-    device: Optional[str] = opt(None, "cuda or cpu; cuda where there is one if not given")
+    device: Optional[str] = opt(None, "cuda or cpu; cuda where there is one if not given", running=True)
     # the method
-    types: list[str] = field(default_factory=lambda: list(TYPES), metadata={"help": "task types to train"})
-    batch_size: int = opt(64, "B: proposals, and tasks to solve, per type and step (paper: 64)")
-    references: int = opt(6, "K: earlier tasks shown to the proposer (paper: 6; 0 is its ablation without references)")
-    n_probes: int = opt(8, "n: solver samples that measure a task's solve rate (paper: 8)")
+    types: list[str] = field(default_factory=lambda: [name for name in TYPES if TYPES[name].paper], metadata={"help": "task types to train"})
+    batch_size: int = opt(64, "B: proposals, and tasks to solve, per type and step (paper: 64)", least=1)
+    references: int = opt(6, "K: earlier tasks shown to the proposer (paper: 6; 0 is its ablation without references)", least=0)
+    n_probes: int = opt(8, "n: solver samples that measure a task's solve rate (paper: 8)", least=1)
     n_inputs: int = opt(10, "N: inputs of an induction task, half of them hidden (paper: 10)")
-    seed_factor: int = opt(4, "S: seeding collects B x S tasks per type (paper: 4)")
+    seed_factor: int = opt(4, "S: seeding collects B x S tasks per type (paper: 4)", least=1)
     seed_tasks: Optional[str] = opt(None, "a task file to start from instead of seeding by the model")
     prompt: Literal["r1", "chat", "compact"] = opt("r1", "r1: instructions for base models; chat: the same in the chat"
                                                    " template; compact: a few tokens, for nano")
@@ -85,79 +86,75 @@ class Config:
                             " The latter two are controls, and nothing is learned from their proposals")
     control: Literal["none", "shuffled", "random"] = opt("none", "controls: shuffled gives the valid proposals of a"
                                                          " step each other's rewards, random judges answers by a coin")
-    reuse_probes: bool = opt(False, "the solver trains on the probes of this step's valid tasks instead of one fresh"
-                             " answer to each of B tasks (paper)")
-    solve_tasks: Literal["this", "previous"] = opt("this", "the step whose tasks the solver gets first: this (paper) or"
-                                                   " the previous one (official code)")
+    solve_tasks: Literal["this", "previous", "probes"] = opt("this", "what trains the solver: a fresh answer to each of B"
+        " tasks, those of this step first (paper) or of the previous one (official code); or probes, this step's own")
     extreme_reward: float = opt(0.0, "proposer's reward for a task solved never or always: 0 (paper), -0.5 (official)")
     invalid_reward: float = opt(-1.0, "proposer's reward for a well-formed proposal that fails the gate")
     advantage: Optional[Literal["trr++", "reinforce++", "grpo"]] = opt(None, "trr++: a baseline per type and role"
-        " (paper); reinforce++: one for all; grpo: one per task's probes. If not given trr++, with --reuse_probes grpo")
+        " (paper); reinforce++: one for all; grpo: one per task's probes. If not given trr++, with --solve_tasks probes grpo")
     whitening: Literal["response", "token"] = opt("response", "mean and std over responses (paper), tokens (official)")
     loss_mean: Literal["response", "token", "group"] = opt("response", "mean over responses (paper), over all tokens,"
                                                            " or over tokens within each type and role (official)")
-    solve_weight: float = opt(1.0, "lambda: what the solver's rows count against the proposer's (paper: 1)")
+    solve_weight: float = opt(1.0, "lambda: what the solver's rows count against the proposer's (paper: 1)", least=0)
     heldout_fraction: float = opt(0.05, "share of programs never trained on nor shown, kept for evaluation")
-    buffer_size: int = opt(16384, "tasks kept per type; the oldest are dropped (official: 16384, drops the newest)")
+    buffer_size: int = opt(16384, "tasks kept per type; the oldest are dropped (official: 16384, drops the newest)", least=1)
     # sampling
-    temperature: float = opt(1.0, "of proposals, probes and answers (paper: 1)")
-    max_new_tokens: int = opt(8096, "longest response (paper: 8096)")
-    max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)")
-    slots: int = opt(128, "responses generated at once")
-    stream: Optional[bool] = opt(None, "gate and verify under the decoding, not after it; if not given, on with CUDA:"
-                                 " on a CPU both want the same cores, which costs nano a third of its speed on two")
+    temperature: float = opt(1.0, "of proposals, probes and answers (paper: 1)", above=0)
+    max_new_tokens: int = opt(8096, "longest response (paper: 8096)", least=1)
+    max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)", least=1)
+    slots: int = opt(128, "responses generated at once", least=1, running=True)
     kv_gb: float = opt(0.0, "memory for keys and values in generation, fewer slots where they do not fit; 0: 4 GB on a"
-                            " CPU, half of what is free after loading on CUDA")
+                            " CPU, half of what is free after loading on CUDA", least=0, running=True)
     # the update
-    lora_rank: int = opt(16, "rank of the LoRA adapters on all linear layers; 0 trains all weights")
-    lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank")
+    lora_rank: int = opt(16, "rank of the LoRA adapters on all linear layers; 0 trains all weights", least=0)
+    lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank", above=0)
     dtype: Literal["auto", "fp32", "bf16"] = opt("auto", "of frozen weights and activations; auto: bf16 on CUDA and for"
                                                  " all but tiny models on a CPU with bf16 matmuls, else fp32")
     compile: Optional[bool] = opt(None, "torch.compile for the layers; on with CUDA if not given. On a CPU it takes 20"
-                                  " seconds and gains nothing")
+                                  " seconds and gains nothing", running=True)
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
-    lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)")
+    lr: float = opt(1e-5, "learning rate, constant (paper: 1e-6 on all weights; LoRA wants about ten times that)", above=0)
     norm_lr: float = opt(0.0, "learning rate of the norms' weights, which LoRA leaves alone; 0: frozen, or --lr where"
-                         " all weights are trained")
+                         " all weights are trained", least=0)
     lr_final: float = opt(1.0, "share of the learning rate left at the last of --steps, on a straight line; 1 is"
-                          " constant (paper). More steps on --resume make it rise again")
-    weight_decay: float = opt(0.0, "AdamW weight decay")
-    grad_clip: float = opt(1.0, "largest gradient norm (paper's code: 1)")
-    epochs: int = opt(1, "passes over a step's responses (paper's code: 1)")
-    minibatches: int = opt(1, "optimizer updates per pass (paper's code: 1)")
+                          " constant (paper). More steps on --resume make it rise again", least=0)
+    weight_decay: float = opt(0.0, "AdamW weight decay", least=0)
+    grad_clip: float = opt(1.0, "largest gradient norm (paper's code: 1)", above=0)
+    epochs: int = opt(1, "passes over a step's responses (paper's code: 1)", least=1)
+    minibatches: int = opt(1, "optimizer updates per pass (paper's code: 1)", least=1)
     clip_low: float = opt(0.2, "PPO clip below 1")
-    clip_high: float = opt(0.2, "PPO clip above 1")
-    kl_coef: float = opt(0.0, "weight of KL(policy || starting model) in the loss")
-    entropy_coef: float = opt(0.0, "weight of the entropy bonus")
+    clip_high: float = opt(0.2, "PPO clip above 1", above=0)
+    kl_coef: float = opt(0.0, "weight of KL(policy || starting model) in the loss", least=0)
+    entropy_coef: float = opt(0.0, "weight of the entropy bonus", least=0)
     micro_tokens: int = opt(16384, "padded tokens per forward-backward pass, halved where memory runs out; changes"
-                                   " results only by rounding; 0: as free memory allows")
-    checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time")
+                                   " results only by rounding; 0: as free memory allows", least=0, running=True)
+    checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time", running=True)
     # the executor
-    workers: int = opt(max(1, os.cpu_count() or 1), "executor processes")
-    cpu_seconds: float = opt(1.0, "CPU time of one run of a program")
-    memory_mb: int = opt(512, "memory of one run of a program")
+    workers: int = opt(max(1, os.cpu_count() or 1), "executor processes", least=1, running=True)
+    cpu_seconds: float = opt(1.0, "CPU time of one run of a program", above=0)
+    memory_mb: int = opt(512, "memory of one run of a program", least=1)
     require: Literal["kernel", "partial", "weak"] = opt("kernel", "the least sandbox to run programs in; below kernel"
-                                                        " they can reach more than their own result")
+                                                        " they can reach more than their own result", running=True)
     # evaluation, logs, checkpoints
-    heldout_tasks: Optional[str] = opt(None, "a task file to evaluate on, beside the run's own held-out tasks")
-    eval_every: int = opt(0, "steps between evaluations on the held-out file and --eval_tasks; 0: only at the end")
+    heldout_tasks: Optional[str] = opt(None, "a task file to evaluate on, beside the run's own held-out tasks", running=True)
+    eval_every: int = opt(0, "steps between evaluations on the held-out file and --eval_tasks; 0: only at the end", least=0, running=True)
     eval_samples: int = opt(0, "answers at --temperature to each held-out task in those evaluations, beside the greedy"
-                            " one")
-    eval_tasks: list[str] = field(default_factory=list, metadata={"help": "benchmarks of eval.py, greedily, at step 0"
+                            " one", least=0, running=True)
+    eval_tasks: list[str] = field(default_factory=list, metadata={"running": True, "help": "benchmarks of eval.py, greedily, at step 0"
                                                                   " and every --eval_every steps"})
-    eval_data: Optional[str] = opt(None, "the folder with their files, as eval.py's --data")
-    eval_limit: int = opt(1200, "held-out tasks used: the first of the file, and the newest of the run's own per type")
-    keep_samples: int = opt(-1, "responses written to samples.jsonl per step, type and kind; -1 is all")
-    save_every: int = opt(1, "steps between checkpoints")
-    report_every: int = opt(0, "steps between reports (report.html in the run's folder); 0: only at the end")
-    tensorboard: bool = opt(False, "mirror metrics.jsonl for TensorBoard, in the run's folder")
-    wandb: bool = opt(False, "mirror metrics.jsonl to Weights & Biases")
+    eval_data: Optional[str] = opt(None, "the folder with their files, as eval.py's --data", running=True)
+    eval_limit: int = opt(1200, "held-out tasks used: the first of the file, and the newest of the run's own per type", least=0, running=True)
+    keep_samples: int = opt(-1, "responses written to samples.jsonl per step, type and kind; -1 is all", running=True)
+    save_every: int = opt(1, "steps between checkpoints", least=1, running=True)
+    report_every: int = opt(0, "steps between reports (report.html in the run's folder); 0: only at the end", least=0, running=True)
+    tensorboard: bool = opt(False, "mirror metrics.jsonl for TensorBoard, in the run's folder", running=True)
+    wandb: bool = opt(False, "mirror metrics.jsonl to Weights & Biases", running=True)
 
 
 PRESETS = {
     "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
-                 reuse_probes=True, max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=2e-3,
+                 solve_tasks="probes", max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=2e-3,
                  norm_lr=8e-3, lr_final=0.1, micro_tokens=2048, cpu_seconds=0.5,
                  heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
     "0.5b": dict(model="Qwen/Qwen2.5-Coder-0.5B", max_new_tokens=1024, max_prompt_tokens=3072, slots=256,
@@ -166,14 +163,9 @@ PRESETS = {
     "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True),
     "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
 }
-# Rounds of decoding (a step on a CPU, eight on CUDA) after which the executor's answers are taken up.
-JUDGE_ROUNDS = 4
 DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
 MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
-# What may change on --resume: how long and how a run runs, and where its model and files lie by now.
-RUNNING_FLAGS = {"resume", "steps", "model", "heldout_tasks", "workers", "require", "slots", "kv_gb", "micro_tokens",
-                 "eval_every", "eval_tasks", "eval_data", "eval_limit", "eval_samples", "keep_samples", "save_every",
-                 "report_every", "tensorboard", "wandb", "device", "checkpoint_layers", "compile", "stream"}
+RUNNING_FLAGS = {f.name for f in fields(Config) if f.metadata.get("running")}
 
 
 class UserError(Exception):
@@ -231,52 +223,44 @@ class Training:
 
 
 def train_step(run: Training) -> tuple[list[Row], dict]:
-    cfg, clock, types = run.cfg, Clock(), [TYPES[name] for name in run.cfg.types]
+    cfg, clock, buffers = run.cfg, Clock(), run.buffers
+    types = [TYPES[name] for name in cfg.types]
 
     with clock("rollout"):
-        stream = open_stream(run)
-        # propose
-        proposals = [row for type in types for row in (propose if run.given is None else take)(run, type)]
-        propose_with(run, stream, proposals)
-        newest_first = not cfg.reuse_probes and cfg.solve_tasks == "this"
-        if not cfg.reuse_probes and cfg.solve_tasks == "previous":
-            solves = ask_all(run, stream, run.step - 1, [])
-        probes_of: dict[Row, list[Row]] = {}  # of the proposals that are trained on and became tasks
-        answer_to: dict[Row, Row] = {}        # the solver's own, where this step's tasks come first
-        left = len(proposals)
-        for row in judged(run, stream):  # gate: a proposal comes back with a task or the reason why it has none
-            if row.kind != "propose":
-                continue
-            left -= 1
-            if row.task and not run.sets_aside(row.task):
-                number = proposals.index(row)
-                # probe
-                probes_of[row] = ask(run, row.task, "probe", cfg.n_probes)
-                sample(stream, probes_of[row], f"probe {number}")
-                # solve: this step's tasks come first, and there are at most as many as the solver gets
-                if newest_first:
-                    (answer_to[row],) = ask(run, row.task, "solve")
-                    sample(stream, [answer_to[row]], f"solve {number}")
-            if left == 0:
-                valid = [row for row in proposals if row in probes_of]
-                heldout = [row for row in proposals if row.task and row not in probes_of]
-                failed = [row for row in proposals if row.verdict == "infra"]  # not its fault: not trained on
-                for row in valid + heldout:
-                    run.buffers.add(row.task, heldout=row in heldout)
-                if newest_first:
-                    solves = ask_all(run, stream, run.step, [answer_to[row] for row in valid])
-        proposals = [row for row in proposals if row not in heldout + failed]
-        probes = [probe for row in valid for probe in probes_of[row]]
-        if cfg.reuse_probes:
-            solves = probes
-        waited = stream.waited
-        del stream  # its keys, values and packed weights: the update needs the memory
+        # propose: B tasks of every type
+        rollout = open_rollout(run)
+        proposals = [row for type in types for row in propose(run, type)]
+        sample_proposals(run, rollout, proposals)
+        solves = [] if cfg.solve_tasks == "this" else ask_from_buffer(run, rollout, run.step - 1)
 
-    clock.seconds["of it waiting"] = waited
+        # gate; a valid task's probes, and the solver's own answer, are sampled while other proposals still are
+        valid, probes = [], []
+        for number, row in judged(run, rollout, proposals):
+            if row.task and not run.sets_aside(row.task):
+                valid.append(row)
+                probes += ask(run, rollout, row.task, "probe", f"probe {number}", cfg.n_probes)
+                if cfg.solve_tasks == "this":
+                    solves += ask(run, rollout, row.task, "solve", f"solve {number}")
+        heldout = [row for row in proposals if row.task and row not in valid]
+        failed = [row for row in proposals if row.verdict == "infra"]  # not its fault: not trained on
+        for row in proposals:
+            if row.task:
+                buffers.add(row.task, heldout=row in heldout)
+
+        # solve: B tasks of every type, this step's first and the rest from the buffer
+        if cfg.solve_tasks == "this":
+            solves = ask_from_buffer(run, rollout, run.step, asked=solves)
+        for _ in judged(run, rollout, probes + solves):
+            pass
+        del rollout  # its keys, values and packed weights: the update needs the memory
+    if cfg.solve_tasks == "probes":
+        solves = probes
 
     # reward
+    proposals = [row for row in proposals if row not in heldout + failed]
+    solved = Counter(id(row.task) for row in probes if row.verdict == "correct")
     for row in valid:  # what the executor could not judge counts as unsolved
-        row.solve_rate = sum(probe.verdict == "correct" for probe in probes_of[row]) / cfg.n_probes
+        row.solve_rate = solved[id(row.task)] / cfg.n_probes
     for row in proposals:
         row.reward = rewards.propose_reward(row.well_formed, row.task is not None, row.solve_rate,
                                             cfg.extreme_reward, cfg.invalid_reward)
@@ -287,22 +271,17 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     with clock("update"):
         learns = cfg.train_propose and cfg.propose_from == "policy"
         rows = (proposals if learns else []) + [row for row in solves if row.verdict != "infra"]
-        groups = [(row.type, row.role) for row in rows]
-        lengths = [len(row.sample.ids) for row in rows]
-        siblings = [id(row.task) if row.role == "solve" else None for row in rows]
-        baseline = cfg.advantage or ("grpo" if cfg.reuse_probes else "trr++")
-        adv_R = rewards.advantages(baseline, [row.reward for row in rows], groups, siblings, lengths,
-                                   cfg.whitening)
-        for row, advantage in zip(rows, adv_R.tolist()):
-            row.advantage = advantage
+        rewards.set_advantages(rows, cfg.advantage or ("grpo" if cfg.solve_tasks == "probes" else "trr++"), cfg.whitening)
         update_metrics = update(run, rows)
 
-    everything = proposals + heldout + failed + probes + (solves if solves is not probes else [])
+    everything = list(dict.fromkeys(proposals + heldout + failed + probes + solves))
     return everything, step_metrics(run, everything, rows, clock) | update_metrics
 
 
 def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
     """B prompts to propose a task of the type, each with up to K references of its own (paper section 3.3.1)."""
+    if run.given is not None:
+        return take(run, type)
     rng, rows = run.rng(f"references {type.name} {salt}"), []
     for _ in range(run.cfg.batch_size):
         references = run.buffers.draw_references(type, run.cfg.references, rng)
@@ -328,26 +307,31 @@ def take(run: Training, type: TaskType) -> list[Row]:
             for task in chosen]
 
 
-def propose_with(run: Training, stream: "Stream", proposals: list[Row]) -> None:
-    """Has the proposals sampled as --propose_from says: in the stream, by the starting model at once, or not at all."""
-    if run.given is not None:
-        stream.judged += proposals
-    elif run.cfg.propose_from == "start":
-        with starting_policy(run) as policy:
-            samples = generate(policy, [row.prompt_ids for row in proposals], 1, run.cfg.max_new_tokens,
-                               run.cfg.temperature, run.rng("start proposes").getrandbits(63), run.cfg.slots, run.kv_gb)
-        for row, (found,) in zip(proposals, samples):
-            row.sample, row.text = found, decode(run.policy, found.ids)
-        stream.finished += proposals
-    else:
+def sample_proposals(run: Training, rollout: Rollout, proposals: list[Row]) -> None:
+    """As --propose_from says: in the rollout, by the starting model at once, or not at all."""
+    if run.cfg.propose_from == "policy":
         for number, row in enumerate(proposals):
-            sample(stream, [row], f"propose {number}")
+            add(rollout, row.prompt_ids, tag=[row], key=f"propose {number}")
+    elif run.given is None:
+        with starting_policy(run) as policy:
+            generate_rows(run, policy, proposals, "start proposes")
+        judge(run, proposals)
 
 
-def ask(run: Training, task: Task, kind: str, n: int = 1) -> list[Row]:
+def generate_rows(run: Training, policy: Policy, rows: list[Row], purpose: str) -> None:
+    samples = generate(policy, [row.prompt_ids for row in rows], 1, run.cfg.max_new_tokens, run.cfg.temperature,
+                       run.rng(purpose).getrandbits(63), run.cfg.slots, run.kv_gb)
+    for row, (found,) in zip(rows, samples):
+        row.sample, row.text = found, decode(run.policy, found.ids)
+
+
+def ask(run: Training, rollout: Rollout, task: Task, kind: str, key: str, n: int = 1) -> list[Row]:
+    """n answers to the task, queued. The key fixes their draws, whatever else is going on."""
     prompt = tasks.solve_prompt(run.style, task)
     ids = to_ids(run, prompt)
-    return [Row("solve", kind, task.type, prompt, ids, None, "", task, None) for _ in range(n)]
+    rows = [Row("solve", kind, task.type, prompt, ids, None, "", task, None) for _ in range(n)]
+    add(rollout, ids, n, tag=rows, key=key)
+    return rows
 
 
 def to_ids(run: Training, prompt: str) -> list[int]:
@@ -356,12 +340,13 @@ def to_ids(run: Training, prompt: str) -> list[int]:
 
 def fits(run: Training, task: Task) -> bool:
     """Whether every prompt that could ever show the task is within --max_prompt_tokens."""
-    prompts = [tasks.solve_prompt(run.style, task),
-               *(tasks.propose_prompt(run.style, type, [task]) for type in TYPES.values())]
+    shown_to = [type for type in TYPES.values() if type.name == task.type
+                or type.given_program and TYPES[task.type].gives_programs]
+    prompts = [tasks.solve_prompt(run.style, task), *(tasks.propose_prompt(run.style, type, [task]) for type in shown_to)]
     return all(len(to_ids(run, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
-def ask_all(run: Training, stream: "Stream", newest: int, asked: list[Row]) -> list[Row]:
+def ask_from_buffer(run: Training, rollout: Rollout, newest: int, asked: list[Row] = ()) -> list[Row]:
     """B rows to solve for every type, the tasks of step `newest` first; `asked` are those that are on their way."""
     going, rows = Counter(id(row.task) for row in asked), list(asked)
     for name in run.cfg.types:
@@ -372,98 +357,41 @@ def ask_all(run: Training, stream: "Stream", newest: int, asked: list[Row]) -> l
                 going[id(task)] -= 1
             elif room > 0:  # less where a small buffer has dropped new tasks already
                 room -= 1
-                rows += ask(run, task, "solve")
-                sample(stream, rows[-1:], f"solve {name} {number}")
+                rows += ask(run, rollout, task, "solve", f"solve {name} {number}")
     return rows
 
 
-@dataclass(eq=False)
-class Judging:
-    """Rows on their way through the executor: the generator that judges them (tasks.gating or tasks.verifying), the
-    tickets of the jobs it waits for, and the round in which it goes on."""
-    work: object
-    rows: list[Row]
-    due: int
-    tickets: list[int]
-
-
-@dataclass(eq=False)
-class Stream:
-    """Sampling and judging as one: rows go to the executor as they finish, and it works under the decoding."""
-    rollout: Rollout
-    bar: tqdm
-    judged: list[Row] = field(default_factory=list)     # known to be valid without the executor
-    finished: list[Row] = field(default_factory=list)   # sampled, not yet with the executor
-    judging: list[Judging] = field(default_factory=list)
-    runs: dict = field(default_factory=dict)            # ticket: the executor's answer
-    round: int = 0
-    waited: float = 0.0                                 # seconds in which the executor was not hidden under decoding
-
-
-def open_stream(run: Training) -> Stream:
+def open_rollout(run: Training) -> Rollout:
     cfg = run.cfg
-    rollout = start_rollout(run.policy, cfg.slots, cfg.max_prompt_tokens + cfg.max_new_tokens, cfg.max_new_tokens,
-                            cfg.temperature, run.rng("rollout").getrandbits(63), run.kv_gb)
-    return Stream(rollout, tqdm(desc="rollout", unit="tok", leave=False, position=1, disable=None))
+    return start_rollout(run.policy, cfg.slots, cfg.max_prompt_tokens + cfg.max_new_tokens, cfg.max_new_tokens,
+                         cfg.temperature, run.rng("rollout").getrandbits(63), run.kv_gb)
 
 
-def sample(stream: Stream, rows: list[Row], key: str) -> None:
-    """Queues rows with one prompt, which is prefilled once. The key fixes their draws, whatever else is going on."""
-    add(stream.rollout, rows[0].prompt_ids, len(rows), tag=rows, key=key)
+def judged(run: Training, rollout: Rollout, rows: list[Row]):
+    """Decodes until these rows are sampled and judged, and yields (number, row) as they come. The caller may ask for
+    more meanwhile, so that no slot waits for the longest response: what ends on the way is judged too. The executor
+    is asked once an eighth of the slots has ended, for milliseconds in which nothing is decoded."""
+    waiting = {row: number for number, row in enumerate(rows)}
+    yield from ((waiting.pop(row), row) for row in rows if row.verdict)
+    with tqdm(desc="rollout", unit="tok", leave=False, position=1, disable=None) as bar:
+        while waiting:
+            ended = []
+            while not idle(rollout) and len(ended) * 8 < run.cfg.slots:
+                for request, number, sample in advance(rollout):
+                    row = request.tag[number]
+                    row.sample, row.text = sample, decode(run.policy, sample.ids)
+                    ended.append(row)
+                bar.update(rollout.made - bar.n)
+            judge(run, ended)
+            yield from ((waiting.pop(row), row) for row in ended if row in waiting)
 
 
-def judged(run: Training, stream: Stream):
-    """Yields rows as they come back, sampled and judged, until there are no more; the caller may ask for new ones
-    meanwhile. The executor's answers are taken up JUDGE_ROUNDS rounds of decoding after the question, early ones later
-    and late ones waited for: so the order of all things, and with it every sampled token, is the same in every run.
-    Without --stream rows are judged when all have been sampled, as one would write it down."""
-    at_once = run.policy.device.type == "cuda" if run.cfg.stream is None else run.cfg.stream
-    yield from stream.judged
-    while not idle(stream.rollout) or stream.finished or stream.judging:
-        for request, number, result in advance(stream.rollout):
-            row = request.tag[number]
-            row.sample, row.text = result, decode(run.policy, result.ids)
-            stream.finished.append(row)
-        stream.bar.update(stream.rollout.made - stream.bar.n)
-        stream.round += 1
-        if at_once or idle(stream.rollout):
-            start_judging(run, stream)
-        stream.runs |= dict(run.executor.poll())
-        while stream.judging and (stream.judging[0].due <= stream.round or idle(stream.rollout)):
-            yield from go_on_judging(run, stream, stream.judging.pop(0))
-    stream.bar.close()
-
-
-def start_judging(run: Training, stream: Stream) -> None:
-    proposals = [row for row in stream.finished if row.role == "propose"]
-    answers = [row for row in stream.finished if row.role == "solve"]
-    stream.finished = []
-    gating = tasks.gating([(TYPES[row.type], row.text, row.reference) for row in proposals], run.step, run.cfg.n_inputs)
-    for work, rows in (gating, proposals), (tasks.verifying([(row.task, row.text) for row in answers]), answers):
-        if rows:
-            submit(run, stream, Judging(work, rows, 0, []), next(work))
-
-
-def submit(run: Training, stream: Stream, judging: Judging, jobs: list) -> None:
-    judging.tickets = [run.executor.submit(job) for job in jobs]
-    judging.due = stream.round + JUDGE_ROUNDS
-    stream.judging.append(judging)  # all wait equally long, so the first is due first
-
-
-def go_on_judging(run: Training, stream: Stream, judging: Judging) -> list[Row]:
-    """Gives the executor's answers to the generator; the rows if that was all, none if it has more jobs."""
-    start = time.perf_counter()
-    while not all(ticket in stream.runs for ticket in judging.tickets):
-        stream.runs |= dict(run.executor.poll(1.0))
-    stream.waited += time.perf_counter() - start
-    try:
-        jobs = judging.work.send([stream.runs.pop(ticket) for ticket in judging.tickets])
-    except StopIteration as done:
-        note_gate(run, judging.rows, done.value) if judging.rows[0].role == "propose" else \
-            note_verdicts(judging.rows, done.value)
-        return judging.rows
-    submit(run, stream, judging, jobs)
-    return []
+def judge(run: Training, rows: list[Row]) -> None:
+    proposals, answers = ([row for row in rows if row.role == role] for role in ("propose", "solve"))
+    note_gate(run, proposals, tasks.gate([(TYPES[row.type], row.text, row.reference) for row in proposals],
+                                         run.executor, run.step, run.cfg.n_inputs))
+    for row, verdict in zip(answers, tasks.verify([(row.task, row.text) for row in answers], run.executor)):
+        row.well_formed, row.verdict = verdict.well_formed, verdict.reason
 
 
 def note_gate(run: Training, rows: list[Row], gated: list[Gated]) -> None:
@@ -472,11 +400,6 @@ def note_gate(run: Training, rows: list[Row], gated: list[Gated]) -> None:
         if result.task and not fits(run, result.task):
             result = Gated(None, "prompt too long")
         row.task, row.verdict = result.task, result.reason
-
-
-def note_verdicts(rows: list[Row], verdicts: list[Verdict]) -> None:
-    for row, verdict in zip(rows, verdicts):
-        row.well_formed, row.verdict = verdict.well_formed, verdict.reason
 
 
 def take_control(run: Training, valid: list[Row], solves: list[Row]) -> None:
@@ -623,13 +546,21 @@ def seed_buffers(run: Training, log: "Log") -> None:
     for type in TYPES.values():
         if type.name not in given:
             run.buffers.add(tasks.identity_task(type, cfg.n_inputs))
-    if not {"deduction", "abduction"} <= given:
-        grow(run, log, [tasks.DEDUCTION, tasks.ABDUCTION], target)
-    if "induction" in cfg.types and "induction" not in given:
-        grow(run, log, [tasks.INDUCTION], target)
+    wanted = [type for type in TYPES.values() if type.paper and type.gives_programs or type.name in cfg.types]
+    for types in shared_seeds(wanted):
+        if not {type.name for type in types} <= given:
+            grow(run, log, types, target)
     sizes = {name: len(run.buffers.train[name]) for name in cfg.types}
     few = f" (wanted {target} of each; training goes on with these)" if min(sizes.values()) < target else ""
     say(f"seeded: {', '.join(f'{size} {name}' for name, size in sizes.items())} tasks{few}")
+
+
+def shared_seeds(types: list[TaskType]) -> list[list[TaskType]]:
+    """Types whose valid proposals are the same share their seeds; those that need programs come last."""
+    groups = defaultdict(list)
+    for type in sorted(types, key=lambda type: type.given_program):
+        groups[type.draft, type.outcome].append(type)
+    return list(groups.values())
 
 
 def grow(run: Training, log: "Log", types: list[TaskType], target: int) -> None:
@@ -643,10 +574,7 @@ def grow(run: Training, log: "Log", types: list[TaskType], target: int) -> None:
             break
         say(f"seeding {' and '.join(type.name for type in types)}: {have()} of {target} tasks")
         rows = propose(run, types[attempt % len(types)], salt=f"seed {attempt}")
-        samples = generate(run.policy, [row.prompt_ids for row in rows], 1, cfg.max_new_tokens, cfg.temperature,
-                           run.rng(f"seed {types[0].name} {attempt}").getrandbits(63), cfg.slots, run.kv_gb)
-        for row, (found,) in zip(rows, samples):
-            row.sample, row.text = found, decode(run.policy, found.ids)
+        generate_rows(run, run.policy, rows, f"seed {types[0].name} {attempt}")
         note_gate(run, rows, tasks.gate([(TYPES[row.type], row.text, row.reference) for row in rows], run.executor,
                                         run.step, cfg.n_inputs, strict_format=False))
         log.samples(rows, run.step)
@@ -868,8 +796,9 @@ def find_checkpoint(folder: Path) -> Path | None:
 def parse(argv: list[str]) -> tuple[Config, str]:
     """The configuration and the first line to print. Flags win over the resumed run's configuration or the preset."""
     given = {word[2:].split("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
-    parser = HfArgumentParser(Config, allow_abbrev=False, prog="train.py", usage="python train.py [--flag value ...]",
-                              description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(allow_abbrev=False, prog="train.py", usage="python train.py [--flag value ...]",
+                                     description=__doc__.split("\n\n")[0])
+    add_flags(parser)
 
     def complain(message: str):
         raise UserError(f"{message}; python train.py --help lists all flags")
@@ -887,6 +816,23 @@ def parse(argv: list[str]) -> tuple[Config, str]:
     cfg.name = cfg.name or f"{preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     check(cfg)
     return cfg, line
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """A flag for every field of Config: its type is the reader, a Literal's values are the choices."""
+    for f in fields(Config):
+        kind = next((kind for kind in get_args(f.type) if kind is not type(None)), f.type)  # of Optional and list too
+        choices = get_args(f.type if get_origin(f.type) is Literal else kind) or None
+        many = {"nargs": "+"} if get_origin(f.type) is list else {"nargs": "?", "const": True} if kind is bool else {}
+        parser.add_argument(f"--{f.name}", *[f"--{f.name.replace('_', '-')}"] * ("_" in f.name), choices=choices,
+                            type=str if choices else truth if kind is bool else kind, help=f.metadata.get("help"),
+                            default=f.default_factory() if f.default is MISSING else f.default, **many)
+
+
+def truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
 
 
 def pick_preset(first) -> tuple[str, str]:
@@ -924,17 +870,11 @@ def resumed_config(parser, argv: list[str], given: set[str], folder: Path) -> Co
 
 def check(cfg: Config) -> None:
     """Values and combinations that cannot work, each with what to do. Written so that nan is refused too."""
-    for name in ("steps", "batch_size", "n_probes", "seed_factor", "max_new_tokens", "max_prompt_tokens", "slots",
-                 "epochs", "minibatches", "workers", "save_every", "buffer_size", "memory_mb"):
-        if getattr(cfg, name) < 1:
-            raise UserError(f"--{name} {getattr(cfg, name)}: must be at least 1")
-    for name in ("temperature", "lr", "grad_clip", "cpu_seconds", "lora_alpha", "clip_high"):
-        if not 0 < getattr(cfg, name) < math.inf:
-            raise UserError(f"--{name} {getattr(cfg, name)}: must be above 0")
-    for name in ("references", "lora_rank", "weight_decay", "kl_coef", "entropy_coef", "solve_weight", "kv_gb",
-                 "micro_tokens", "eval_every", "eval_limit", "eval_samples", "report_every", "lr_final", "norm_lr"):
-        if not 0 <= getattr(cfg, name) < math.inf:
-            raise UserError(f"--{name} {getattr(cfg, name)}: must be 0 or more")
+    for f in fields(cfg):
+        value, least, above = getattr(cfg, f.name), f.metadata.get("least"), f.metadata.get("above")
+        if least is not None and not least <= value < math.inf or above is not None and not above < value < math.inf:
+            wanted = f"above {above}" if least is None else f"at least {least}" if least else "0 or more"
+            raise UserError(f"--{f.name} {value}: must be {wanted}")
     wrong = [type for type in cfg.types if type not in TYPES]
     rules = [
         (not wrong and cfg.types, f"--types {' '.join(wrong)}: choose one or more of {' '.join(TYPES)}"),
@@ -946,9 +886,9 @@ def check(cfg: Config) -> None:
          "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
         (cfg.lora_rank or not cfg.load_in_4bit,
          "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
-        (cfg.advantage != "grpo" or cfg.reuse_probes,
-         "--advantage grpo compares a task's probes with each other; add --reuse_probes True"),
-        (not cfg.reuse_probes or cfg.n_probes > 1, "--reuse_probes True compares probes: --n_probes 2 or more"),
+        (cfg.advantage != "grpo" or cfg.solve_tasks == "probes",
+         "--advantage grpo compares a task's probes with each other; add --solve_tasks probes"),
+        (cfg.solve_tasks != "probes" or cfg.n_probes > 1, "--solve_tasks probes compares probes: --n_probes 2 or more"),
         (cfg.control != "shuffled" or cfg.train_propose and cfg.propose_from == "policy",
          "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),
         (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),

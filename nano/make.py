@@ -34,7 +34,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import parsing  # noqa: E402
 import tasks  # noqa: E402
-from tasks import TYPES, Task, arguments, fence, show  # noqa: E402
+from tasks import Task, arguments, fence, show  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.40, 2: 0.40, 3: 0.17, 4: 0.03}  # share of each number of statements in the first stage
@@ -42,6 +42,7 @@ LATE_DEPTHS = {1: 0.60, 2: 0.375, 3: 0.02, 4: 0.005}  # and in the second, of pr
 DULL = {"propose": 0.85, "solve": 0.1}  # shares of the second stage's programs that return their argument, by role
 THINKS, FORGETS = 0.3, 0.5  # shares of the second stage's solutions that show steps, and of the rest that forget one,
                             # where there is one
+TYPES = ("deduction", "abduction", "induction")  # that nano knows
 ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
          "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.10}
 N_INPUTS = 6            # induction examples: 3 shown, 3 hidden
@@ -172,8 +173,8 @@ def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: 
         references = [task] if type == "induction" else [
             draw_example("solve", type, pick(DEPTHS, rng), rng)[0] for _ in range(rng.randint(1, MAX_REFERENCES))]
         if type != "induction" and rng.random() < 0.05:  # what the first seeding prompts look like
-            references = [tasks.identity_task(TYPES[type])]
-        prompt = tasks.propose_prompt(STYLE, TYPES[type], references)
+            references = [tasks.identity_task(tasks.TYPES[type])]
+        prompt = tasks.propose_prompt(STYLE, tasks.TYPES[type], references)
         thinking = " ".join(kinds)  # the plan: what x is after each statement
         blocks = [("input", arguments(args)) for args in inputs]
         blocks = blocks + [("message", message)] if type == "induction" else [("python", program)] + blocks

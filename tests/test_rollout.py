@@ -12,7 +12,7 @@ from model import add, advance, draw, generate, idle, load_policy, logprobs, sta
 from test_model import prompts_of, sampled_logps, trained_like
 
 FAMILIES = {"qwen2": {}, "qwen3": dict(head_dim=16), "llama": {}}
-SWITCHES = [dict(packed=False), dict(merge=False), dict(merge=True), dict(share_prefix=False), dict(spans=False),
+SWITCHES = [dict(packed=False), dict(merge=False), dict(merge=True), dict(share_prefix=False),
             dict(read_every=1), dict(read_every=5), dict(kv_gb=1e-6), dict(slots=3)]
 
 
@@ -253,18 +253,6 @@ def test_a_shared_header_is_run_once(endless, monkeypatch):
     tokens.clear()
     generate(endless, prompts, n=2, max_new_tokens=2, share_prefix=False)
     assert sum(tokens) == 6 * 109
-
-
-def test_spans_cover_all_rows_and_what_they_need(endless):
-    rollout = start_rollout(endless, 64, 512, 100, seed=0)
-    for i in range(64):
-        add(rollout, [5] * (400 if i < 10 else 20), 1, 50)
-    advance(rollout)
-    spans = M.row_spans(rollout)
-    assert spans[0][0] == 0 and spans[-1][1] == 64 and all(a[1] == b[0] for a, b in zip(spans, spans[1:]))
-    for first, end, length in spans:
-        assert length >= max(M.position(rollout, job) for job in rollout.rows[first:end]) + 1
-    assert 1 < len(spans) < 8
 
 
 # ---- drawing ----------------------------------------------------------------------------------------------------

@@ -973,7 +973,7 @@ def test_a_text_that_ends_its_reader_costs_only_itself(ex, monkeypatch):
     """Whatever crashes Python's parser: here a text whose literal is too much for the memory of a run."""
     bomb = "(" * 150 + "1" + ")" * 150
     texts = ["5", bomb, "6", "[" * 19_000]
-    runs = tasks.run_through(tasks.reading([("parse_literal", text) for text in texts]), ex)
+    runs = tasks.read([("parse_literal", text) for text in texts], ex)
     assert [run.value for run in (runs[0], runs[2])] == [5, 6] and runs[3].kind != "ok"
 
 

@@ -24,7 +24,7 @@ from train import Config, Row, Training, check, micro_loss, parse, train_step, u
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["--preset", "nano", "--device", "cpu", "--batch_size", "3", "--n_probes", "3", "--seed_factor", "1",
-        "--max_new_tokens", "100", "--workers", "1", "--eval_limit", "6", "--reuse_probes", "False"]
+        "--max_new_tokens", "100", "--workers", "1", "--eval_limit", "6", "--solve_tasks", "this"]
 
 
 def run_train(folder: Path, *flags: str, limit_bytes: int | None = None, **options) -> subprocess.CompletedProcess:
@@ -72,17 +72,11 @@ def weights(run: Training) -> list[torch.Tensor]:
 
 def sampled_rows(run: Training, count: int = 6) -> list[Row]:
     """Real samples of both roles, no rewards yet."""
-    rows = train.propose(run, tasks.DEDUCTION)[:count // 2]
-    rows += [train.ask(run, task, "solve")[0] for task in run.buffers.train["deduction"][:count - len(rows)]]
-    return sample(run, rows)
-
-
-def sample(run: Training, rows: list[Row]) -> list[Row]:
-    """The rows, sampled and judged."""
-    stream = train.open_stream(run)
-    for number, row in enumerate(rows):
-        train.sample(stream, [row], str(number))
-    assert len(list(train.judged(run, stream))) == len(rows)
+    rows, rollout = train.propose(run, tasks.DEDUCTION)[:count // 2], train.open_rollout(run)
+    train.sample_proposals(run, rollout, rows)
+    for number, task in enumerate(run.buffers.train["deduction"][:count - len(rows)]):
+        rows += train.ask(run, rollout, task, "solve", str(number))
+    assert sorted(number for number, _ in train.judged(run, rollout, rows)) == list(range(count))
     return rows
 
 
@@ -113,26 +107,20 @@ def told(rows: list[Row]) -> list[tuple]:
     return [(row.kind, row.type, row.prompt, row.sample.ids, row.verdict, row.reward, row.solve_rate) for row in rows]
 
 
-def test_streaming_changes_nothing_but_time(run, policy, executor, tmp_path, monkeypatch):
-    """Rows that are judged under the decoding are the rows that are judged after it, and a slow executor, whose answers
-    come late, changes nothing at all."""
+def test_when_rows_are_judged_changes_nothing(run, policy, executor):
+    """Probes that are sampled while other proposals are, and after all of them, are the same probes."""
     state = run.buffers.to_json()
 
-    def step(stream: bool, slow: bool = False):
-        again = replace(run, cfg=replace(run.cfg, stream=stream), buffers=tasks.Buffers.from_json(state))
+    def step(slots: int):
+        again = replace(run, cfg=replace(run.cfg, slots=slots), buffers=tasks.Buffers.from_json(state))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(train, "update", lambda run, rows: {})
-            if slow:
-                poll = executor.poll
-                patch.setattr(executor, "poll", lambda seconds=0.0: poll(seconds) if seconds else [])
             rows, _ = train_step(again)
-        return told(rows), again.buffers.to_json()
-    at_once, after = step(True)
-    assert (at_once, after) == step(True, slow=True) == step(False)
-    assert {kind for kind, *_ in at_once} == {"propose", "probe", "solve"}
+        return sorted(map(str, told(rows))), again.buffers.to_json()
+    assert step(8) == step(16) == step(1000)
 
 
-@pytest.mark.parametrize("changes", [dict(solve_tasks="previous"), dict(reuse_probes=True),
+@pytest.mark.parametrize("changes", [dict(solve_tasks="previous"), dict(solve_tasks="probes"),
                                      dict(types=["deduction"]), dict(types=["induction"])], ids=str)
 def test_every_task_is_probed_and_solved(run, changes):
     run.cfg = replace(run.cfg, **changes)
@@ -140,7 +128,7 @@ def test_every_task_is_probed_and_solved(run, changes):
     of = {kind: [row for row in rows if row.kind == kind] for kind in ("propose", "probe", "solve")}
     valid = [row for row in of["propose"] if row.solve_rate is not None]
     assert Counter(id(row.task) for row in of["probe"]) == {id(row.task): run.cfg.n_probes for row in valid}
-    if not run.cfg.reuse_probes:
+    if run.cfg.solve_tasks != "probes":
         assert len(of["solve"]) == run.cfg.batch_size * len(run.cfg.types)
         solved = {id(row.task) for row in of["solve"]}
         new = {id(row.task) for row in valid}
@@ -373,15 +361,14 @@ def test_advantages_are_standard_within_each_type_and_role(run):
 def test_probes_are_sampled_not_greedy(run):
     """The official master branch measures solve rates at temperature 0, where all n answers are one answer."""
     run.cfg.n_probes = 8
-    rows = train.ask(run, run.buffers.train["induction"][0], "probe", 8)
-    stream = train.open_stream(run)
-    train.sample(stream, rows, "probes of one task")
-    assert len(list(train.judged(run, stream))) == 8 and len({row.text for row in rows}) > 1
+    rollout = train.open_rollout(run)
+    rows = train.ask(run, rollout, run.buffers.train["induction"][0], "probe", "probes of one task", 8)
+    assert len(list(train.judged(run, rollout, rows))) == 8 and len({row.text for row in rows}) > 1
 
 
 def test_an_executor_failure_counts_as_unsolved(run, monkeypatch):
-    failed, note = tasks.Verdict(False, "infra", True), train.note_verdicts
-    monkeypatch.setattr(train, "note_verdicts", lambda rows, verdicts: note(rows, [failed] * len(rows)))
+    failed = tasks.Verdict(False, "infra", True)
+    monkeypatch.setattr(tasks, "verify", lambda answers, executor: [failed] * len(answers))
     rows, metrics = train_step(run)
     rates = {row.solve_rate for row in rows if row.kind == "propose" and row.task} - {None}
     assert rates <= {0.0}
@@ -437,7 +424,7 @@ def test_the_solver_gets_the_tasks_of_the_chosen_step_first(run, newest):
 
 
 @pytest.mark.parametrize("changes", [
-    dict(reuse_probes=True, advantage="trr++"), dict(reuse_probes=True), dict(advantage="reinforce++"),
+    dict(solve_tasks="probes", advantage="trr++"), dict(solve_tasks="probes"), dict(advantage="reinforce++"),
     dict(train_propose=False), dict(references=0), dict(whitening="token", loss_mean="token"), dict(loss_mean="group"),
     dict(extreme_reward=-0.5, solve_weight=2.0), dict(kl_coef=0.1, entropy_coef=0.01), dict(epochs=2, minibatches=2),
     dict(types=["deduction"]), dict(types=["abduction", "deduction"]), dict(types=["induction"]),
@@ -448,14 +435,14 @@ def test_every_switch_runs_a_step(run, changes):
     check(run.cfg)
     rows, metrics = train_step(run)
     assert {row.type for row in rows} == set(run.cfg.types) and metrics["skipped_updates"] == 0
-    if changes.get("reuse_probes"):
+    if changes.get("solve_tasks") == "probes":
         assert not any(row.kind == "solve" for row in rows)
     if changes.get("references") == 0:
         assert all("```output" not in row.prompt for row in rows if row.kind == "propose")
 
 
 def test_a_step_with_nothing_to_train_on_is_survived(run):
-    run.cfg.train_propose, run.cfg.reuse_probes = False, True
+    run.cfg.train_propose, run.cfg.solve_tasks = False, "probes"
     before = weights(run)
     assert update(run, []) == {"skipped_updates": 1}
     assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
@@ -608,7 +595,7 @@ def fails(folder: Path, *flags: str, says: str, **options) -> None:
     (["--stepz", "3"], "--stepz"), (["--steps", "three"], "steps"), (["--steps", "0"], "--steps 0"),
     (["--preset", "huge"], "choose from nano"), (["--types", "deduction", "magic"], "magic"),
     (["--prompt", "poem"], "poem"), (["--n_inputs", "5"], "even"),
-    (["--advantage", "grpo", "--reuse_probes", "False"], "--reuse_probes"),
+    (["--advantage", "grpo", "--solve_tasks", "this"], "--solve_tasks"),
     (["--control", "shuffled", "--train_propose", "False"], "--control shuffled"),
     (["--lora_rank", "0", "--kl_coef", "0.1"], "--kl_coef"), (["--temperature", "0"], "--temperature"),
     (["--lr", "nan"], "--lr"), (["--grad_clip", "0"], "--grad_clip"), (["--device", "gpu"], "cpu or cuda"),
@@ -733,17 +720,16 @@ def test_presets_name_only_real_fields():
 def test_the_rollout_is_gone_when_the_update_starts(run, monkeypatch):
     """Its keys, values and copies of weights are memory that the update needs."""
     held = []
-    opened, original = train.open_stream, train.update
+    opened, original = train.open_rollout, train.update
 
-    def open_stream(run):
-        stream = opened(run)
-        held.append(weakref.ref(stream.rollout))
-        return stream
+    def open_rollout(run):
+        held.append(weakref.ref(rollout := opened(run)))
+        return rollout
 
     def update(run, rows):
         assert held[0]() is None
         return original(run, rows)
-    monkeypatch.setattr(train, "open_stream", open_stream)
+    monkeypatch.setattr(train, "open_rollout", open_rollout)
     monkeypatch.setattr(train, "update", update)
     train_step(run)
 
@@ -779,7 +765,7 @@ def test_tasks_from_a_file_take_the_place_of_proposals(run, tmp_path):
     known = [task for buffer in run.buffers.train.values() for task in buffer]
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(json.dumps(tasks.task_to_json(task)) + "\n" for task in known))
-    run.cfg.propose_from, run.cfg.reuse_probes = str(path), True
+    run.cfg.propose_from, run.cfg.solve_tasks = str(path), "probes"
     run.given = train.given_tasks(run)
     rows, metrics = train_step(run)
     given = [row for row in rows if row.kind == "propose"]
