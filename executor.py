@@ -36,8 +36,8 @@ import warnings
 import weakref
 from dataclasses import dataclass, field, replace
 
-import sandbox
-from parsing import (  # the rest of the literals' grammar; used below and by callers
+from sandbox import kernel as sandbox
+from sandbox.parsing import (  # the rest of the literals' grammar; used below and by callers
     ALLOWED_IMPORTS,
     MAX_DEPTH,
     MAX_INT_BITS,

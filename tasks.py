@@ -27,9 +27,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import parsing
+from sandbox import parsing
 from executor import Executor, ExecutorError, Job, Run, same_value, show
-from parsing import ALLOWED_IMPORTS
+from sandbox.parsing import ALLOWED_IMPORTS
 
 MAX_PROGRAM_CHARS = 4_000
 # Official code cuts longer values to 200 + "..." + 200 characters and keeps the (then unsolvable) task; we refuse it.
@@ -306,7 +306,7 @@ def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None 
     runs = {}
     for reader in dict.fromkeys(reader for reader, _ in texts if reader):
         parts = chunks(list(dict.fromkeys(text for other, text in texts if other == reader)), 32)
-        jobs = [Job(f"from parsing import {reader}", tuple((text,) for text in part), reader, limits=limits)
+        jobs = [Job(f"from sandbox.parsing import {reader}", tuple((text,) for text in part), reader, limits=limits)
                 for part in parts]
         for part, found in zip(parts, executor.run(jobs)):
             runs |= {(reader, text): run for text, run in zip(part, found)}

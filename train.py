@@ -45,12 +45,14 @@ import torch
 from tqdm import tqdm
 
 import eval as evaluation
-import record
+from benchmarks import selfplay
+import runfolder as record
 import rewards
 import tasks
 from executor import Executor, ExecutorError
-from model import (ModelError, Policy, Rollout, Sample, adapter_off, add, advance, chat_template, decode, generate,
-                   idle, load_policy, logprobs, save_policy, side_by_side, start_rollout, update_bytes)
+from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, save_policy,
+                   side_by_side, update_bytes)
+from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType, Verdict
 
 HERE = Path(__file__).resolve().parent
@@ -335,7 +337,7 @@ def ask(run: Training, rollout: Rollout, task: Task, kind: str, key: str, n: int
 
 
 def to_ids(run: Training, prompt: str) -> list[int]:
-    return evaluation.to_ids(run.policy, run.style, prompt)
+    return selfplay.to_ids(run.policy, run.style, prompt)
 
 
 def fits(run: Training, task: Task) -> bool:
@@ -979,8 +981,8 @@ def given_tasks(run: Training) -> list[Task]:
     return found
 
 
-def evaluate(run: Training, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> "evaluation.Scores":
-    return evaluation.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature,
+def evaluate(run: Training, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> "selfplay.Scores":
+    return selfplay.score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature,
                             run.cfg.seed, slots=run.cfg.slots, kv_gb=run.kv_gb)
 
 
@@ -1022,14 +1024,14 @@ def before_and_after(run: Training) -> str:
     cfg, text = run.cfg, ""
     with starting_policy(run) as policy:
         start = replace(run, policy=policy)
-        own = evaluation.own_heldout(policy, run.executor, run.style, run.buffers, cfg.eval_limit, cfg.max_new_tokens,
+        own = selfplay.own_heldout(policy, run.executor, run.style, run.buffers, cfg.eval_limit, cfg.max_new_tokens,
                                      cfg.seed, slots=cfg.slots, kv_gb=run.kv_gb)
         sets = {f"Held-out tasks of {cfg.heldout_tasks}": run.frozen[:cfg.eval_limit],
                 "Tasks of this run's own held-out programs": own}
         say(f"evaluating on {sum(map(len, sets.values()))} held-out tasks, before and after")
         before = {title: evaluate(start, heldout) for title, heldout in sets.items() if heldout}
     for title in before:
-        text += f"{title}:\n\n{evaluation.table(before[title], evaluate(run, sets[title]))}\n"
+        text += f"{title}:\n\n{selfplay.table(before[title], evaluate(run, sets[title]))}\n"
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"
 
 
@@ -1054,7 +1056,7 @@ def catch_interrupts() -> list[int]:
 
 def main(argv: list[str]) -> None:
     try:
-        import report  # with matplotlib, which nothing else here needs
+        from report import page as report  # with matplotlib, which nothing else here needs
     except ImportError as error:
         raise UserError(f"a package is missing ({error}); pip install -r requirements.txt") from error
     interrupts = catch_interrupts()

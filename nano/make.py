@@ -32,7 +32,7 @@ from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import parsing  # noqa: E402
+from sandbox import parsing  # noqa: E402
 import tasks  # noqa: E402
 from tasks import Task, arguments, fence, show  # noqa: E402
 

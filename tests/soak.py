@@ -21,9 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench_executor import official_seeds
+from speed.executors import official_seeds
 from executor import Executor, Job, same_value
-from parsing import parse_arguments
+from sandbox.parsing import parse_arguments
 
 
 def seed_jobs(data):

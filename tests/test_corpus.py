@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import executor
-from bench_executor import official_seeds
+from speed.executors import official_seeds
 from executor import Executor, Job, Run, parse_arguments, parse_literal, same_value
 from soak import same_runs, seed_jobs
 

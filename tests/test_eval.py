@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks
+from benchmarks import suite as benchmarks
 import eval as evaluation
-import harness
-import stats
+from benchmarks import harness
+from benchmarks import stats
 import tasks
 import train
-from benchmarks import BENCHMARKS, DataError, Item, Prompt
+from benchmarks.suite import BENCHMARKS, DataError, Item, Prompt
 from executor import Executor, Job
 from model import load_policy
 
@@ -82,9 +82,9 @@ CHEATS = {
     "__eq__ on an int": ("class Yes(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
                          "def double(x):\n    return Yes(7)", "wrong", False),
     "printing": ("def double(x):\n    print(2 * x)", "wrong", False),
-    "reading the harness": ("import harness\ndef double(x):\n    harness.pack = lambda value: ['value', True]", "wrong",
+    "reading the harness": ("import benchmarks.harness as harness\ndef double(x):\n    harness.pack = lambda value: ['value', True]", "wrong",
                             False),
-    "forging the tag": ("import harness\nharness.pack = lambda value: 'value'\ndef double(x):\n    return 1", "wrong",
+    "forging the tag": ("import benchmarks.harness as harness\nharness.pack = lambda value: 'value'\ndef double(x):\n    return 1", "wrong",
                         False),
     "a generator": ("def double(x):\n    yield 2 * x", "error", False),
 }
@@ -926,7 +926,7 @@ def test_long_inputs_need_limits(runner):
 
 
 def test_preloaded_modules_are_there_and_others_are_not(runner, executor):
-    job = Job("import harness\ndef f(): return harness.pack(1)", ((),))
+    job = Job("import benchmarks.harness as harness\ndef f(): return harness.pack(1)", ((),))
     assert runner.run([job])[0][0].value == ["value", 1]
     if executor.level == "kernel":
         assert executor.run([job])[0][0].kind == "error"

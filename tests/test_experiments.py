@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import experiments
-import stats
+from experiments import arms as experiments
+from benchmarks import stats
 import tasks
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import interop
+from tools import export as interop
 import train
 from model import forward, load_policy, save_policy
 

@@ -18,7 +18,7 @@ NANO = Path(__file__).resolve().parent.parent / "nano"
 sys.path.insert(0, str(NANO))
 
 import make  # noqa: E402
-import parsing  # noqa: E402
+from sandbox import parsing  # noqa: E402
 import tasks  # noqa: E402
 from executor import Job  # noqa: E402
 from tasks import TYPES  # noqa: E402

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import browser
-import curves
-import measure
-import record
-import report
+from report import curves
+from report import measure
+import runfolder as record
+from report import page as report
 import tasks
 import train
 from executor import Executor, Job

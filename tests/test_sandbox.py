@@ -26,7 +26,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import executor
-import sandbox
+from sandbox import kernel as sandbox
 from executor import Executor, ExecutorError, Job
 
 CPU, MEMORY = 0.5, 192  # seconds and MB for every program

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-import parsing
+from sandbox import parsing
 import tasks
 from executor import Executor, Run, same_value, show
 from tasks import ABDUCTION, DEDUCTION, INDUCTION, TYPES, Buffers, Style, Task

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import parsing
+from sandbox import parsing
 import rewards
 import tasks
 import train

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import sys
 
-from parsing import parse_arguments, parse_program, tree_key
+from sandbox.parsing import parse_arguments, parse_program, tree_key
 
 try:
     from radon.complexity import cc_visit_ast

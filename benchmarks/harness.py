@@ -18,7 +18,7 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
 
-from parsing import MAX_INT_BITS, parse_program
+from sandbox.parsing import MAX_INT_BITS, parse_program
 
 # Solutions may import these too: later no file can be opened. _strptime is what datetime imports when first asked to.
 for _name in ("__future__", "array", "base64", "calendar", "contextlib", "csv", "datetime", "difflib", "fnmatch",

@@ -30,11 +30,11 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig,
 import model as M
 import tasks
 import train
-from bench_executor import bench_executor
+from speed.executors import bench_executor
 from executor import Executor
 from model import Policy, add_adapter, load_policy, logprobs
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 sys.path.append(str(HERE / "nano"))
 import make  # noqa: E402
 SHAPES = {  # vocabulary, width, layers, heads, key/value heads, MLP width, tied: Qwen2.5-Coder's configurations
@@ -205,15 +205,15 @@ def continuous(plain: torch.nn.Module, work: list, args) -> None:
 def llamacpp_trials(plain: torch.nn.Module, args) -> dict:
     """llama.cpp's trials by name, none where its packages are not installed, or do not run."""
     try:
-        import bench_llamacpp
-        model = bench_llamacpp.load(plain)
+        from speed import llamacpp
+        model = llamacpp.load(plain)
     except Exception as error:
         print(f"  llama.cpp: left out ({type(error).__name__}: {str(error)[:90]})")
         return {}
 
     def generating(batch: int, flash: bool):
         def run(part: list) -> None:
-            made = bench_llamacpp.generate(model, plain.dtype, part, batch, flash, seed=args.seed)
+            made = llamacpp.generate(model, plain.dtype, part, batch, flash, seed=args.seed)
             assert [[len(ids) for ids in responses] for responses in made] == [lengths for _, lengths in part]
         return run
     return {f"llama.cpp, batch {batch}{', flash attention' if flash else ''}": generating(batch, flash)

@@ -500,7 +500,7 @@ def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[
         yield indices[number], runs
 
 
-WRAPPED = "import harness\nSOURCE = {source!r}\ndef f(*arguments):\n    return harness.{call}\n"
+WRAPPED = "import benchmarks.harness as harness\nSOURCE = {source!r}\ndef f(*arguments):\n    return harness.{call}\n"
 
 
 def function_job(item: Item, source: str, limits: tuple, whole: bool) -> Job:
@@ -623,13 +623,13 @@ def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient:
 
 
 def same_json(packed, output: str) -> bool:
-    import harness  # pack is the measure of what is too long to send
+    from benchmarks import harness  # pack is the measure of what is too long to send
     return packed == harness.pack(json.loads(output))
 
 
 def same_lines(packed, output: str) -> bool:
     """Stripped lines equal, or else equal as decimal numbers token by token."""
-    import harness
+    from benchmarks import harness
     lines = [line.strip() for line in output.strip().split("\n")]
     if packed == harness.pack("\n".join(lines)):
         return True
@@ -689,13 +689,13 @@ def judge_outputs(answers: list[tuple[Item, str]], executor: Executor, lenient: 
     true = golds([item for item, _ in answers], executor)
     read = read_texts([("parse_literal", text) for _, text in answers], executor)
     if lenient:
-        jobs = [Job("from harness import lenient_value as f", ((text,),), limits=(LAST[0], LAST[0]))
+        jobs = [Job("from benchmarks.harness import lenient_value as f", ((text,),), limits=(LAST[0], LAST[0]))
                 for _, text in answers]
         read = [run if run.kind == "ok" else unpacked(again) for run, [again] in zip(read, executor.run(jobs))]
     return [literal_verdict(run, true[item.id]) for (item, _), run in zip(answers, read)]
 
 
-CALLED = "{code}\n\nimport harness\ndef f_packed(arguments, words):\n    return harness.pack(f(*arguments, **words))\n"
+CALLED = "{code}\n\nimport benchmarks.harness as harness\ndef f_packed(arguments, words):\n    return harness.pack(f(*arguments, **words))\n"
 
 
 def judge_inputs(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
@@ -716,7 +716,7 @@ def judge_inputs(answers: list[tuple[Item, str]], executor: Executor, lenient: b
                                        for i, value in inputs.items() if runs[i].kind in ("timeout", "infra")}):
         runs[index] = run
     if lenient:
-        jobs = [Job("from harness import lenient_call as f", ((answers[i][0].row["code"], answers[i][1]),),
+        jobs = [Job("from benchmarks.harness import lenient_call as f", ((answers[i][0].row["code"], answers[i][1]),),
                     limits=(LAST[0], LAST[0])) for i in unread]
         for index, [run] in zip(unread, executor.run(jobs)):
             runs[index] = run
@@ -744,7 +744,7 @@ def has_math_verify() -> bool:
 
 
 def judge_formulas(answers: list[tuple[Item, str]], executor: Executor, lenient: bool) -> list[Verdict]:
-    program = "from mathcheck import equal as f"
+    program = "from benchmarks.mathcheck import equal as f"
     pairs = [(item.row["gold"], text) for item, text in answers]
     parts = executor.run([Job(program, tuple(part)) for part in tasks.chunks(pairs, 16)])
     ran = [run for runs in parts for run in runs]

@@ -35,17 +35,17 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-import benchmarks
+from benchmarks import suite as benchmarks
 import eval as evaluation
-import interop
-import record
-import stats
+from tools import export as interop
+import runfolder as record
+from benchmarks import stats
 import tasks
 import train
 from executor import Executor
 from model import encode, load_policy, logprobs, save_policy
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 sys.path.append(str(HERE / "nano"))
 import make  # noqa: E402
 

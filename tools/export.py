@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import tasks
 import train
-from model import ModelError, Policy, chat_template, decode, encode, generate, load_policy
+from model import ModelError, Policy, chat_template, decode, encode, load_policy
+from sampler import generate
 
 BASE = "base_model_name_or_path"  # peft's field for the model that an adapter belongs to
 

@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 
-import curves
+from report import curves
 import tasks
-from curves import MEASURES, ROLES, TYPES
+from report.curves import MEASURES, ROLES, TYPES
 from executor import Executor, ExecutorError, Job
 
 HERE = Path(__file__).resolve().parent
@@ -213,7 +213,7 @@ def measure_programs(run: Run, executor: Executor) -> None:
     programs = list(dict.fromkeys(s["task"]["program"] for s in mine))
     stride = -(-len(programs) // MOST_MEASURED) or 1
     chosen = programs[::stride]
-    ran = executor.run([Job("from measure import measure", ((program, firsts[program]),), "measure")
+    ran = executor.run([Job("from measure import measure", ((program, firsts[program]),), "report.measure")
                         for program in chosen])
     facts = {program: runs[0].value for program, runs in zip(chosen, ran) if runs[0].kind == "ok"}
     nearest = dict(zip(facts, distances([fact["fingerprint"] for fact in facts.values()])))
@@ -554,7 +554,7 @@ def write(folders: list[Path], out: Path, png_folder: Path | None = None, worker
     runs = [read_run(folder) for folder in folders]
     if out.is_dir() or not out.parent.is_dir():
         raise ReportError(f"{out}: {'is a folder' if out.is_dir() else 'its folder is not there'}; --out names a file")
-    with Executor(workers, require=require, preload=("measure",)) as executor:
+    with Executor(workers, require=require, preload=("report.measure",)) as executor:
         for run in runs:
             measure_programs(run, executor)
     for run in runs:

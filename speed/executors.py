@@ -126,7 +126,7 @@ def executor_corpus(folder):
     """[(program, [(input text, argument tuple), ...]), ...]: the official seed tasks in FOLDER/azr_seeds, as far as
     inputs are literals and our executor gets a value within 20 ms, so that every side has the same work to do."""
     from executor import Executor, Job
-    from parsing import parse_arguments
+    from sandbox.parsing import parse_arguments
     programs = {}
     for program, known in official_seeds(folder).items():
         for text in known:
@@ -162,7 +162,7 @@ def bench_executor(args) -> dict:
     per input; without protection), a pebble pool used one task at a time as the official trainer does, and, as its
     peers do, a multiprocessing.Process or a Python interpreter for every run. All sides alternate, `args.repeats`
     times, after a yard (fork, exit and wait of a process that does nothing); ratios are medians over the repeats."""
-    import sandbox
+    from sandbox import kernel as sandbox
     from executor import Executor, Job
     try:
         import pebble  # noqa: F401

@@ -1,0 +1,1 @@
+"""What eval.py scores: the paper's benchmarks and held-out self-play tasks."""

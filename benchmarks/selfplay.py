@@ -1,0 +1,98 @@
+"""
+Held-out self-play tasks: how many of them the policy solves, by task type and depth. Used by train.py and eval.py.
+"""
+from collections import Counter
+from dataclasses import dataclass
+
+from tqdm import tqdm
+
+import tasks
+from benchmarks.stats import wilson
+from executor import Executor
+from model import Policy, decode, encode
+from sampler import generate
+from tasks import TYPES, Buffers, Style, Task
+
+DEEPEST = 5  # deeper programs share a row of the table
+
+
+@dataclass
+class Scores:
+    """How many of its n answers solved each task, in order."""
+    tasks: list[Task]
+    correct: list[int]
+    n: int = 1
+
+    def cells(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """(type, depth) -> (correct answers, answers)"""
+        correct, count = Counter(), Counter()
+        for task, solved in zip(self.tasks, self.correct):
+            cell = (task.type, min(task.depth, DEEPEST))
+            count[cell] += self.n
+            correct[cell] += solved
+        return {cell: (correct[cell], count[cell]) for cell in sorted(count)}
+
+    def rates(self) -> dict[str, float]:
+        """"type/depth" -> accuracy, for metrics.jsonl."""
+        return {f"{type}/{depth}": correct / count for (type, depth), (correct, count) in self.cells().items()}
+
+
+def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
+    return encode(policy, prompt, chat=style.name == "chat")
+
+
+def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
+          n: int = 1, temperature: float = 0.0, seed: int = 0, **sampling) -> Scores:
+    """n answers to each task, judged; greedy ones if not told otherwise. An answer counts if it is correct and
+    well-formed; a task whose prompt does not fit into the model counts as never solved. `sampling` goes to `generate`:
+    slots, kv_gb."""
+    prompts = [to_ids(policy, style, tasks.solve_prompt(style, task)) for task in heldout]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
+    with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
+        samples = generate(policy, [prompts[i] for i in fits], n, max_new_tokens, temperature, seed,
+                           progress=lambda made: bar.update(made - bar.n), **sampling)
+    asked = [i for i in fits for _ in range(n)]
+    texts = [decode(policy, sample.ids) for answers in samples for sample in answers]
+    correct = [0] * len(heldout)
+    for i, verdict in zip(asked, tasks.verify([(heldout[i], text) for i, text in zip(asked, texts)], executor)):
+        correct[i] += verdict.correct and verdict.well_formed
+    return Scores(heldout, correct, n)
+
+
+def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
+                seed: int, **sampling) -> list[Task]:
+    """The run's own held-out tasks, the newest `limit` per type. Its induction proposer only ever sees trained
+    programs, so inputs and messages for held-out programs are asked of `policy` here, where nothing is trained on; give
+    the starting policy, so that the trained one does not choose its own examination."""
+    chosen = [task for name in TYPES for task in buffers.heldout[name][max(0, len(buffers.heldout[name]) - limit):]]
+    programs = list({task.key: task for task in chosen if TYPES[task.type].gives_programs}.values())
+    prompts = [to_ids(policy, style, tasks.propose_prompt(style, tasks.INDUCTION, [task])) for task in programs]
+    fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
+    samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, **sampling)
+    proposals = [(tasks.INDUCTION, decode(policy, sample.ids), programs[i]) for i, [sample] in zip(fits, samples)]
+    gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
+    return chosen + [result.task for result in gated if result.task]
+
+
+def table(before: Scores | None, after: Scores) -> str:
+    """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
+    def percent(correct: int, count: int) -> str:
+        low, high = wilson(correct, count)
+        return f"{100 * correct / count:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+    cells_after, cells_before = after.cells(), before.cells() if before else {}
+    totals = [(type, None) for type in TYPES if any(cell[0] == type for cell in cells_after)]
+    columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for type, depth in [*cells_after, *totals]:
+        def total(cells: dict) -> tuple[int, int]:
+            mine = [value for cell, value in cells.items() if cell[0] == type and depth in (None, cell[1])]
+            return sum(correct for correct, _ in mine), sum(count for _, count in mine)
+        (correct, count), line = total(cells_after), f"| {type} | "
+        line += ("all" if depth is None else f"{depth}+" if depth == DEEPEST else str(depth)) + f" | {count} |"
+        if before:
+            was = total(cells_before)[0]
+            change = 100 * (correct - was) / count
+            lines.append(f"{line} {percent(was, count)} | {percent(correct, count)} | {change:+.1f} |")
+        else:
+            lines.append(f"{line} {percent(correct, count)} |")
+    return "\n".join(lines) + "\n"

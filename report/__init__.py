@@ -1,0 +1,1 @@
+"""A run's report: python -m report runs/NAME"""
