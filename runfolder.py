@@ -96,3 +96,52 @@ def scalars(metrics: dict) -> dict:
         inner = {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
         flat |= {k: v for k, v in inner.items() if isinstance(v, (int, float))}
     return flat
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Stands in for the reader of run folders until that is merged
+
+def read_config(folder: Path, name: str = "config.json"):
+    import json
+    from config import Config, UserError
+    try:
+        saved = json.loads((folder / name).read_text())
+        if saved.pop("reuse_probes", False):
+            saved["solve_tasks"] = "probes"
+        known = Config.__dataclass_fields__
+        cfg = Config(**{key: value for key, value in saved.items() if key in known})
+        Path(cfg.model)
+        return cfg
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder} is not a run folder: no readable {name} there") from error
+
+
+def read_lines(path: Path) -> list[dict]:
+    import json
+    from config import UserError
+    rows = []
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                rows.append(json.loads(line))
+                if not isinstance(rows[-1], dict):
+                    raise ValueError
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}, line {number}: not a line that train.py wrote") from error
+    return rows
+
+
+def write_file(path: Path, text: str) -> None:
+    new = path.with_name(path.name + ".new")
+    try:
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def find_checkpoint(folder: Path):
+    import train
+    return train.find_checkpoint(folder)
