@@ -11,24 +11,18 @@ Every response, in both roles, reads `<think>...</think><answer>...</answer>` an
 fenced blocks (```python, ```input, ```output, ```message), in any order. The prompt ends inside the think tag.
 
 Order of reading: Task and TaskType, the three types, prompts, responses, `read` (model text -> data), `gate`
-(proposals -> tasks), `verify` (answers -> verdicts), buffers, the command. Nothing here evaluates or even parses model
+(proposals -> tasks), `verify` (answers -> verdicts), buffers. Nothing here evaluates or even parses model
 text: that happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
-
-    python tasks.py show nano/heldout.jsonl --number 3                   # a task, as the solver sees it
-    python tasks.py show runs/NAME --program mine.py --input "[3], 'a'"  # and what the gate says of a program
 """
-import argparse
 import hashlib
 import json
 import random
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 from sandbox import parsing
-from executor import Executor, ExecutorError, Job, Run, same_value, show
+from executor import Executor, Job, Run, same_value, show
 from sandbox.parsing import ALLOWED_IMPORTS
 
 MAX_PROGRAM_CHARS = 4_000
@@ -584,76 +578,3 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
                           facts.value["key"], facts.value["depth"]))
     return tasks
-
-
-# ----------------------------------------------------------------------------------------------------------------
-# The command
-
-def printable(text: str) -> str:
-    """Model text for a terminal: what would move its cursor or change its colours becomes a question mark."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def load_any(path: Path, executor: Executor) -> list[Task]:
-    """The tasks of a task file, or the valid ones that a run's samples.jsonl holds; ValueError says what is wrong."""
-    if not path.is_dir():
-        return load_tasks(str(path), executor)
-    found = []
-    with open(path / "samples.jsonl", "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if b'"task": ' in line and line.endswith(b"\n"):
-                try:
-                    found.append(task_from_state(json.loads(line)["task"] | {"key": "", "depth": 0}))
-                except (ValueError, KeyError, TypeError) as error:
-                    raise ValueError(f"{lines.name}, line {number}: not a line that train.py wrote") from error
-    return found
-
-
-def describe(task: Task) -> str:
-    """The task as the solver sees it, with the answer below."""
-    shown = "\n".join(fence(*block) for block in TYPES[task.type].show_task(task))
-    return f"{task.type}, proposed in step {task.step}\n\n{shown}\n\nThe answer: {TYPES[task.type].hidden(task)}"
-
-
-def try_program(program: str, texts: list[str], executor: Executor) -> str:
-    """What the gate says of a program with an input given by hand, in the words of the log."""
-    response = "\n".join(["</think><answer>", fence("python", program.strip("\n")),
-                         *(fence("input", text) for text in texts), "</answer>"])
-    (result,) = gate([(DEDUCTION, response, None)], executor)
-    if result.task is None:
-        return f"gate: {result.reason}"
-    return f"gate: valid; output {show(result.task.outputs[0])}; depth {result.task.depth}; key {result.task.key[:16]}"
-
-
-def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Show a task, and what the gate says of a program given by hand.")
-    parser.add_argument("command", choices=["show"])
-    parser.add_argument("source", type=Path, help="a task file or a run folder")
-    parser.add_argument("--number", type=int, default=1, help="which task, from 1; negative counts from the end")
-    parser.add_argument("--program", type=Path, help="a file with a program of your own; - reads it from the terminal")
-    parser.add_argument("--input", help="arguments of one call of its f; those of the task if not given")
-    parser.add_argument("--require", choices=("kernel", "partial", "weak"), default="kernel", help="the least sandbox")
-    args = parser.parse_args(argv)
-    try:
-        with Executor(1, require=args.require) as executor:
-            found = load_any(args.source, executor)
-            if not found or not 1 <= abs(args.number) <= len(found):
-                raise ValueError(f"--number {args.number}: {args.source} has {len(found)} tasks")
-            task = found[args.number - (args.number > 0)]
-            print(printable(describe(task)))
-            if args.program:
-                given = sys.stdin.buffer.read() if str(args.program) == "-" else args.program.read_bytes()
-                program = given.decode(errors="replace")
-                texts = [arguments(task.inputs[0]) if args.input is None else args.input]
-                print(printable(f"\nYour program on {texts[0]}\n{try_program(program, texts, executor)}"))
-    except (ValueError, KeyError, ExecutorError) as error:
-        print(f"tasks.py: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"tasks.py: {error.strerror or error} ({error.filename or args.source})", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
