@@ -28,7 +28,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sandbox import parsing
-from executor import Executor, ExecutorError, Job, Run, same_value, show
+from executor import Executor, ExecutorError, Job, Outcome as Run
+from sandbox.values import same_value, show
 from sandbox.parsing import ALLOWED_IMPORTS
 
 MAX_PROGRAM_CHARS = 4_000
