@@ -815,7 +815,7 @@ def test_full_buffers_drop_the_oldest():
         buffers.add(replace(numbered("deduction", 100 + i), heldout=True))
     buffers.add(numbered("abduction", 9))
     assert buffers.train["deduction"] == [numbered("deduction", i) for i in (2, 3, 4)]
-    assert buffers.heldout["deduction"] == [numbered("deduction", i) for i in (102, 103, 104)]
+    assert buffers.heldout["deduction"] == [replace(numbered("deduction", i), heldout=True) for i in (102, 103, 104)]
     assert buffers.train["abduction"] == [numbered("abduction", 9)] and buffers.train["induction"] == []
 
 
