@@ -9,23 +9,22 @@ import torch
 from torch import Tensor
 
 
-def learnability(solve_rate: float, extreme: float = 0.0) -> float:
-    """Paper eq. 4: 0 if the task was solved never or always, else 1 - rate. `extreme` is what never and always give: 0
-    in the paper, -0.5 in the official code."""
-    return extreme if solve_rate in (0.0, 1.0) else 1.0 - solve_rate
+def learnability(solved: int, n: int, extreme: float = 0.0) -> float:
+    """What a task is worth of which `solved` of n probes were right, paper eq. 4: 0 if it was solved never or always,
+    else 1 - rate. `extreme` is what never and always give: 0 in the paper, -0.5 in the official code."""
+    return extreme if solved in (0, n) else 1.0 - solved / n
 
 
-def propose_reward(well_formed: bool, valid: bool, solve_rate: float | None, extreme: float = 0.0,
-                   invalid: float = -1.0) -> float:
+def propose_reward(well_formed: bool, learnability: float | None, invalid: float = -1.0) -> float:
     """Paper eq. 6 for the proposer.
 
         bad format                    -1
         well-formed but invalid       `invalid`: -1 in the official code; -0.5 if eq. 6's "wrong but well-formatted" is
                                       read to include proposals that fail the gate
-        valid                         learnability of the n probes"""
+        valid                         its task's learnability"""
     if not well_formed:
         return -1.0
-    return learnability(solve_rate, extreme) if valid else invalid
+    return invalid if learnability is None else learnability
 
 
 def solve_reward(well_formed: bool, correct: bool) -> float:
@@ -58,27 +57,27 @@ def trr_pp(rewards_R: Tensor, groups_R: list, lengths_R: Tensor, whitening: str 
     return adv_R
 
 
-def advantages(kind: str, rewards: list[float], groups: list[tuple], tasks: list, lengths: list[int],
+def advantages(kind: str, rewards: list[float], groups: list[tuple], requests: list, lengths: list[int],
                whitening: str = "response") -> Tensor:
     """One advantage per row, [R], fp64.
 
     trr++         one baseline per group (type, role)
     reinforce++   one baseline for all rows
-    grpo          one per task: its n probes against each other. A proposal is sampled once per prompt and has no such
-                  siblings, so proposers keep their group's baseline. `tasks` names each row's task, None for proposals.
+    grpo          one per request: a task's n probes against each other. A proposal is sampled once per prompt and has
+                  no such siblings, so proposers keep their group's baseline: their request is None.
     """
     rewards_R, lengths_R = torch.tensor(rewards, dtype=torch.float64), torch.tensor(lengths)
     if kind == "reinforce++":
         groups = [()] * len(rewards)
     elif kind == "grpo":
-        groups = list(zip(groups, tasks))
+        groups = list(zip(groups, requests))
     return trr_pp(rewards_R, groups, lengths_R, whitening)
 
 
 def set_advantages(rows: list, kind: str, whitening: str = "response") -> None:
     """`advantages` of train.py's rows."""
     adv_R = advantages(kind, [row.reward for row in rows], [(row.type, row.role) for row in rows],
-                       [id(row.task) if row.role == "solve" else None for row in rows],
+                       [row.key if row.role == "solve" else None for row in rows],
                        [len(row.sample.ids) for row in rows], whitening)
     for row, advantage in zip(rows, adv_R.tolist()):
         row.advantage = advantage

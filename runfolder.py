@@ -1,17 +1,301 @@
 """
-What a run notes beside its numbers: the commit it ran at, the machine, and mirrors of metrics.jsonl in other tools.
+A run's folder, written and read: runs/NAME holds
+
+    config.json      the options of the run (config.read_config)     lock           held while a process trains
+    metrics.jsonl    a line of numbers a step                        machine.json   commit, machine, versions
+    samples.jsonl    a line a response                               preset.json    the preset's defaults
+    checkpoint/      adapter, optimizer, buffers; checkpoint.old/ the one before
+    heldout.md       accuracy before and after                       report.html    python -m report runs/NAME
+
+Order of reading: the folder, what a step writes (`step_metrics`, `Log`), checkpoints, notes and mirrors.
 """
+import fcntl
+import hashlib
+import json
+import math
 import os
 import platform
 import re
+import resource
 import secrets
+import shutil
 import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
+from config import HERE, Config, UserError
+from model import Policy, save_policy
+from tasks import Buffers, task_to_json
 
+
+def say(line: str) -> None:
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def write_file(path: Path, text: str) -> None:
+    """All of it or nothing."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def read_lines(path: Path, every: int = 1) -> list[dict | None]:
+    """The objects of a JSONL file, without a last line that is still being written. Of a file that is too large to be
+    held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of a line; the others
+    are None. UserError names a line that is no object."""
+    objects, start = [], b'{"step": '
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            step = line[len(start):line.find(b",", 0, 40)] if every > 1 and line.startswith(start) else b"0"
+            if step.isdigit() and int(step) % every:
+                objects.append(None)
+            elif line.endswith(b"\n"):
+                try:
+                    objects.append(json.loads(line))
+                except (ValueError, RecursionError):
+                    objects.append(None)
+                if not isinstance(objects[-1], dict):
+                    raise UserError(f"{path}, line {number}: not a line that train.py wrote")
+    return objects
+
+
+def open_folder(cfg: Config) -> tuple[Path, object]:
+    """The run's folder and the lock on it, which lives as long as this process."""
+    folder = Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name
+    if not cfg.resume:
+        if folder.exists():
+            raise UserError(f"{folder} exists already; go on with --resume {folder}, or choose another --name")
+        folder.mkdir(parents=True)
+    lock = open(folder / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"{folder} is in use by another process; wait for it or stop it") from error
+    write_file(folder / "config.json", json.dumps(asdict(cfg) | {"resume": None}, indent=2) + "\n")
+    return folder, lock
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# What a step writes
+
+class Clock:
+    """Seconds by phase."""
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str):
+        start = time.perf_counter()
+        yield
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def mean(values) -> float | None:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
+    """One flat line of numbers about train.py's rows of a step: all of them, and those that were trained on. Keys end
+    in /type or /role/type. None means there was nothing to measure."""
+    cfg, m = run.cfg, {"step": run.step}
+    for type in cfg.types:
+        mine = [row for row in everything if row.type == type and row.kind == "propose"]
+        valid = [row for row in mine if row.task and not row.task.heldout]
+        m[f"valid/{type}"] = mean(row.task is not None for row in mine)
+        for reason, count in Counter(row.verdict for row in mine).items():
+            m[f"gate/{type}/{reason}"] = count
+        m[f"distinct/{type}"] = len({row.task.key for row in valid}) / len(valid) if valid else None
+        m[f"learnability/{type}"] = mean(row.learnability for row in valid)
+        solved = Counter(round(row.solve_rate * cfg.n_probes) for row in valid)
+        m[f"solved_of_{cfg.n_probes}/{type}"] = [solved[k] for k in range(cfg.n_probes + 1)]
+        m[f"depth/{type}"] = mean(row.task.depth for row in valid)
+        m[f"buffer/{type}"], m[f"heldout/{type}"] = len(run.buffers.train[type]), len(run.buffers.heldout[type])
+        m[f"solve_rate/{type}"] = mean(row.verdict == "correct" for row in everything
+                                       if row.type == type and row.role == "solve")
+        for role in ("propose", "solve"):
+            group = [row for row in trained if (row.type, row.role) == (type, role)]
+            m[f"reward/{role}/{type}"] = mean(row.reward for row in group)
+            m[f"zero_advantage/{role}/{type}"] = mean(abs(row.advantage) < 1e-6 for row in group)
+            sampled = [row for row in everything if (row.type, row.role) == (type, role) and row.sample.ids]
+            # -log p of what was drawn estimates the sampler's entropy at no cost.
+            m[f"entropy/{role}/{type}"] = mean(-mean(row.sample.logps) for row in sampled)
+            m[f"length/{role}/{type}"] = mean(len(row.sample.ids) for row in sampled)
+            m[f"cut_off/{role}/{type}"] = mean(row.sample.finish == "length" for row in sampled)
+            m[f"bad_format/{role}/{type}"] = mean(not row.well_formed for row in sampled)
+    m["heldout_proposals"] = sum(is_heldout_proposal(row) for row in everything)
+    generated = sum(len(row.sample.ids) for row in everything)
+    m["infra_failures"] = sum(row.verdict == "infra" for row in everything)
+    m["tokens_generated"], m["tokens_trained"] = generated, sum(len(row.sample.ids) for row in trained)
+    m["tokens_per_second"] = generated / clock.seconds["rollout"]
+    m |= {f"seconds/{phase}": seconds for phase, seconds in clock.seconds.items()}
+    m["peak_memory_gb"] = (torch.cuda.max_memory_allocated() / 2**30 if run.policy.device.type == "cuda" else
+                           resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    return m
+
+
+def is_heldout_proposal(row) -> bool:
+    return row.kind == "propose" and row.task is not None and row.task.heldout
+
+
+def step_line(m: dict, cfg: Config) -> str:
+    def by_type(key: str) -> str:
+        return "/".join("-" if m[f"{key}/{t}"] is None else f"{m[f'{key}/{t}']:.2f}" for t in cfg.types)
+    learn = mean(m[f"learnability/{t}"] for t in cfg.types if m[f"learnability/{t}"] is not None)
+    lengths = [m[f"length/{role}/{t}"] for role in ("propose", "solve") for t in cfg.types]
+    length = mean(value for value in lengths if value is not None)
+    seconds = " ".join(f"{key[8:]} {value:.1f}" for key, value in m.items() if key.startswith("seconds/"))
+    return (f"step {m['step']:4d} | solve reward {by_type('reward/solve')} | valid {by_type('valid')} | learnability"
+            f" {learn or 0:.2f} | length {length or 0:.0f} | {m['tokens_per_second']:,.0f} tok/s | seconds {seconds}")
+
+
+def step_warnings(m: dict, cfg: Config) -> list[tuple[str, str]]:
+    """(key, line) of what a user should know about a step; each key is told once a run."""
+    lines = []
+    for key, value in m.items():
+        name = key.split("/", 1)[-1]
+        if key.startswith("cut_off/") and (value or 0) > 0.2:
+            lines.append((key, f"{100 * value:.0f}% of the {name} responses reached --max_new_tokens"
+                               f" {cfg.max_new_tokens} and are mostly badly formatted; raise it if this stays"))
+        if key.startswith("valid/") and value == 0:
+            lines.append((key, f"no valid {name} proposal in this step; metrics.jsonl counts why under gate/{name}/"))
+    if all(value == 1 for key, value in m.items() if key.startswith("zero_advantage/") and value is not None):
+        lines.append(("zero", "all rewards within each type and role were equal, so this step's gradient is zero; that"
+                              " happens with small batches and early on"))
+    if m.get("skipped_updates"):
+        lines.append(("skipped", "an update was skipped: nothing to train on, or its gradient was not finite"))
+    return lines
+
+
+class Log:
+    """metrics.jsonl and samples.jsonl. Lines reach the disk before the checkpoint that counts them, and lines that no
+    checkpoint counts are cut off on resume: a step is in the files once or not at all."""
+    FILES = ("metrics.jsonl", "samples.jsonl")
+
+    def __init__(self, folder: Path, keep_samples: int, sizes: list[int]):
+        self.keep_samples, self.mirrors = keep_samples, []  # functions that take a step's metrics
+        self.files = [open(folder / name, "a", encoding="utf-8") for name in self.FILES]
+        for file, size in zip(self.files, sizes):
+            file.truncate(min(size, os.fstat(file.fileno()).st_size))  # a user may have removed a large file
+            file.seek(0, os.SEEK_END)
+
+    def metrics(self, metrics: dict) -> None:
+        """Numbers that are not finite become null: JSON has no nan."""
+        finite = {key: None if isinstance(value, float) and not math.isfinite(value) else value
+                  for key, value in metrics.items()}
+        self.files[0].write(json.dumps(finite, allow_nan=False) + "\n")
+        for mirror in self.mirrors:
+            mirror(finite)
+
+    def samples(self, rows: list, step: int) -> None:
+        counts = Counter()
+        for row in rows:
+            counts[row.type, row.kind] += 1
+            if 0 <= self.keep_samples < counts[row.type, row.kind]:
+                continue
+            record = {"step": step, "role": row.role, "kind": row.kind, "type": row.type, "reward": row.reward,
+                      "heldout": is_heldout_proposal(row),
+                      "well_formed": row.well_formed, "verdict": row.verdict, "solve_rate": row.solve_rate,
+                      "advantage": row.advantage, "finish": row.sample.finish, "tokens": len(row.sample.ids),
+                      "prompt": row.prompt, "text": row.text}
+            if row.kind == "propose":
+                record["references"] = [task.id for task in row.references]
+                record |= {"task": task_to_json(row.task)} if row.task else {}
+            else:
+                record["task_id"] = row.task.id
+            self.files[1].write(json.dumps(record) + "\n")
+
+    def sync(self) -> list[int]:
+        """Forces both files to the disk and returns their sizes."""
+        for file in self.files:
+            file.flush()
+            os.fsync(file.fileno())
+        return [file.tell() for file in self.files]
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Checkpoints. A folder is complete or absent: written beside, forced to disk, then renamed; the previous one is kept.
+
+def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int, sizes: list[int],
+                    buffers: Buffers) -> None:
+    """`sizes` are what Log.sync returned: the bytes of the logs that the checkpoint counts."""
+    new, current, old = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        save_policy(policy, new / "policy")
+        torch.save(optimizer.state_dict(), new / "optimizer.pt")
+        # No generator states: every draw comes from (seed, step, purpose), see train.Training.rng.
+        state = {"step": step, "sizes": sizes, "buffers": buffers.to_json()}
+        (new / "state.json").write_text(json.dumps(state))
+        (new / "checksums.json").write_text(json.dumps(checksums(new)))
+        for path in [*new.rglob("*"), new]:
+            sync(path)
+        if current.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            current.rename(old)
+        new.rename(current)
+        sync(folder)
+    except Exception as error:  # torch and safetensors report a full disk in classes of their own
+        before = "the checkpoint before it is whole" if current.exists() or old.exists() else "it is the first one"
+        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); {before}: make room, then go on with"
+                        f" --resume {folder}") from error
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != "checksums.json":
+            with open(path, "rb") as file:
+                sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def damage(folder: Path) -> list[str]:
+    """The files of a checkpoint that are not as they were written."""
+    try:
+        wanted, actual = json.loads((folder / "checksums.json").read_text()), checksums(folder)
+        return sorted(name for name in wanted if actual.get(name) != wanted[name])
+    except (OSError, ValueError):
+        return ["checksums.json"]
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint, verified; None if the run was stopped before its first. Raises UserError if damaged."""
+    new, current, old = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
+    if not current.exists() and new.exists() and not damage(new):
+        new.rename(current)  # stopped between the two renames of save_checkpoint
+    newest = next((path for path in (current, old) if path.exists()), None)
+    if newest and (bad := damage(newest)):
+        way_on = (f"remove {newest} to go on from the one before, {old.name}" if newest == current and old.exists() else
+                  "there is no older one; start a new run")
+        raise UserError(f"{newest} is damaged ({', '.join(bad)}); {way_on}")
+    return newest
+
+
+def load_checkpoint(checkpoint: Path, optimizer: torch.optim.Optimizer, device) -> tuple[int, list[int], Buffers]:
+    """Fills the optimizer; (step, sizes of the logs, buffers). The adapter in `policy/` is for model.load_policy."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True))
+    return state["step"], state["sizes"], Buffers.from_json(state["buffers"])
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Notes: the commit a run ran at, the machine, and mirrors of metrics.jsonl in other tools
 
 def commit() -> str:
     """Of this code, and whether files differ from it; unknown without git or outside a repository."""
@@ -35,22 +319,22 @@ def machine(device: str) -> dict:
             "torch": torch.__version__}
 
 
-def mirrors(cfg, folder: Path, step: int, say) -> list:
+def mirrors(cfg: Config, folder: Path, step: int) -> list:
     """Functions that take a step's metrics, for --tensorboard and --wandb. metrics.jsonl is the source: a mirror that
     fails, when it starts (no package, no login) or later, costs a line, not the run."""
-    found = []
+    working = []
     for flag, start in (("tensorboard", start_tensorboard), ("wandb", start_wandb)):
         if getattr(cfg, flag):
             try:
-                found.append(careful(flag, start(cfg, folder, step), say))
+                working.append(careful(flag, start(cfg, folder, step)))
             except ImportError:
                 say(f"note: --{flag} has no effect, the package is not there: pip install {flag}")
             except Exception as error:
                 say(f"note: --{flag} has no effect ({first_line(error)})")
-    return found
+    return working
 
 
-def careful(flag: str, log, say):
+def careful(flag: str, log):
     working = True
 
     def mirror(metrics: dict) -> None:
@@ -68,7 +352,7 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip()}".split("\n")[0]
 
 
-def start_tensorboard(cfg, folder: Path, step: int):
+def start_tensorboard(cfg: Config, folder: Path, step: int):
     from torch.utils.tensorboard import SummaryWriter
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
@@ -79,7 +363,7 @@ def start_tensorboard(cfg, folder: Path, step: int):
     return log
 
 
-def start_wandb(cfg, folder: Path, step: int):
+def start_wandb(cfg: Config, folder: Path, step: int):
     import wandb
     # Not the name: a later run that has it again would be taken for this one, and its first steps dropped.
     path = folder / "wandb.id"

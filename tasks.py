@@ -10,9 +10,10 @@ A triplet is (program, input, output); each task type hides one of the three:
 Every response, in both roles, reads `<think>...</think><answer>...</answer>` and gives what it has to give in
 fenced blocks (```python, ```input, ```output, ```message), in any order. The prompt ends inside the think tag.
 
-Order of reading: Task and TaskType, the three types, prompts, responses, `read` (model text -> data), `gate`
-(proposals -> tasks), `verify` (answers -> verdicts), buffers. Nothing here evaluates or even parses model
-text: that happens in executor.py's processes, and what comes back is plain data that `same_value` compares.
+Order of reading: Task and TaskType, the types, prompts, responses, `read` (model text -> data), `gate` (proposals ->
+tasks), `verify` (answers -> verdicts), buffers, task files. Nothing here evaluates or even parses model text: the
+executor's processes do, and what comes back is plain data that `same_value` compares. All else that the project knows
+of a type it knows from TYPES.
 """
 import hashlib
 import json
@@ -20,10 +21,12 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from sandbox import parsing
-from executor import Executor, Job, Run, same_value, show
+from executor import Executor, Job, Outcome
 from sandbox.parsing import ALLOWED_IMPORTS
+from sandbox.values import same_value, show
 
 MAX_PROGRAM_CHARS = 4_000
 # Official code cuts longer values to 200 + "..." + 200 characters and keeps the (then unsolvable) task; we refuse it.
@@ -42,6 +45,11 @@ class Task:
     step: int = 0               # the step that proposed it; 0 is seeding
     key: str = ""               # parsing.inspect_program: the program up to layout and names
     depth: int = 0              # its statements, without defs and returns
+    heldout: bool = False       # kept for evaluation: neither trained on nor shown
+
+    @cached_property
+    def id(self) -> str:
+        return task_id(task_to_json(self))
 
 
 class Rejected(Exception):
@@ -50,21 +58,21 @@ class Rejected(Exception):
 
 @dataclass(frozen=True)
 class TaskType:
-    """What differs between the three types. A block is a (fence language, text) pair."""
+    """All that differs between task types. A block is a (fence language, text) pair."""
     name: str
     proposal: str                                        # instructions to the proposer (r1 and chat prompts)
     solution: str                                        # instructions to the solver
-    show_reference: Callable[[Task], list]               # what the proposer sees of a reference
-    show_task: Callable[[Task], list]                    # what the solver sees
+    show_reference: Callable[[Task], list]               # the blocks that the proposer sees of a reference
+    show_task: Callable[[Task], list]                    # the blocks that the solver sees
     draft: Callable[[list, Task | None, int], tuple]     # proposal's blocks -> (program, input texts, message)
     answer: tuple[str, ...]                              # fence languages of the solver's answer ...
-    reader: str                                          # ... and the function of parsing.py that reads its text, if any
-    attempt: Callable[[Task, str, object], Job | list[Run]]  # (task, text, what was read) -> a job, or runs at once
-    targets: Callable[[Task], tuple]                     # what those runs must return, in the trainer only
+    reader: str                                          # ... and the function of parsing.py that reads it, if any
+    attempt: Callable[[Task, str, object], Job | list[Outcome]]  # (task, text, what was read) -> a job, or its outcomes
+    targets: Callable[[Task], tuple]                     # what those outcomes must be; never leaves the trainer
     hidden: Callable[[Task], str]                        # the answer, for people
     given_program: bool = False                          # the proposer is given a program instead of references ...
     gives_programs: bool = True                          # ... and this is a type whose programs it may be given
-    outcome: Callable[[Run], Run] = lambda run: run      # what the gate keeps of a run of the proposal
+    observe: Callable[[Outcome], Outcome] = lambda outcome: outcome  # what a task keeps of its program's outcome
     paper: bool = True                                   # trained if --types is not given
 
 
@@ -80,10 +88,10 @@ def blocks_of(blocks: list, *languages: str) -> list[str]:
 
 
 def first_block(blocks: list, missing: str, *languages: str) -> str:
-    found = blocks_of(blocks, *languages)
-    if not found:
+    texts = blocks_of(blocks, *languages)
+    if not texts:
         raise Rejected(missing)
-    return found[0]
+    return texts[0]
 
 
 def code_and_input(blocks: list, reference: Task | None, n_inputs: int) -> tuple[str, list[str], str]:
@@ -160,7 +168,7 @@ DEDUCTION = TaskType(
     draft=code_and_input,
     answer=("output",),
     reader="parse_literal",
-    attempt=lambda task, text, value: [Run("ok", value)],
+    attempt=lambda task, text, value: [Outcome("ok", value)],
     targets=lambda task: task.outputs,
     hidden=lambda task: show(task.outputs[0]),
 )
@@ -282,8 +290,8 @@ def answer_blocks(response: str) -> list[tuple[str, str]]:
     """The fenced blocks of the last answer part; of the whole response where there is none (seeding takes both)."""
     start = response.rfind("<answer>")
     answer = response[start + len("<answer>"):] if start >= 0 else response
-    found = FENCED.findall(answer.split("</answer>")[0])
-    return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in found]
+    blocks = FENCED.findall(answer.split("</answer>")[0])
+    return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in blocks]
 
 
 def is_heldout(key: str, fraction: float) -> bool:
@@ -294,30 +302,30 @@ def is_heldout(key: str, fraction: float) -> bool:
 # ----------------------------------------------------------------------------------------------------------------
 # Reading model text, in the executor's processes
 
-def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None) -> list[Run]:
-    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Runs with a value, or that
-    of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
-    runs = {}
+def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None) -> list[Outcome]:
+    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Outcomes with a value, or
+    that of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
+    outcomes = {}
     for reader in dict.fromkeys(reader for reader, _ in texts if reader):
-        parts = chunks(list(dict.fromkeys(text for other, text in texts if other == reader)), 32)
-        jobs = [Job(f"from sandbox.parsing import {reader}", tuple((text,) for text in part), reader, limits=limits)
-                for part in parts]
-        for part, found in zip(parts, executor.run(jobs)):
-            runs |= {(reader, text): run for text, run in zip(part, found)}
-    return [runs[key] if key[0] else Run("ok", key[1]) for key in texts]
+        groups = chunks(list(dict.fromkeys(text for other, text in texts if other == reader)), 32)
+        jobs = [Job(f"from sandbox.parsing import {reader}", tuple((text,) for text in group), reader, limits=limits)
+                for group in groups]
+        for group, read_there in zip(groups, executor.run(jobs)):
+            outcomes |= {(reader, text): outcome for text, outcome in zip(group, read_there)}
+    return [outcomes[key] if key[0] else Outcome("ok", key[1]) for key in texts]
 
 
 def chunks(items: list, size: int) -> list[list]:
     return [items[start:start + size] for start in range(0, len(items), size)]
 
 
-def check_program(text: str, run: Run) -> None:
-    """Rejected, unless `run` is inspect_program's approval of the program."""
+def check_program(text: str, facts: Outcome) -> None:
+    """Rejected, unless `facts` is inspect_program's approval of the program."""
     if len(text) > MAX_PROGRAM_CHARS:
         raise Rejected("program too long")
-    if run.kind == "infra":
+    if facts.kind == "infra":
         raise Rejected("infra")
-    reason = run.value["reason"] if run.kind == "ok" else "does not parse"  # or its parser died of it
+    reason = facts.value["reason"] if facts.kind == "ok" else "does not parse"  # or its parser died of it
     if reason:
         raise Rejected(reason)
 
@@ -331,8 +339,8 @@ class Gated:
     reason: str = "valid"
 
 
-RUN_REASONS = {"unserializable": "value not a literal", "too_big": "value too long", "refused": "no f",
-               "nondeterministic": "not deterministic"}
+GATE_REASONS = {"unserializable": "value not a literal", "too_big": "value too long", "refused": "no f",
+                "nondeterministic": "not deterministic"}
 
 
 def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, step: int = 0, n_inputs: int = 10,
@@ -343,24 +351,24 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
     Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
     """
-    drafts: list = [draft(*proposal, n_inputs, strict_format) for proposal in proposals]
-    texts = [text for drafted in drafts if isinstance(drafted, tuple) for text in texts_of(drafted)]
-    runs, jobs = iter(read(texts, executor)), []
-    for i, drafted in enumerate(drafts):
-        if isinstance(drafted, tuple):
+    drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]
+    texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
+    outcomes, jobs = iter(read(texts, executor)), []
+    for i, draft in enumerate(drafts):
+        if isinstance(draft, tuple):
             try:
-                drafts[i] = check_draft(proposals[i][0], drafted, [next(runs) for _ in texts_of(drafted)], step)
+                drafts[i] = check_draft(proposals[i][0], draft, [next(outcomes) for _ in texts_of(draft)], step)
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
             except Rejected as rejected:
                 drafts[i] = str(rejected)
     ran = iter(executor.run(jobs))
-    return [Gated(None, drafted) if isinstance(drafted, str) else check_runs(drafted, next(ran)) for drafted in drafts]
+    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran)) for draft in drafts]
 
 
-def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict_format: bool) -> tuple | str:
+def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | str:
     """A proposal's (program, input texts, message), or why it has none."""
     try:
-        if strict_format and not well_formed(response):
+        if strict and not well_formed(response):
             raise Rejected("bad format")
         program, inputs, message = type.draft(answer_blocks(response), reference, n_inputs)
         if len(program) > MAX_PROGRAM_CHARS:
@@ -372,21 +380,21 @@ def draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, 
         return str(rejected)
 
 
-def texts_of(drafted: tuple) -> list[tuple[str, str]]:
-    program, inputs, _ = drafted
+def texts_of(draft: tuple) -> list[tuple[str, str]]:
+    program, inputs, _ = draft
     return [("inspect_program", program), *(("parse_arguments", text) for text in inputs)]
 
 
-def check_draft(type: TaskType, drafted: tuple, read: list[Run], step: int) -> Task:
+def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int) -> Task:
     """The task that a proposal would be, without outputs; Rejected for what can be seen before running it."""
-    program, _, message = drafted
-    facts, *inputs = read
+    program, _, message = draft
+    facts, *inputs = outcomes
     check_program(program, facts)
-    if any(run.kind == "infra" for run in inputs):
+    if any(outcome.kind == "infra" for outcome in inputs):
         raise Rejected("infra")
-    if any(run.kind != "ok" for run in inputs):
+    if any(outcome.kind != "ok" for outcome in inputs):
         raise Rejected("input not a literal")
-    parsed = tuple(run.value for run in inputs)
+    parsed = tuple(outcome.value for outcome in inputs)
     if () in parsed:
         raise Rejected("no arguments")
     shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
@@ -397,13 +405,13 @@ def check_draft(type: TaskType, drafted: tuple, read: list[Run], step: int) -> T
     return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
 
 
-def check_runs(task: Task, runs: list[Run]) -> Gated:
+def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
     """The gate's last part: the task with its outputs, if its program ran as a task must."""
-    runs = list(map(TYPES[task.type].outcome, runs))
-    bad = next((run for run in runs if run.kind != "ok"), None)
+    kept = list(map(TYPES[task.type].observe, outcomes))
+    bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
     if bad is not None:
-        return Gated(None, RUN_REASONS.get(bad.kind, bad.kind))
-    task = replace(task, outputs=tuple(run.value for run in runs))
+        return Gated(None, GATE_REASONS.get(bad.kind, bad.kind))
+    task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")
     if any(mark in show([task.program, task.inputs, task.message, task.outputs]) for mark in ("```", "answer>")):
@@ -428,36 +436,38 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     types = [TYPES[task.type] for task, _ in answers]
     texts = [next(iter(blocks_of(answer_blocks(response), *type.answer)), None)
              for type, (_, response) in zip(types, answers)]
-    runs = iter(read([(type.reader, text) for type, text in zip(types, texts) if text is not None], executor, limits))
+    wanted = [(type.reader, text) for type, text in zip(types, texts) if text is not None]
+    outcomes = iter(read(wanted, executor, limits))
     attempts, jobs = [], []
     for type, (task, _), text in zip(types, answers, texts):
         try:
-            if text is None:
-                raise Rejected("no answer")
-            attempts.append(attempt(type, task, text, next(runs)))
+            attempts.append(attempt(type, task, text, None if text is None else next(outcomes)))
             if isinstance(attempts[-1], Job):
                 jobs.append(replace(attempts[-1], limits=limits))
         except Rejected as rejected:
             attempts.append(str(rejected))
     ran = iter(executor.run(jobs))
-    return [judge(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
+    return [verdict_on(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
             for type, (task, response), tried in zip(types, answers, attempts)]
 
 
-def attempt(type: TaskType, task: Task, text: str, run: Run) -> Job | list[Run]:
+def attempt(type: TaskType, task: Task, text: str | None, outcome: Outcome | None) -> Job | list[Outcome]:
+    """What is to be run of an answer whose text was read with this outcome, or what it comes to without running."""
+    if text is None:
+        raise Rejected("no answer")
     if type.reader == "inspect_program":
-        check_program(text, run)
-    elif run.kind != "ok":
-        raise Rejected("infra" if run.kind == "infra" else "answer not a literal")
-    return type.attempt(task, text, run.value)
+        check_program(text, outcome)
+    elif outcome.kind != "ok":
+        raise Rejected("infra" if outcome.kind == "infra" else "answer not a literal")
+    return type.attempt(task, text, outcome.value)
 
 
-def judge(type: TaskType, task: Task, runs: list[Run] | str, formed: bool) -> Verdict:
-    if isinstance(runs, str):
-        return Verdict(False, runs, formed)
-    bad = next((run.kind for run in runs if run.kind != "ok"), None)
-    correct = bad is None and all(same_value(run.value, true)
-                                  for run, true in zip(runs, type.targets(task), strict=True))
+def verdict_on(type: TaskType, task: Task, outcomes: list[Outcome] | str, formed: bool) -> Verdict:
+    if isinstance(outcomes, str):
+        return Verdict(False, outcomes, formed)
+    bad = next((outcome.kind for outcome in outcomes if outcome.kind != "ok"), None)
+    correct = bad is None and all(same_value(outcome.value, true)
+                                  for outcome, true in zip(outcomes, type.targets(task), strict=True))
     return Verdict(correct, "correct" if correct else bad or "wrong", formed)
 
 
@@ -475,9 +485,9 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
     inputs = IDENTITY_INPUTS[:1]
     if type.given_program:
         inputs = (*IDENTITY_INPUTS, *((i,) for i in range(2, n_inputs)))[:n_inputs]
-    message = "f returns its argument." if type is INDUCTION else ""
-    key = parsing.program_key(IDENTITY)
-    return Task(type.name, IDENTITY, inputs, tuple(type.outcome(Run("ok", *args)).value for args in inputs), message, 0, key)
+    message = "f returns its argument." if type.given_program else ""
+    outputs = tuple(type.observe(Outcome("ok", *args)).value for args in inputs)
+    return Task(type.name, IDENTITY, inputs, outputs, message, 0, parsing.program_key(IDENTITY))
 
 
 @dataclass
@@ -488,8 +498,8 @@ class Buffers:
     train: dict[str, list[Task]] = field(default_factory=lambda: {name: [] for name in TYPES})
     heldout: dict[str, list[Task]] = field(default_factory=lambda: {name: [] for name in TYPES})
 
-    def add(self, task: Task, heldout: bool = False) -> None:
-        buffer = (self.heldout if heldout else self.train)[task.type]
+    def add(self, task: Task) -> None:
+        buffer = (self.heldout if task.heldout else self.train)[task.type]
         buffer.append(task)
         del buffer[:-self.size]
 
@@ -512,14 +522,16 @@ class Buffers:
         return chosen
 
     def to_json(self) -> dict:
-        return {"size": self.size,
-                "train": {name: list(map(task_to_state, tasks)) for name, tasks in self.train.items()},
-                "heldout": {name: list(map(task_to_state, tasks)) for name, tasks in self.heldout.items()}}
+        return {"size": self.size, **{name: {type: list(map(task_to_state, tasks)) for type, tasks in buffers.items()}
+                                      for name, buffers in (("train", self.train), ("heldout", self.heldout))}}
 
     @staticmethod
     def from_json(data: dict) -> "Buffers":
-        return Buffers(data["size"], *({name: list(map(task_from_state, data[part].get(name, []))) for name in TYPES}
-                                       for part in ("train", "heldout")))
+        """Types that the data does not know, as those of older checkpoints may, start empty."""
+        train, heldout = ({type: [replace(task_from_state(task), heldout=name == "heldout")
+                                  for task in data[name].get(type, [])] for type in TYPES}
+                          for name in ("train", "heldout"))
+        return Buffers(data["size"], train, heldout)
 
 
 def task_to_json(task: Task) -> dict:
@@ -528,9 +540,8 @@ def task_to_json(task: Task) -> dict:
             "outputs": [show(value) for value in task.outputs], "message": task.message, "step": task.step}
 
 
-def task_id(task: Task | dict) -> str:
-    """16 hex digits that name a task, whoever proposed it and when; of a Task or of what `task_to_json` made of it."""
-    data = task if isinstance(task, dict) else task_to_json(task)
+def task_id(data: dict) -> str:
+    """16 hex digits that name a task, whoever proposed it and when; of what `task_to_json` made of it."""
     return hashlib.sha256(json.dumps([data[key] for key in ("type", "program", "inputs", "outputs")]).encode()
                           ).hexdigest()[:16]
 

@@ -29,7 +29,8 @@ from http.client import HTTPException
 from pathlib import Path
 
 import tasks
-from executor import Executor, Job, Run, same_value
+from executor import Executor, Job, Outcome
+from sandbox.values import same_value, show
 from tasks import Style
 
 REASONS = ("pass", "wrong", "error", "timeout", "no_answer", "truncated")
@@ -470,14 +471,14 @@ def find_math(item: Item, prompt: Prompt, response: str) -> str | None:
 # ---------------------------------------------------------------------------------------------------------------------
 # Judging
 
-def outcome(run: Run) -> Verdict:
+def outcome(run: Outcome) -> Verdict:
     """The verdict of a run that gave no value."""
     reason = "timeout" if run.kind == "timeout" else "error"
     return Verdict(False, reason, f"{run.kind}: {run.error}".strip(": "), infra=run.kind == "infra")
 
 
 def judged(firsts: list[Job], jobs: list[Job], executor: Executor,
-           verdict: Callable[[int, list[Run]], Verdict]) -> list[Verdict]:
+           verdict: Callable[[int, list[Outcome]], Verdict]) -> list[Verdict]:
     """verdict(index, runs) for every job. `firsts` are the jobs with the limits of a first try, beside all the others;
     timeouts and our own failures run once more."""
     verdicts: list = [None] * len(jobs)
@@ -489,7 +490,7 @@ def judged(firsts: list[Job], jobs: list[Job], executor: Executor,
     return verdicts
 
 
-def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[Run]]]:
+def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[Outcome]]]:
     """The runs that decide, by index, of what ran out of time in a first try: with LAST's limits, when nothing else
     runs any more. So every timeout was seen twice, the second time undisturbed, and an endless loop is paid for once.
     They need not wait for each other, since each has a worker, and thus a core, of its own and limits are CPU time:
@@ -582,7 +583,7 @@ def judge_functions(answers: list[tuple[Item, str]], executor: Executor, lenient
         limits[item.id] = [(max(seconds, factor * slowest), max(ALL_TESTS * seconds, factor * total))
                            for seconds, factor in (FIRST, LAST)]
 
-    def verdict(index: int, runs: list[Run]) -> Verdict:
+    def verdict(index: int, runs: list[Outcome]) -> Verdict:
         item, base, first = answers[index][0], len(answers[index][0].row["base_input"]), None
         tests = zip(item.row["base_input"] + item.row["plus_input"], runs, expected[item.id], strict=True)
         for number, (args, run, true) in enumerate(tests):
@@ -610,7 +611,7 @@ def judge_contests(answers: list[tuple[Item, str]], executor: Executor, lenient:
         jobs.append(Job(WRAPPED.format(source=code, call=call), tuple(inputs), limits=limits))
     firsts = [replace(job, limits=(min(FIRST[0], CONTEST_SECONDS), job.limits[1])) for job in jobs]
 
-    def verdict(index: int, runs: list[Run]) -> Verdict:
+    def verdict(index: int, runs: list[Outcome]) -> Verdict:
         item = answers[index][0]
         method = json.loads(item.row["metadata"] or "{}").get("func_name")
         for number, (run, (_, output)) in enumerate(zip(runs, tests[item.id], strict=True)):
@@ -650,7 +651,7 @@ def same_decimal(a: str, b: str) -> bool:
         return False
 
 
-def read_texts(texts: list[tuple[str, str]], executor: Executor) -> list[Run]:
+def read_texts(texts: list[tuple[str, str]], executor: Executor) -> list[Outcome]:
     return tasks.read(texts, executor)
 
 
@@ -669,13 +670,13 @@ def golds(items: list[Item], executor: Executor) -> dict[str, object]:
     return found
 
 
-def literal_verdict(run: Run, true) -> Verdict:
+def literal_verdict(run: Outcome, true) -> Verdict:
     if run.kind != "ok":
         return outcome(run)
     return Verdict(True, "pass") if equal_values(run.value, true) else Verdict(False, "wrong")
 
 
-def unpacked(run: Run) -> Run:
+def unpacked(run: Outcome) -> Outcome:
     """The run with the value that harness.pack packed; what else came, too long for a gold or forged, equals none."""
     match run.kind, run.value:
         case "ok", ["value", value]:
@@ -828,7 +829,7 @@ def official_tasks(path: Path, executor: Executor) -> list[tasks.Task]:
         group = [tuple(rest) for *rest, n in proposals if n == count]
         for gated in tasks.gate(group, executor, n_inputs=count, strict_format=False):
             if gated.task:
-                found.setdefault((gated.task.type, gated.task.key, tasks.show(gated.task.inputs)), gated.task)
+                found.setdefault((gated.task.type, gated.task.key, show(gated.task.inputs)), gated.task)
     return list(found.values())
 
 

@@ -15,7 +15,7 @@ import runfolder
 import tasks
 import train
 from benchmarks import selfplay
-from config import PRESETS, Config
+from config import PRESETS, Config, read_config
 from executor import Executor
 from experiments.arms import PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START
 from model import encode, load_policy, logprobs, save_policy
@@ -39,7 +39,7 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar, as many steps
     and response tokens a step as the run `like` was given, with its optimizer and learning rate. A favour: every token
     here has a gradient, while in RL a task that all probes solve has none."""
-    config, lines = runfolder.read_config(like), runfolder.read_lines(like / "metrics.jsonl")
+    config, lines = read_config(like), runfolder.read_lines(like / "metrics.jsonl")
     budgets = [line["tokens_trained"] for line in lines if "tokens_trained" in line]
     policy = load_policy(config.model, config.device, config.lora_rank, config.lora_alpha, seed=seed,
                          norms=config.norm_lr > 0)

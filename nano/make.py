@@ -34,7 +34,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sandbox import parsing  # noqa: E402
 import tasks  # noqa: E402
-from tasks import Task, arguments, fence, show  # noqa: E402
+from sandbox.values import show  # noqa: E402
+from tasks import Task, arguments, fence  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.40, 2: 0.40, 3: 0.17, 4: 0.03}  # share of each number of statements in the first stage

@@ -12,7 +12,7 @@ import numpy as np
 
 import runfolder
 import tasks
-from config import Config, UserError
+from config import Config, UserError, read_config
 
 MOST_BYTES = 300 * 2**20   # of a samples.jsonl that is read whole; of larger ones every k-th step
 ROLES = ("propose", "solve")
@@ -57,8 +57,8 @@ def types_of(histories: list[History]) -> list[str]:
 
 def read_history(folder: Path) -> History:
     """UserError where there is no run, or nothing in it yet."""
-    config = runfolder.read_config(folder)
-    preset = runfolder.read_config(folder, "preset.json") if (folder / "preset.json").exists() else None
+    config = read_config(folder)
+    preset = read_config(folder, "preset.json") if (folder / "preset.json").exists() else None
     metrics_file, samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
     metrics = runfolder.read_lines(metrics_file) if metrics_file.exists() else []
     for number, line in enumerate(metrics, 1):
@@ -84,18 +84,11 @@ def read_machine(path: Path) -> dict:
 
 
 def read_samples(path: Path, every: int) -> list[dict]:
-    """The lines of the steps that are multiples of `every` (and 0), told without parsing the others."""
-    samples, start = [], b'{"step": '
-    with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            step = line[len(start):line.find(b",", 0, 40)] if every > 1 and line.startswith(start) else b"0"
-            if line.endswith(b"\n") and not (step.isdigit() and int(step) % every):  # else: still being written
-                try:
-                    sample = json.loads(line)
-                except (ValueError, RecursionError):
-                    sample = None
-                check(is_sample, sample, path, number)
-                samples.append(sample | {"line": number})
+    samples = []
+    for number, sample in enumerate(runfolder.read_lines(path, every), 1):
+        if sample is not None:
+            check(is_sample, sample, path, number)
+            samples.append(sample | {"line": number})
     return samples
 
 

@@ -466,7 +466,7 @@ def step(args) -> dict:
                     cfg.stream, run.buffers = stream, tasks.Buffers(cfg.buffer_size)
                     for task in known:
                         run.buffers.add(task)
-                    executor._cache.clear()
+                    executor.cache.clear()
                     work.clear()
                     sync(args.device)
                     start = time.perf_counter()

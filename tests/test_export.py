@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import runfolder
 import tasks
-from config import Config, UserError
+from config import Config, UserError, read_config
 from model import forward, load_policy, save_policy
 from tools import __main__ as command
 from tools import chat, export, show
@@ -60,7 +60,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 def test_merged_folder_in_plain_transformers_gives_our_logits(run, tmp_path):
     export.export(run, tmp_path / "out", merge=True)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    base = AutoModelForCausalLM.from_pretrained(runfolder.read_config(run).model, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(read_config(run).model, dtype=torch.float32)
     ours = our_logits(run)
     assert close(model(IDS).logits, ours) and not close(base(IDS).logits, ours)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
@@ -68,11 +68,11 @@ def test_merged_folder_in_plain_transformers_gives_our_logits(run, tmp_path):
 
 @torch.no_grad()
 def test_adapter_in_plain_peft_gives_our_logits(run, tmp_path):
-    if runfolder.read_config(run).lora_rank == 0:
+    if read_config(run).lora_rank == 0:
         pytest.skip("this run has no adapter")
     export.export(run, tmp_path / "out")
     for folder in (run / "checkpoint" / "policy", tmp_path / "out"):
-        base = AutoModelForCausalLM.from_pretrained(runfolder.read_config(run).model, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(read_config(run).model, dtype=torch.float32)
         assert close(peft.PeftModel.from_pretrained(base, folder)(IDS).logits, our_logits(run))
     assert close(peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)(IDS).logits,
                  our_logits(run))
@@ -84,7 +84,7 @@ def test_model_card_holds_configuration_and_results(run, tmp_path):
     assert card.startswith("---\nlibrary_name: transformers")
     assert "| deduction | 1 | 2 |" in card and '"lora_rank"' in card
     assert "/home/me" not in card and "heldout.jsonl" in card  # a card is published
-    assert str(runfolder.read_config(run).model) not in card.split("## Configuration")[0]
+    assert str(read_config(run).model) not in card.split("## Configuration")[0]
 
 
 def test_nothing_is_overwritten_and_bad_input_is_one_line(run, tmp_path):

@@ -113,4 +113,4 @@ def test_proposals(ex, type, program):
         blocks = [("input", str(i)) for i in range(6)] + [("message", "m")]
     [gated] = tasks.gate([(type, response(*blocks), reference)], ex, n_inputs=6)
     assert gated.task is None and gated.reason not in ("valid", "infra")
-    assert rewards.propose_reward(True, gated.task is not None, None) < 0
+    assert rewards.propose_reward(True, gated.task and 1.0) < 0

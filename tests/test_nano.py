@@ -15,10 +15,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 import tasks
-from config import PRESETS
+from config import PRESETS, Config
 from executor import Job
 from nano import make
 from sandbox import parsing
+from sandbox.values import show
 
 NANO = Path(__file__).resolve().parent.parent / "nano"
 TYPES = {name: tasks.TYPES[name] for name in make.TYPES}
@@ -153,7 +154,6 @@ def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(exampl
 
 
 def test_the_run_holds_out_the_same_programs_as_the_warm_start():
-    from config import Config
     assert Config().heldout_fraction == make.HELDOUT_FRACTION
 
 
@@ -220,8 +220,8 @@ def test_thinking_is_the_trace_of_the_program_and_uses_nothing_hidden(examples):
         if role == "solve":
             statements = [line.strip()[len("x = "):] for line in task.program.split("\n")[1:-1]]
             value = task.inputs[0][0]
-            forward = [tasks.show(step) for step in make.trace(statements, value)]
-            assert lines == ([*forward[:-1][::-1], tasks.show(value)] if type == "abduction" else forward)
+            forward = [show(step) for step in make.trace(statements, value)]
+            assert lines == ([*forward[:-1][::-1], show(value)] if type == "abduction" else forward)
         else:
             assert len(lines[0].split()) == depth + 1
 
@@ -242,7 +242,7 @@ def test_the_second_stage_is_hasty_and_dull_as_often_as_it_says(late_texts):
             (_, program), (_, value) = tasks.answer_blocks(prompt)
             last = [line[8:] for line in program.split("\n")[1:-1]]
             output = make.trace(last, ast.literal_eval(value))[-1]
-            seen["forgets"].append(tasks.answer_blocks(answer)[0][1] != tasks.show(output))
+            seen["forgets"].append(tasks.answer_blocks(answer)[0][1] != show(output))
     # A statement that changes nothing can be forgotten unseen, and one whose program without it is held out is not.
     shares = {"dull solve": make.DULL["solve"], "dull propose": make.DULL["propose"], "hasty": 1 - make.THINKS,
               "forgets": 0.8 * make.FORGETS}
@@ -274,7 +274,7 @@ def test_who_forgets_answers_for_the_program_without_one_statement(type, executo
         if type == "induction":
             assert answer == task.program.replace(task.program.split("\n")[-2] + "\n    return", "    return")
         else:
-            assert answer == tasks.show(values[-2] if type == "deduction" else values[1])
+            assert answer == show(values[-2] if type == "deduction" else values[1])
 
 
 def test_examples_are_fixed_by_the_generator():

@@ -20,26 +20,31 @@ def doubles(*values) -> torch.Tensor:
 # ----------------------------------------------------------------------------------------------------------------
 # Rewards
 
-@pytest.mark.parametrize("well_formed, valid, solve_rate, paper, official", [
+def reward_of(well_formed: bool, valid: bool, solved: int | None, extreme: float = 0.0, **options) -> float:
+    """As train.py puts the two together, for 8 probes."""
+    return propose_reward(well_formed, learnability(solved, 8, extreme) if valid else None, **options)
+
+
+@pytest.mark.parametrize("well_formed, valid, solved, paper, official", [
     (False, False, None, -1.0, -1.0),
-    (False, True, 0.5, -1.0, -1.0),   # bad format wins over a fine task
-    (False, True, 0.0, -1.0, -1.0),
+    (False, True, 4, -1.0, -1.0),   # bad format wins over a fine task
+    (False, True, 0, -1.0, -1.0),
     (True, False, None, -1.0, -1.0),
-    (True, True, 0.0, 0.0, -0.5),     # never solved
-    (True, True, 1 / 8, 7 / 8, 7 / 8),
-    (True, True, 4 / 8, 4 / 8, 4 / 8),
-    (True, True, 7 / 8, 1 / 8, 1 / 8),
-    (True, True, 1.0, 0.0, -0.5),     # always solved
+    (True, True, 0, 0.0, -0.5),     # never solved
+    (True, True, 1, 7 / 8, 7 / 8),
+    (True, True, 4, 4 / 8, 4 / 8),
+    (True, True, 7, 1 / 8, 1 / 8),
+    (True, True, 8, 0.0, -0.5),     # always solved
 ])
-def test_proposers_reward(well_formed, valid, solve_rate, paper, official):
-    assert propose_reward(well_formed, valid, solve_rate) == paper
-    assert propose_reward(well_formed, valid, solve_rate, extreme=-0.5) == official
+def test_proposers_reward(well_formed, valid, solved, paper, official):
+    assert reward_of(well_formed, valid, solved) == paper
+    assert reward_of(well_formed, valid, solved, extreme=-0.5) == official
 
 
 @pytest.mark.parametrize("well_formed, wanted", [(True, -0.5), (False, -1.0)])
 def test_invalid_but_well_formed_proposals_may_cost_less(well_formed, wanted):
-    assert propose_reward(well_formed, False, None, invalid=-0.5) == wanted
-    assert propose_reward(True, True, 0.25, invalid=-0.5) == 0.75
+    assert reward_of(well_formed, False, None, invalid=-0.5) == wanted
+    assert reward_of(True, True, 2, invalid=-0.5) == 0.75
 
 
 @pytest.mark.parametrize("well_formed, correct, wanted", [
@@ -51,7 +56,7 @@ def test_solvers_reward(well_formed, correct, wanted):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 10])
 def test_learnability_is_extreme_at_both_ends_and_falls_with_the_solve_rate_between(n):
     for extreme in (0.0, -0.5):
-        values = [learnability(k / n, extreme) for k in range(n + 1)]
+        values = [learnability(k, n, extreme) for k in range(n + 1)]
         assert values[0] == values[-1] == extreme
         assert values[1:-1] == sorted(values[1:-1], reverse=True) == [1 - k / n for k in range(1, n)]
         assert all(0 < value < 1 for value in values[1:-1])
@@ -59,7 +64,7 @@ def test_learnability_is_extreme_at_both_ends_and_falls_with_the_solve_rate_betw
 
 def test_proposals_of_different_difficulty_get_different_rewards():
     """A mean over the batch in place of each task's own solve rate would make them equal."""
-    assert len({propose_reward(True, True, k / 8) for k in range(1, 8)}) == 7
+    assert len({reward_of(True, True, k) for k in range(1, 8)}) == 7
 
 
 # ----------------------------------------------------------------------------------------------------------------

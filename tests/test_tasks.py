@@ -11,8 +11,9 @@ from dataclasses import replace
 import pytest
 
 from sandbox import parsing
+from sandbox.values import same_value, show
 import tasks
-from executor import Executor, Run, same_value, show
+from executor import Executor, Outcome
 from tasks import ABDUCTION, DEDUCTION, INDUCTION, TYPES, Buffers, Style, Task
 
 nan, inf = math.nan, math.inf
@@ -28,11 +29,11 @@ def ex():
 
 class FakeExecutor:
     """Reads texts as an executor process would; keeps all other jobs and answers their inputs with the same run."""
-    def __init__(self, run: Run = Run("ok", 0)):
-        self.answer, self.jobs = run, []
+    def __init__(self, outcome: Outcome = Outcome("ok", 0)):
+        self.answer, self.jobs = outcome, []
 
     def run(self, jobs):
-        return [[read(job.entry, *args) for args in job.inputs] if job.program.startswith("from parsing")
+        return [[read(job.entry, *args) for args in job.inputs] if job.program.startswith("from sandbox.parsing")
                 else self.keep(job) for job in jobs]
 
     def keep(self, job):
@@ -40,11 +41,11 @@ class FakeExecutor:
         return [self.answer] * len(job.inputs)
 
 
-def read(reader: str, text: str) -> Run:
+def read(reader: str, text: str) -> Outcome:
     try:
-        return Run("ok", getattr(parsing, reader)(text))
+        return Outcome("ok", getattr(parsing, reader)(text))
     except ValueError as error:
-        return Run("error", error=str(error))
+        return Outcome("error", error=str(error))
 
 
 def response(*blocks) -> str:
@@ -302,7 +303,7 @@ def test_programs_that_change_their_argument_leave_the_task_as_proposed(ex):
     ("unserializable", "value not a literal"), ("too_big", "value too long"), ("nondeterministic", "not deterministic"),
     ("refused", "no f")])
 def test_no_failed_run_becomes_a_task(kind, wanted):
-    assert reason(FakeExecutor(Run(kind)), proposal(PLUS_ONE)) == wanted
+    assert reason(FakeExecutor(Outcome(kind)), proposal(PLUS_ONE)) == wanted
 
 
 def test_every_run_is_made_under_two_hash_seeds_and_only_for_sound_proposals():
@@ -340,9 +341,9 @@ def test_right_answers_of_every_type_are_accepted(value, text):
     deduction = make_task("deduction", PLUS_ONE, ((0,), value))
     assert judge(FakeExecutor(), deduction, response(("output", text))) == tasks.Verdict(True, "correct", True)
     abduction = replace(deduction, type="abduction")
-    assert judge(FakeExecutor(Run("ok", value)), abduction, response(("input", "0"))).correct
+    assert judge(FakeExecutor(Outcome("ok", value)), abduction, response(("input", "0"))).correct
     induction = induction_task(PLUS_ONE, [0, 1], [value, value])
-    assert judge(FakeExecutor(Run("ok", value)), induction, response(("python", PLUS_ONE))).correct
+    assert judge(FakeExecutor(Outcome("ok", value)), induction, response(("python", PLUS_ONE))).correct
 
 
 @pytest.mark.parametrize("value, text", [(show(value), text) for value, text in ANSWERS], ids=str)
@@ -360,9 +361,9 @@ def test_values_that_only_look_alike_are_wrong(value, other):
     deduction = make_task("deduction", PLUS_ONE, ((0,), value))
     assert judge(FakeExecutor(), deduction, response(("output", show(other)))) == wrong
     abduction = replace(deduction, type="abduction")
-    assert judge(FakeExecutor(Run("ok", other)), abduction, response(("input", "0"))) == wrong
+    assert judge(FakeExecutor(Outcome("ok", other)), abduction, response(("input", "0"))) == wrong
     induction = induction_task(PLUS_ONE, [0, 1], [value, value])
-    assert judge(FakeExecutor(Run("ok", other)), induction, response(("python", PLUS_ONE))) == wrong
+    assert judge(FakeExecutor(Outcome("ok", other)), induction, response(("python", PLUS_ONE))) == wrong
 
 
 @pytest.mark.parametrize("answer", [
@@ -382,7 +383,7 @@ def test_deduction_answers_are_data_never_code(answer):
     "1) or (True", "1) == f(1", "1) or f(4", "), (", "x", "x=4", "*[4]", "**{'x': 4}", "2 + 2", "int('4')", "f(4)",
     "4)#", "type('E', (), {'__eq__': lambda a, b: True})()", "__import__('os')", "4\n4", "gold_input", "4 if 1 else 4"])
 def test_abduction_answers_are_data_never_code(answer):
-    fake, task = FakeExecutor(Run("ok", 5)), make_task("abduction", PLUS_ONE, ((4,), 5))
+    fake, task = FakeExecutor(Outcome("ok", 5)), make_task("abduction", PLUS_ONE, ((4,), 5))
     assert judge(fake, task, response(("input", answer))) == tasks.Verdict(False, "answer not a literal", True)
     assert fake.jobs == []
 
@@ -453,7 +454,7 @@ def test_expected_values_never_reach_the_executor():
 
 
 def test_deduction_runs_no_program():
-    fake = FakeExecutor(Run("infra"))
+    fake = FakeExecutor(Outcome("infra"))
     task = make_task("deduction", PLUS_ONE, ((4,), 5))
     verdicts = tasks.verify([(task, response(("output", answer))) for answer in ("5", "6", "f(4)")], fake)
     assert [verdict.reason for verdict in verdicts] == ["correct", "wrong", "answer not a literal"] and fake.jobs == []
@@ -462,7 +463,7 @@ def test_deduction_runs_no_program():
 @pytest.mark.parametrize("kind", ["infra", "error", "timeout", "memory", "crash", "unserializable", "too_big",
                                   "refused"])
 def test_answers_without_a_value_are_not_correct(kind):
-    fake = FakeExecutor(Run(kind))  # its value is None, which is also the true output
+    fake = FakeExecutor(Outcome(kind))  # its value is None, which is also the true output
     abduction = make_task("abduction", PLUS_ONE, ((4,), None))
     induction = induction_task(PLUS_ONE, [0, 1], [None, None])
     assert judge(fake, abduction, response(("input", "4"))) == tasks.Verdict(False, kind, True)
@@ -811,10 +812,10 @@ def test_full_buffers_drop_the_oldest():
     buffers = Buffers(3)
     for i in range(5):
         buffers.add(numbered("deduction", i))
-        buffers.add(numbered("deduction", 100 + i), heldout=True)
+        buffers.add(replace(numbered("deduction", 100 + i), heldout=True))
     buffers.add(numbered("abduction", 9))
     assert buffers.train["deduction"] == [numbered("deduction", i) for i in (2, 3, 4)]
-    assert buffers.heldout["deduction"] == [numbered("deduction", i) for i in (102, 103, 104)]
+    assert buffers.heldout["deduction"] == [replace(numbered("deduction", i), heldout=True) for i in (102, 103, 104)]
     assert buffers.train["abduction"] == [numbered("abduction", 9)] and buffers.train["induction"] == []
 
 
@@ -824,7 +825,7 @@ def filled(counts: dict[str, int]) -> Buffers:
         for i in range(count):
             buffers.add(numbered(type, i))
         for i in range(20):
-            buffers.add(numbered(type, 500 + i), heldout=True)
+            buffers.add(replace(numbered(type, 500 + i), heldout=True))
     return buffers
 
 
@@ -856,7 +857,7 @@ def with_steps(*steps: int) -> Buffers:
     buffers = Buffers(1000)
     for i, step in enumerate(steps):
         buffers.add(numbered("deduction", i, step))
-        buffers.add(numbered("deduction", 500 + i, step), heldout=True)
+        buffers.add(replace(numbered("deduction", 500 + i, step), heldout=True))
     return buffers
 
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import runfolder
 import tasks
-from config import Config, UserError
+from config import Config, UserError, read_config
 from model import ModelError, Policy, load_policy
 
 BASE = "base_model_name_or_path"  # peft's field for the model that an adapter belongs to
@@ -30,7 +30,7 @@ def policy_folder(folder: Path) -> Path:
 
 def load_run(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None) -> tuple[Policy, Config]:
     """The trained policy of a run, as train.py itself would load it."""
-    config = runfolder.read_config(folder)
+    config = read_config(folder)
     return load_policy(config.model, device, config.lora_rank, config.lora_alpha, adapter=policy_folder(folder),
                        dtype=dtype, norms=config.norm_lr > 0), config
 
@@ -38,7 +38,7 @@ def load_run(folder: Path, device: str = "cpu", dtype: torch.dtype | None = None
 def export(folder: Path, out: Path, merge: bool = False) -> None:
     """Writes OUT, which must not exist: weights or adapter, tokenizer, README.md. Merged weights have the base's stored
     dtype. Raises UserError or ModelError; then OUT is not there."""
-    config, weights = runfolder.read_config(folder), policy_folder(folder)
+    config, weights = read_config(folder), policy_folder(folder)
     if out.exists():
         raise UserError(f"{out} exists already; choose another folder, or remove it")
     new = out.with_name(out.name + ".new")

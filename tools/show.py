@@ -8,7 +8,8 @@ from pathlib import Path
 import runfolder
 import tasks
 from config import UserError
-from executor import Executor, show
+from executor import Executor
+from sandbox.values import show
 from tasks import Task, arguments, fence
 
 

@@ -1,0 +1,274 @@
+"""
+Every option of a training run, once: its type, default, help, range, and what may differ between runs, all in its line
+of Config. PRESETS are sets of defaults by hardware. `parse` makes a Config of a command line, `read_config` of a run's
+config.json.
+"""
+import argparse
+import json
+import math
+import os
+import time
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Literal, get_args, get_origin
+
+import torch
+
+from tasks import TYPES
+
+HERE = Path(__file__).resolve().parent
+
+
+class UserError(Exception):
+    """What the user gave cannot work; the text is one line that says what is wrong and what to do."""
+
+
+def opt(default, help: str, *, least: float | None = None, above: float | None = None, scope: str = "experiment",
+        group: str = ""):
+    """An option. Numbers are at least `least`, above `above`. `scope` says where it may differ:
+
+        experiment  nowhere: it is what an experiment is about
+        run         between runs of one experiment
+        start       between the starts of one run, on --resume
+        machine     between runs and between starts: how and where they run, and what is written down of them
+
+    `group` is the heading in --help of this option and those after it."""
+    told = {"help": help, "least": least, "above": above, "group": group, "running": scope in ("start", "machine"),
+            "own": scope in ("run", "machine")}
+    known = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
+    return field(**known, metadata=told)
+
+
+@dataclass
+class Config:
+    preset: str | None = opt(None, "nano, 0.5b, 1.5b, 3b or 7b: a model with sizes; by hardware if not given",
+                             group="the run")
+    model: str | None = opt(None, "a hub name, or a folder in Hugging Face format", scope="start")
+    name: str | None = opt(None, "the run's folder is runs/NAME; preset and time if not given", scope="run")
+    resume: str | None = opt(None, "a run folder to go on with; what defines the run cannot change", scope="machine")
+    steps: int = opt(500, "training steps (paper: 500)", least=1, scope="start")
+    seed: int = opt(0, "fixes every random draw", scope="run")
+    device: str | None = opt(None, "cuda or cpu; cuda where there is one if not given", scope="machine")
+
+    types: list[str] = opt([name for name in TYPES if TYPES[name].paper], "task types to train", group="the method")
+    batch_size: int = opt(64, "B: proposals, and tasks to solve, per type and step (paper: 64)", least=1)
+    references: int = opt(6, "K: earlier tasks shown to the proposer (paper: 6; 0 is its ablation)", least=0)
+    n_probes: int = opt(8, "n: solver samples that measure a task's solve rate (paper: 8)", least=1)
+    n_inputs: int = opt(10, "N: inputs of an induction task, half of them hidden (paper: 10)", least=2)
+    seed_factor: int = opt(4, "S: seeding collects B x S tasks per type (paper: 4)", least=1)
+    seed_tasks: str | None = opt(None, "a task file to start from instead of seeding by the model")
+    prompt: Literal["r1", "chat", "compact"] = opt(
+        "r1", "r1 for base models, chat for Instruct models, compact for nano")
+    train_propose: bool = opt(True, "train on the proposer's responses too (off: the paper's solver-only ablation)")
+    propose_from: str = opt("policy", "who proposes: policy (paper), start (the model before training), or a task file")
+    control: Literal["none", "shuffled", "random"] = opt(
+        "none", "shuffled: valid proposals swap their rewards; random: a coin judges answers")
+    solve_tasks: Literal["this", "previous", "probes"] = opt(
+        "this", "solved first: tasks of this step (paper) or the previous (official); or train on the probes")
+    extreme_reward: float = opt(0.0, "the proposer's for a task solved never or always: 0 (paper), -0.5 (official)")
+    invalid_reward: float = opt(-1.0, "the proposer's for a well-formed proposal that fails the gate")
+    advantage: Literal["trr++", "reinforce++", "grpo"] | None = opt(
+        None, "a baseline per type and role (paper), for all, or per probed task; grpo with probes, else trr++")
+    whitening: Literal["response", "token"] = opt("response", "mean and std over responses (paper), tokens (official)")
+    loss_mean: Literal["response", "token", "group"] = opt(
+        "response", "mean over responses (paper), tokens, or tokens of a type and role (official)")
+    solve_weight: float = opt(1.0, "lambda: what the solver's rows count against the proposer's (paper: 1)", least=0)
+    heldout_fraction: float = opt(0.05, "share of programs never trained on nor shown, kept for evaluation", least=0)
+    buffer_size: int = opt(16384, "tasks kept per type, the newest (official: the oldest)", least=1)
+
+    temperature: float = opt(1.0, "of proposals, probes and answers (paper: 1)", above=0, group="sampling")
+    max_new_tokens: int = opt(8096, "longest response (paper: 8096)", least=1)
+    max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)", least=1)
+    slots: int = opt(128, "responses generated at once", least=1, scope="machine")
+    kv_gb: float = opt(0.0, "memory for keys and values; 0: 4 GB on a CPU, half of what is free on CUDA", least=0,
+                       scope="machine")
+
+    lora_rank: int = opt(16, "of the adapters on all linear layers; 0 trains all weights", least=0, group="the update")
+    lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank", above=0)
+    dtype: Literal["auto", "fp32", "bf16"] = opt("auto", "of frozen weights and activations; auto: bf16 where it pays")
+    compile: bool | None = opt(None, "torch.compile for the layers; on with CUDA if not given", scope="machine")
+    load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
+    optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
+    lr: float = opt(1e-5, "learning rate (paper: 1e-6 on all weights; LoRA wants about ten times that)", above=0)
+    norm_lr: float = opt(0.0, "learning rate of the norms' weights, which LoRA leaves alone; 0: frozen", least=0)
+    lr_final: float = opt(1.0, "share of the rates left at the last step, on a straight line (paper: 1)", least=0)
+    grad_clip: float = opt(1.0, "largest gradient norm (paper's code: 1)", above=0)
+    epochs: int = opt(1, "passes over a step's responses (paper's code: 1)", least=1)
+    minibatches: int = opt(1, "optimizer updates per pass (paper's code: 1)", least=1)
+    clip_low: float = opt(0.2, "PPO clip below 1", above=0)
+    clip_high: float = opt(0.2, "PPO clip above 1", above=0)
+    kl_coef: float = opt(0.0, "weight of KL(policy || starting model) in the loss", least=0)
+    entropy_coef: float = opt(0.0, "weight of the entropy bonus", least=0)
+    micro_tokens: int = opt(16384, "padded tokens per forward-backward pass; 0: as free memory allows", least=0,
+                            scope="machine")
+    checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time",
+                                  scope="machine")
+
+    workers: int = opt(os.cpu_count() or 1, "executor processes", least=1, scope="machine", group="the executor")
+    cpu_seconds: float = opt(1.0, "CPU time of one run of a program", above=0)
+    memory_mb: int = opt(512, "memory of one run of a program", least=1)
+    require: Literal["kernel", "partial", "weak"] = opt(
+        "kernel", "the least sandbox; below kernel programs can reach more than their own result", scope="machine")
+
+    heldout_tasks: str | None = opt(None, "a task file to evaluate on, beside the run's own held-out tasks",
+                                    scope="start", group="evaluation, logs, checkpoints")
+    eval_every: int = opt(0, "steps between held-out evaluations; 0: only at the end", least=0, scope="machine")
+    eval_samples: int = opt(0, "answers at --temperature in them, beside the greedy one", least=0, scope="machine")
+    eval_tasks: list[str] = opt([], "benchmarks of eval.py to score in them too, greedily", scope="machine")
+    eval_data: str | None = opt(None, "the folder with their files, as eval.py's --data", scope="machine")
+    eval_limit: int = opt(1200, "held-out tasks used, of the file and of the run's own", least=0, scope="machine")
+    keep_samples: int = opt(-1, "responses logged per step, type and kind; -1 is all", least=-1, scope="machine")
+    save_every: int = opt(1, "steps between checkpoints", least=1, scope="machine")
+    report_every: int = opt(0, "steps between reports; 0: only at the end", least=0, scope="machine")
+    tensorboard: bool = opt(False, "mirror metrics.jsonl for TensorBoard, in the run's folder", scope="machine")
+    wandb: bool = opt(False, "mirror metrics.jsonl to Weights & Biases", scope="machine")
+
+
+PRESETS = {
+    "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
+                 solve_tasks="probes", max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=2e-3,
+                 norm_lr=8e-3, lr_final=0.1, micro_tokens=2048, cpu_seconds=0.5,
+                 heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
+    "0.5b": dict(model="Qwen/Qwen2.5-Coder-0.5B", max_new_tokens=1024, max_prompt_tokens=3072, slots=256,
+                 checkpoint_layers=True),
+    "1.5b": dict(model="Qwen/Qwen2.5-Coder-1.5B", max_new_tokens=2048, max_prompt_tokens=4096, checkpoint_layers=True),
+    "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True),
+    "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The command line
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise UserError(f"{message}; python train.py --help lists all options")
+
+
+def build_parser(defaults: dict) -> Parser:
+    """An option --NAME for every field of Config, and --no_NAME for a yes or no. What is not given is left out of the
+    result; --help shows `defaults` in the place of Config's."""
+    parser = Parser(prog="train.py", usage="python train.py [--OPTION VALUE ...]", allow_abbrev=False, epilog="Defaults"
+                    " are in brackets, those of a preset with --preset NAME --help. Yes or no: --NAME or --no_NAME.",
+                    formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=150))
+    group = parser
+    for f in fields(Config):
+        group = parser.add_argument_group(f.metadata["group"]) if f.metadata["group"] else group
+        kind = f.type if get_origin(f.type) is Literal else (get_args(f.type) or [f.type])[0]  # of T | None, list[T]
+        choices = get_args(kind)
+        default = defaults.get(f.name, f.default_factory() if f.default is MISSING else f.default)
+        shown = f" [{' '.join(default) if isinstance(default, list) else default}]" if default not in (None, []) else ""
+        extra = {"nargs": "+"} if get_origin(f.type) is list else {"nargs": "?", "const": True} if kind is bool else {}
+        group.add_argument(f"--{f.name}", choices=choices or None, default=argparse.SUPPRESS,
+                           type=str if choices else yes_or_no if kind is bool else kind,
+                           metavar="|".join(choices) or {bool: "yes|no", int: "N", float: "X", str: "TEXT"}[kind],
+                           help=(f.metadata["help"] + shown).replace("%", "%%"), **extra)
+        if kind is bool:
+            group.add_argument(f"--no_{f.name}", dest=f.name, action="store_const", const=False,
+                               default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser
+
+
+def yes_or_no(text: str) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither yes nor no")
+    return words[text.lower()]
+
+
+def parse(argv: list[str]) -> tuple[Config, str]:
+    """The configuration and the first line to print. Options win over the resumed run's configuration or the preset."""
+    argv = [underscored(word) if word.startswith("--") else word for word in argv]
+    given = vars(build_parser({}).parse_known_args([word for word in argv if word not in ("-h", "--help")])[0])
+    if resumed := given.get("resume"):
+        defaults, line = vars(read_config(Path(resumed))), f"resuming {resumed}"
+    else:
+        preset, line = pick_preset(given)
+        defaults = PRESETS[preset] | {"preset": preset}
+    given = vars(build_parser(defaults).parse_args(argv))
+    if fixed := [f.name for f in fields(Config) if resumed and f.name in given and not f.metadata["running"]]:
+        raise UserError(f"--{fixed[0]} cannot change on --resume, it would be another run; drop it or start a new run")
+    cfg = Config(**defaults | given)
+    cfg.device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if Path(cfg.model).expanduser().is_dir():  # a run can be resumed from another folder
+        cfg.model = str(Path(cfg.model).expanduser().resolve())
+    cfg.name = cfg.name or f"{cfg.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
+    check(cfg)
+    return cfg, line
+
+
+def underscored(word: str) -> str:
+    """--batch-size is --batch_size."""
+    name, equals, value = word[2:].partition("=")
+    return "--" + name.replace("-", "_") + equals + value
+
+
+def pick_preset(given: dict) -> tuple[str, str]:
+    """The preset, and a line that says why this one and how to have another."""
+    if preset := given.get("preset"):
+        if preset not in PRESETS:
+            raise UserError(f"--preset {preset}: no such preset; choose from {', '.join(PRESETS)}")
+        return preset, f"preset {preset}, as asked"
+    if not torch.cuda.is_available() or given.get("device") == "cpu":
+        preset, other = ("0.5b", "nano") if given.get("model") else ("nano", "0.5b")
+        return preset, (f"preset {preset} (no CUDA device in use); for the other choice:"
+                        f" python train.py --preset {other}")
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    preset, other = ("3b", "1.5b") if memory >= 20 else ("1.5b", "nano")
+    return preset, (f"preset {preset} ({memory:.0f} GB of CUDA memory); for another choice:"
+                    f" python train.py --preset {other}")
+
+
+# What config.json said in earlier versions, in today's words.
+GONE = {"stream", "weight_decay"}
+
+
+def read_config(folder: Path, file: str = "config.json") -> Config:
+    """A run's configuration, or its preset's with "preset.json"; UserError where the folder is no run's."""
+    try:
+        saved = json.loads((folder / file).read_bytes())
+        saved = {name: value for name, value in saved.items() if name not in GONE}
+        if not isinstance(saved.get("model"), str):  # other programs write files of this name
+            raise ValueError("no run's")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder} is not a run folder: there is no readable {file} in it") from error
+    if saved.pop("reuse_probes", False):
+        saved["solve_tasks"] = "probes"
+    if unknown := sorted(set(saved) - {f.name for f in fields(Config)}):
+        raise UserError(f"{folder}: its {file} has {', '.join(unknown)}, which this version does not know")
+    return Config(**saved)
+
+
+def check(cfg: Config) -> None:
+    """Values and combinations that cannot work, each with what to do. Written so that nan is refused too."""
+    for f in fields(cfg):
+        value, least, above = getattr(cfg, f.name), f.metadata["least"], f.metadata["above"]
+        if least is not None and not least <= value < math.inf or above is not None and not above < value < math.inf:
+            wanted = f"above {above}" if least is None else f"at least {least}" if least else "0 or more"
+            raise UserError(f"--{f.name} {value}: must be {wanted}")
+    wrong = [name for name in cfg.types if name not in TYPES]
+    rules = [
+        (not wrong and cfg.types, f"--types {' '.join(wrong)}: choose one or more of {' '.join(TYPES)}"),
+        (len(set(cfg.types)) == len(cfg.types), "--types: each type once"),
+        (cfg.n_inputs % 2 == 0, f"--n_inputs {cfg.n_inputs}: must be even, half are hidden"),
+        (cfg.heldout_fraction < 1, f"--heldout_fraction {cfg.heldout_fraction}: must be in [0, 1)"),
+        (cfg.clip_low <= 1, f"--clip_low {cfg.clip_low}: must be in (0, 1]"),
+        (cfg.lora_rank or not cfg.kl_coef,
+         "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
+        (cfg.lora_rank or not cfg.load_in_4bit,
+         "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
+        (cfg.advantage != "grpo" or cfg.solve_tasks == "probes",
+         "--advantage grpo compares a task's probes with each other; add --solve_tasks probes"),
+        (cfg.solve_tasks != "probes" or cfg.n_probes > 1, "--solve_tasks probes compares probes: --n_probes 2 or more"),
+        (cfg.control != "shuffled" or cfg.train_propose and cfg.propose_from == "policy",
+         "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),
+        (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
+        (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
+        (Path(cfg.name).name == cfg.name, f"--name {cfg.name}: a plain name, the folder is runs/NAME"),
+    ]
+    for holds, message in rules:
+        if not holds:
+            raise UserError(message)
+    for name in ("seed_tasks", "heldout_tasks", "propose_from"):
+        if getattr(cfg, name) not in (None, "policy", "start") and not Path(getattr(cfg, name)).is_file():
+            raise UserError(f"--{name} {getattr(cfg, name)}: no such file")

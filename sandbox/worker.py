@@ -1,0 +1,246 @@
+"""The worker process, and the children that it forks to run programs: the executor's other side.
+
+The trainer starts this file as a script, by exec (never by fork: CUDA and threads), with a clean environment.  The
+worker imports what programs may want, gives up nearly every right it has (kernel.py), says which layers are missing,
+and then forks one child for every job.  The child reads the job, runs the program on all its inputs, each in a fresh
+namespace, and writes a record for each to a pipe that the worker passes on unread; exit status and CPU time come from
+the kernel.  Neither programs nor results enter the worker's memory, so a later child cannot find them there.
+
+    trainer -> worker   HEAD, then the job: JSON of [program, name of its function, [encoded arguments of each call]]
+    child -> worker     per call a record: its length (4 bytes), JSON of [number of the call, kind, value or text]
+    worker -> trainer   FRAME, and after HELLO and DATA as many bytes as it says
+"""
+import fcntl
+import gc
+import importlib
+import json
+import math
+import os
+import select
+import signal
+import struct
+import sys
+import termios
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+
+if __name__ == "__main__":  # Python has put this file's folder first, but modules are named from the one above
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+from sandbox import kernel
+from sandbox.parsing import ALLOWED_IMPORTS
+from sandbox.values import MAX_VALUE, decode, encode
+
+MAX_RECORD = MAX_VALUE + 100  # bytes of one call's record
+MAX_ERROR = 200  # characters of an error text
+MAX_NAME = 100   # characters of the name of an exception's class in it
+HEAD = struct.Struct("!4sIIdd")  # MAGIC, bytes of the job that follows, calls, CPU seconds of one and of all
+MAGIC = b"\0job"  # a job is JSON, which has no NUL: leftovers of a job never pass for a head
+FRAME = struct.Struct("!cId")  # tag, size or exit status, CPU seconds so far
+# What a frame brings: the layers that are missing; a child's bytes; a child's end, by itself or by the worker at the
+# CPU limit or, asleep, at the wall limit.
+HELLO, DATA, ENDED, SPENT, LATE = b"H", b"D", b"E", b"T", b"L"
+RESULT_FD = 3
+GLANCE_MS = 5
+CODECS = "ascii latin_1 utf_7 utf_16 utf_32 utf_8_sig cp437 cp1252 idna shift_jis gbk big5"
+PRELOAD = (*ALLOWED_IMPORTS, "ast", "hashlib", "unicodedata", *(f"encodings.{codec}" for codec in CODECS.split()))
+
+
+def read_exactly(fd: int, size: int) -> bytes:
+    """`size` bytes, or b"" at the end of the stream."""
+    data = b""
+    while len(data) < size:
+        chunk = os.read(fd, size - len(data))
+        if not chunk:
+            return b""
+        data += chunk
+    return data
+
+
+def write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data):]
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The child: from here on, the program can reach and change everything in its process, so nothing of it is believed
+
+NAME_OF = type.__dict__["__name__"].__get__  # the class's own name: type(error).__name__ would ask its metaclass first
+
+
+def is_name(text: str) -> bool:
+    """Whether an error text can begin with this as the name of a class."""
+    return len(text) <= MAX_NAME and text.isidentifier() and text.isprintable()
+
+
+def describe(error: BaseException) -> str:
+    """'Name: message'.  The class may be the program's own: then `Name` is what it calls itself if that is a name, else
+    "exception", and there may be no message."""
+    name, message = NAME_OF(type(error)), ""
+    try:
+        message = str(error)
+    except BaseException:
+        pass
+    return f"{name if is_name(name) else 'exception'}: {message if type(message) is str else ''}"[:MAX_ERROR]
+
+
+def call(code, entry: str, arguments: list) -> tuple[str, str]:
+    """(kind, JSON of the encoded value or of an error text) of one call in a fresh namespace.
+
+    `code` is the compiled program, or what compiling it raised.
+    """
+    try:
+        if isinstance(code, BaseException):
+            raise code
+        namespace = {"__name__": "program"}
+        exec(code, namespace)
+        function = namespace.get(entry)
+        if not callable(function):
+            return "refused", json.dumps(f"no {entry}")
+        value = function(*map(decode, arguments))
+    except MemoryError:
+        return "memory", '""'
+    except BaseException as error:  # SystemExit and KeyboardInterrupt are just ways to fail
+        return "error", json.dumps(describe(error))
+    try:
+        return "ok", encode(value)
+    except TypeError as error:
+        return "unserializable", json.dumps(str(error))
+    except ValueError as error:
+        return "too_big", json.dumps(str(error))
+    except MemoryError:
+        return "memory", '""'
+
+
+def run_job(jobs: int, result: int, size: int, worker: int, lock: Callable[[], None]) -> None:
+    """The life of a child: read the job of `size` bytes, give up the rest, answer every call."""
+    kernel.die_with_parent(worker)
+    body = read_exactly(jobs, size)
+    os.dup2(result, RESULT_FD)
+    os.closerange(RESULT_FD + 1, kernel.MAX_FDS)
+    lock()
+    program, entry, inputs = json.loads(body)
+    try:
+        code = compile(program, "<program>", "exec", dont_inherit=True)
+    except BaseException as error:
+        code = error
+    for position, arguments in enumerate(inputs):
+        kind, payload = call(code, entry, arguments)
+        record = f'[{position}, "{kind}", {payload}]'.encode()
+        write_all(RESULT_FD, struct.pack("!I", len(record)) + record)
+    os._exit(0)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The worker
+
+def supervise(jobs: int, out: int, size: int, calls: int, limits: list[float], lock: Callable[[], None]) -> None:
+    """Fork a child for the job of `size` bytes waiting in `jobs`, pass its bytes on unread, report its end."""
+    worker = os.getpid()
+    source, result = os.pipe()
+    pid = kernel.libc.fork()  # os.fork's upkeep in the child (locks, threads, random) costs as much as the fork
+    if pid == 0:
+        try:
+            run_job(jobs, result, size, worker, lock)
+        finally:
+            os._exit(1)
+    os.close(result)
+    exited = kernel.open_process(pid)  # a descendant may keep the pipe open, so its end says nothing
+    tag = watch(pid, exited, source, jobs, out, calls, *limits)
+    _, status, usage = os.wait4(pid, 0)
+    os.close(source)
+    os.close(exited)
+    write_all(out, FRAME.pack(tag, status, usage.ru_utime + usage.ru_stime))
+
+
+def watch(pid: int, exited: int, source: int, jobs: int, out: int, calls: int, cpu_seconds: float,
+          all_seconds: float) -> bytes:
+    """Pass a child's bytes on until it is gone (which `exited` tells); ENDED, or the limit for which it was killed.
+
+    The limits are kept from outside, by the child's CPU clock: no timer that it could disarm.  `cpu_seconds` count from
+    the last record, so every call has them; where the child sleeps, six times as much wall time and two seconds.
+    """
+    poller = select.poll()
+    poller.register(source, select.POLLIN)
+    poller.register(exited, select.POLLIN)
+    poller.register(jobs, 0)  # reports only a hang-up: the trainer is gone
+    wall, resets, tag, done = 2 + 6 * cpu_seconds, calls, ENDED, False
+    room = calls * (MAX_RECORD + 4)  # bytes that honest records can have
+    since, cpu, counted_from, before = time.monotonic(), 0.0, 0.0, 0.0
+    deadline = since + wall
+    # Most children end within milliseconds: one look at the end of those, not one at every result.
+    glance = select.poll()
+    glance.register(exited, select.POLLIN)
+    glance.poll(min(GLANCE_MS, cpu_seconds * 1000))
+    while not done:
+        left = min(counted_from + cpu_seconds, all_seconds) - cpu
+        patience = min(deadline - time.monotonic(), left)
+        ready = dict(poller.poll(None if tag != ENDED else max(0, math.ceil(patience * 1000))))
+        if jobs in ready:
+            os._exit(0)
+        done = exited in ready
+        (waiting,) = struct.unpack("i", fcntl.ioctl(source, termios.FIONREAD, bytes(4)))
+        try:
+            cpu = time.clock_gettime(~pid << 3 | 2)  # the CPU clock of process `pid`
+        except OSError:
+            pass  # it has just ended
+        if waiting:
+            write_all(out, FRAME.pack(DATA, waiting, cpu))
+            room -= waiting
+            while waiting:
+                waiting -= os.splice(source, out, waiting)  # so they never enter the worker's memory
+            if resets:  # a call has finished, or a hostile program pretends so: not for ever
+                resets -= 1
+                since, counted_from, before = time.monotonic(), cpu, cpu
+                deadline = since + wall
+        elif source in ready:
+            poller.unregister(source)  # closed by a child that goes on without it
+        if done or tag != ENDED:
+            continue
+        if room < 0:
+            kernel.kill_process(exited)
+        elif cpu - counted_from >= cpu_seconds or cpu >= all_seconds:
+            tag = SPENT
+        elif (now := time.monotonic()) >= deadline:
+            # Asleep if it ran for less than a twentieth of the time; else the machine is busy.
+            if cpu - before < 0.05 * (now - since):
+                tag = LATE
+            since, before, deadline = now, cpu, now + 1
+        if tag != ENDED:
+            kernel.kill_process(exited)
+    return tag
+
+
+def main(memory_mb: int, parent: int, without: tuple[str, ...], preload: tuple[str, ...]) -> None:
+    jobs, out, errors = os.dup(0), os.dup(1), os.dup(2)
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2, RESULT_FD):
+        if fd not in (jobs, out, errors):
+            os.dup2(null, fd)
+    try:
+        for name in PRELOAD + preload:
+            importlib.import_module(name)
+        warnings.simplefilter("ignore")
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        missing = kernel.confine(parent, memory_mb, without)
+        lock = kernel.child_lock(missing)
+        hello = json.dumps(missing).encode()
+        write_all(out, FRAME.pack(HELLO, len(hello), 0.0) + hello)
+        gc.collect()
+        gc.freeze()  # keeps collections in the children from touching, and so copying, every page
+        while head := read_exactly(jobs, HEAD.size):
+            magic, size, calls, *limits = HEAD.unpack(head)
+            if magic != MAGIC:
+                break  # a child died before it had read its job; a fresh worker is simplest
+            supervise(jobs, out, size, calls, limits, lock)
+    except BaseException:
+        os.write(errors, traceback.format_exc().encode())
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    memory, trainer, layers, modules = sys.argv[1:]
+    main(int(memory), int(trainer), *(tuple(filter(None, text.split(","))) for text in (layers, modules)))
