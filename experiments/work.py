@@ -35,7 +35,7 @@ def write_task_file(path: Path, count: int, seed: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def supervise(folder: Path, like: Path, seed: int) -> None:
+def train_supervised(folder: Path, like: Path, seed: int) -> None:
     """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar, as many steps
     and response tokens a step as the run `like` was given, with its optimizer and learning rate. A favour: every token
     here has a gradient, while in RL a task that all probes solve has none."""
@@ -105,7 +105,7 @@ def main() -> None:
     scoring.add_argument("--limit", type=int, required=True)
     args = parser.parse_args()
     if args.command == "supervise":
-        supervise(args.folder, args.like, args.seed)
+        train_supervised(args.folder, args.like, args.seed)
     else:
         score_run(args.folder, args.preset, args.limit)
 
