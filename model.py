@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
@@ -155,12 +155,11 @@ def check_family(name: str, config) -> None:
 
 
 def quantised(dtype: torch.dtype) -> dict:
-    """from_pretrained's options for frozen NF4 weights (bitsandbytes)."""
+    """from_pretrained's options for frozen NF4 weights."""
     try:
         import bitsandbytes  # noqa: F401  # not needed, and not there, on every machine
     except ImportError as error:
         raise ModelError("--load_in_4bit needs the bitsandbytes package: pip install bitsandbytes") from error
-    from transformers import BitsAndBytesConfig
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                                                       bnb_4bit_compute_dtype=dtype)}
 
@@ -254,23 +253,18 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | 
         # [1, 1, T, S + T], as all rows have the same positions. With three dimensions the same mask sends attention
         # on a CPU down a path that takes 10 times as long.
         mask = (columns <= pos_BT[0, :, None])[None, None]
-    run = compiled_block() if policy.compile else block
+    run, recompute = compiled_block() if policy.compile else block, policy.checkpoint_layers and torch.is_grad_enabled()
     for index, layer in enumerate(decoder.layers):
-        stacks = packed.layers_L[index] if packed else None
-        if policy.checkpoint_layers and torch.is_grad_enabled():
-            x_BTD, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False)
-        elif cache_L is not None:
-            x_BTD, _ = run(policy, layer, x_BTD, rope, mask, stacks, None, cache_L[index], pos_BT)
-        else:
-            x_BTD, new = run(policy, layer, x_BTD, rope, mask, stacks, prefix_L[index] if prefix_L else None)
-            if keep is not None:
-                keep.append(new)
+        inputs = (policy, layer, x_BTD, rope, mask, packed and packed.layers_L[index], prefix_L and prefix_L[index],
+                  cache_L and cache_L[index], pos_BT)
+        x_BTD, new = checkpoint(run, *inputs, use_reentrant=False) if recompute else run(*inputs)
+        if keep is not None:
+            keep.append(new)
     return rms_norm(decoder.norm, x_BTD, policy.adapter_on)
 
 
 def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None,
-          stacks: "dict[str, Stack] | None" = None, prefix: KV | None = None, cache: KV | None = None,
-          pos_BT: Tensor | None = None) -> tuple[Tensor, KV]:
+          stacks: "dict[str, Stack] | None", prefix: KV | None, cache: KV | None, pos_BT: Tensor) -> tuple[Tensor, KV]:
     """One layer: (x_BTD, the keys and values of these tokens)."""
     attention, mlp, on = layer.self_attn, layer.mlp, policy.adapter_on
     q, k, v = project(attention, "qkv", rms_norm(layer.input_layernorm, x_BTD, on), stacks, on)
@@ -442,8 +436,8 @@ def head_logprobs(policy: Policy, hidden_ND: Tensor, ids_N: Tensor, temperature:
 
 
 class FrozenHead(torch.autograd.Function):
-    """`head_logprobs` under a head that is not trained. The log-prob of a token depends on its own hidden state alone,
-    so its gradient is made while the logits are there: two matmuls with the vocabulary where recomputing takes three."""
+    """`head_logprobs` under a head that is not trained. A token's log-prob depends on its own hidden state alone, so
+    its gradient is made while the logits are there: two matmuls with the vocabulary where recomputing takes three."""
 
     @staticmethod
     def forward(ctx, hidden_ND, policy, ids_N, temperature):
