@@ -1,5 +1,6 @@
 """
-Held-out self-play tasks: how many of them the policy solves, by task type and depth. Used by train.py and eval.py.
+Held-out self-play tasks: how many of them the policy solves, by task type and depth, while it trains (train.py) and
+as tables (train.py, summary.py).
 """
 from collections import Counter
 from collections.abc import Callable
@@ -45,8 +46,8 @@ def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
     return encode(policy, prompt, chat=style.name == "chat")
 
 
-def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
-          n: int = 1, temperature: float = 0.0, seed: int = 0, **sampling) -> Scores:
+def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
+            n: int = 1, temperature: float = 0.0, seed: int = 0, **sampling) -> Scores:
     """n answers to each task, judged; greedy ones if not told otherwise. An answer counts if it is correct and
     well-formed; a task whose prompt does not fit into the model counts as never solved. `sampling` goes to `generate`:
     slots, kv_gb."""
@@ -65,20 +66,21 @@ def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task],
 
 def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
                 seed: int, **sampling) -> list[Task]:
-    """The run's own held-out tasks, the newest `limit` per type. Its induction proposer only ever sees trained
-    programs, so inputs and messages for held-out programs are asked of `policy` here, where nothing is trained on; give
-    the starting policy, so that the trained one does not choose its own examination."""
+    """The run's own held-out tasks, the newest `limit` per type. Proposers that are given a program only ever see
+    trained ones, so their tasks on held-out programs are asked of `policy` here, where nothing is trained on; give the
+    starting policy, so that the trained one does not choose its own examination."""
     chosen = [task for name in TYPES for task in buffers.heldout[name][max(0, len(buffers.heldout[name]) - limit):]]
     programs = list({task.key: task for task in chosen if TYPES[task.type].gives_programs}.values())
-    prompts = [to_ids(policy, style, tasks.propose_prompt(style, tasks.INDUCTION, [task])) for task in programs]
+    asked = [(type, task) for type in TYPES.values() if type.given_program for task in programs]
+    prompts = [to_ids(policy, style, tasks.propose_prompt(style, type, [task])) for type, task in asked]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, **sampling)
-    proposals = [(tasks.INDUCTION, decode(policy, sample.ids), programs[i]) for i, [sample] in zip(fits, samples)]
+    proposals = [(asked[i][0], decode(policy, sample.ids), asked[i][1]) for i, [sample] in zip(fits, samples)]
     gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
     return chosen + [result.task for result in gated if result.task]
 
 
-def table(before: Scores | None, after: Scores) -> str:
+def accuracy_table(before: Scores | None, after: Scores) -> str:
     """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
     def percent(correct: int, count: int) -> str:
         low, high = wilson(correct, count)
