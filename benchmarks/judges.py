@@ -16,7 +16,8 @@ from decimal import Decimal, InvalidOperation
 
 import tasks
 from benchmarks.items import DataError, Item, contest_tests
-from executor import Executor, Job, Run, same_value
+from executor import Executor, Job, Outcome
+from sandbox.values import same_value
 
 REASONS = ("pass", "wrong", "error", "timeout", "no_answer", "truncated")
 # Limits of a test in CPU time: (seconds, times the reference's own), whichever is more. LAST are those of AZR's
@@ -41,14 +42,14 @@ class Judgement:
 Answers = list[tuple[Item, str]]
 
 
-def without_value(outcome: Run) -> Judgement:
+def without_value(outcome: Outcome) -> Judgement:
     """Of an answer whose program or text gave no value."""
     reason = "timeout" if outcome.kind == "timeout" else "error"
     return Judgement(False, reason, f"{outcome.kind}: {outcome.error}".strip(": "), infra=outcome.kind == "infra")
 
 
 def judge_twice(firsts: list[Job], jobs: list[Job], executor: Executor,
-                decide: Callable[[int, list[Run]], Judgement]) -> list[Judgement]:
+                decide: Callable[[int, list[Outcome]], Judgement]) -> list[Judgement]:
     """decide(index, outcomes) for every job. `firsts` are the jobs with the limits of a first try, beside all the
     others; timeouts and our own failures run once more."""
     judgements: list = [None] * len(jobs)
@@ -60,7 +61,7 @@ def judge_twice(firsts: list[Job], jobs: list[Job], executor: Executor,
     return judgements
 
 
-def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[Run]]]:
+def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[Outcome]]]:
     """The outcomes that decide, by index, of what ran out of time in a first try: with LAST's limits, when nothing else
     runs any more. So every timeout was seen twice, the second time undisturbed, and an endless loop is paid for once.
     They need not wait for each other, since each has a worker, and thus a core, of its own and limits are CPU time:
@@ -71,7 +72,7 @@ def again(executor: Executor, jobs: dict[int, Job]) -> Iterator[tuple[int, list[
         yield indices[number], outcomes
 
 
-def run_again(executor: Executor, outcomes: list[Run], jobs: dict[int, Job]) -> None:
+def run_again(executor: Executor, outcomes: list[Outcome], jobs: dict[int, Job]) -> None:
     """The same for jobs of one input: puts the outcomes that decide into the place of timeouts and our own failures."""
     tried = {index: replace(job, limits=(LAST[0], LAST[0])) for index, job in jobs.items()
              if outcomes[index].kind in ("timeout", "infra")}
@@ -152,7 +153,7 @@ def judge_functions(answers: Answers, executor: Executor, lenient: bool, whole: 
     are, others without what their top level does beside defining."""
     expected, limits = references({item.id: item for item, _ in answers}.values(), executor)
 
-    def decide(index: int, outcomes: list[Run]) -> Judgement:
+    def decide(index: int, outcomes: list[Outcome]) -> Judgement:
         item, _ = answers[index]
         base = len(item.row["base_input"])
         tests = zip(item.row["base_input"] + item.row["plus_input"], outcomes, expected[item.id], strict=True)
@@ -198,7 +199,7 @@ def judge_contests(answers: Answers, executor: Executor, lenient: bool) -> list[
         jobs.append(Job(WRAPPED.format(source=code, call=call), tuple(inputs), limits=limits))
     firsts = [replace(job, limits=(min(FIRST[0], CONTEST_SECONDS), job.limits[1])) for job in jobs]
 
-    def decide(index: int, outcomes: list[Run]) -> Judgement:
+    def decide(index: int, outcomes: list[Outcome]) -> Judgement:
         item, _ = answers[index]
         same = same_json if methods[item.id] else same_lines
         for number, (outcome, (_, output)) in enumerate(zip(outcomes, tests[item.id], strict=True)):
@@ -256,13 +257,13 @@ def golds(answers: Answers, executor: Executor) -> list:
     return [outcome.value for outcome in outcomes]
 
 
-def judge_value(outcome: Run, true: object) -> Judgement:
+def judge_value(outcome: Outcome, true: object) -> Judgement:
     if outcome.kind != "ok":
         return without_value(outcome)
     return Judgement(True, "pass") if equal_values(outcome.value, true) else Judgement(False, "wrong")
 
 
-def unpacked(outcome: Run) -> Run:
+def unpacked(outcome: Outcome) -> Outcome:
     """With the value that harness.pack packed; what else came, too long for a gold or forged, equals none."""
     match outcome.kind, outcome.value:
         case "ok", ["value", value]:
@@ -272,7 +273,7 @@ def unpacked(outcome: Run) -> Run:
     return outcome
 
 
-def evaluate_unread(outcomes: list[Run], function: str, arguments: list[tuple], executor: Executor) -> None:
+def evaluate_unread(outcomes: list[Outcome], function: str, arguments: list[tuple], executor: Executor) -> None:
     """Lenient: what could not be read as literals is evaluated, by a function of the harness."""
     unread = [index for index, outcome in enumerate(outcomes) if outcome.kind != "ok"]
     program, limits = f"from benchmarks.harness import {function} as f", (LAST[0], LAST[0])

@@ -1,6 +1,6 @@
 """
 Held-out self-play tasks: how many of them the policy solves, by task type and depth, while it trains (train.py) and
-as tables (train.py, summary.py).
+as tables (train.py, summary.py). Nothing here loads the tables of benchmarks, unless --eval_tasks names some.
 """
 from collections import Counter
 from collections.abc import Callable
@@ -107,33 +107,33 @@ def accuracy_table(before: Scores | None, after: Scores) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # What a run of train.py (its Training) evaluates: every --eval_every steps, and at its end
 
-def score_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> Scores:
-    return score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature, run.cfg.seed,
-                 slots=run.cfg.slots, kv_gb=run.kv_gb)
+def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> Scores:
+    return examine(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature, run.cfg.seed,
+                   slots=run.cfg.slots, kv_gb=run.kv_gb)
 
 
 def evaluations(run) -> dict:
     """What --eval_every asks for, by its names in metrics.jsonl."""
     cfg, scores, heldout = run.cfg, {}, run.heldout_file[:run.cfg.eval_limit]
     if heldout:
-        scores["heldout"] = score_in(run, heldout).rates()
+        scores["heldout"] = examine_in(run, heldout).rates()
     if heldout and cfg.eval_samples:
-        scores["heldout_sampled"] = score_in(run, heldout, cfg.eval_samples, cfg.temperature).rates()
+        scores["heldout_sampled"] = examine_in(run, heldout, cfg.eval_samples, cfg.temperature).rates()
     if run.benchmarks:
-        import eval as evaluation
-        with evaluation.scorer(cfg.workers, cfg.require) as executor:
-            scores["eval"] = evaluation.rates(run.policy, run.benchmarks, "chat" if cfg.prompt == "chat" else "azr",
-                                              executor, cfg.max_new_tokens, cfg.slots, run.kv_gb)
+        from benchmarks import stages
+        with stages.scorer(cfg.workers, cfg.require) as executor:
+            scores["eval"] = stages.rates(run.policy, run.benchmarks, "chat" if cfg.prompt == "chat" else "azr",
+                                          executor, cfg.max_new_tokens, cfg.slots, run.kv_gb)
     return scores
 
 
 def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -> list:
     """What --eval_tasks names; UserError."""
-    import eval as evaluation  # with the benchmarks' tables, which nothing else here needs
+    from benchmarks import stages  # with the benchmarks' tables, which nothing else here needs
     try:
-        return evaluation.prepare(evaluation.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
-                                  executor, Style(cfg.prompt), cfg.eval_limit, note=say)
-    except (evaluation.DataError, ValueError) as error:
+        return stages.prepare(stages.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
+                              executor, Style(cfg.prompt), cfg.eval_limit, note=say)
+    except (stages.DataError, ValueError) as error:
         raise UserError(f"--eval_tasks: {error}") from error
 
 
@@ -147,7 +147,7 @@ def before_and_after(run, starting_policy: AbstractContextManager, say: Callable
         sets = {f"Held-out tasks of {cfg.heldout_tasks}": run.heldout_file[:cfg.eval_limit],
                 "Tasks of this run's own held-out programs": own}
         say(f"evaluating on {sum(map(len, sets.values()))} held-out tasks, before and after")
-        before = {title: score_in(replace(run, policy=policy), heldout) for title, heldout in sets.items() if heldout}
+        before = {title: examine_in(replace(run, policy=policy), heldout) for title, heldout in sets.items() if heldout}
     for title in before:
-        text += f"{title}:\n\n{table(before[title], score_in(run, sets[title]))}\n"
+        text += f"{title}:\n\n{accuracy_table(before[title], examine_in(run, sets[title]))}\n"
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"

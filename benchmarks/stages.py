@@ -21,6 +21,7 @@ from benchmarks.prompts import Prompt, before_stops
 from benchmarks.suite import BENCHMARKS, GROUPS, Kind
 from executor import Executor
 from model import ModelError, Policy, decode, encode
+from runfolder import write_file
 from sampler import Rollout, add, advance, idle, start_rollout
 from tasks import Style
 
@@ -199,13 +200,6 @@ def read_lines(path: Path) -> list[dict]:
         return rows + [read_object(last, "")]
     except ValueError:
         return rows
-
-
-def write_file(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
 
 
 def generate_all(policy: Policy, works: list[Work], sampling: Sampling, settings: dict, out: Path) -> None:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from benchmarks import stats
 from benchmarks.selfplay import Scores, accuracy_table
-from benchmarks.stages import Work, read_lines, read_object, write_file
+from benchmarks.stages import Work, read_lines, read_object
 from benchmarks.suite import GROUPS
+from runfolder import write_file
 from tasks import Task
 
 CURVE = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k

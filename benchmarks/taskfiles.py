@@ -10,7 +10,8 @@ from benchmarks.items import Item, read_rows
 from benchmarks.judges import Answers, Judgement
 from benchmarks.prompts import Prompt
 from benchmarks.suite import Kind
-from executor import Executor, show
+from executor import Executor
+from sandbox.values import show
 from tasks import TYPES, Style, Task
 
 
@@ -33,7 +34,7 @@ def selfplay_items(path: Path, executor: Executor) -> list[Item]:
     if not loaded:
         raise ValueError(f"{path}: no tasks")
     # By content, not by place: a run goes on, and responses to earlier tasks must not be judged as those to others.
-    by_id = {f"{task.type}/{tasks.task_id(task)}": task for task in loaded}
+    by_id = {f"{task.type}/{task.id}": task for task in loaded}
     return [Item(id, {"task": task}, task.key) for id, task in by_id.items()]
 
 
