@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import judges, stages, suite
+from benchmarks import judges, selfplay, stages, suite
+import config
 import eval as evaluation
 import tasks
 import train
@@ -242,16 +243,16 @@ def test_the_groups_are_the_papers():
 
 
 def test_training_evaluates_on_benchmarks(data, executor, tmp_path, capsys):
-    cfg = replace(train.parse(["--preset", "nano", "--device", "cpu"])[0], eval_every=1, eval_tasks=["cruxeval_o"],
+    cfg = replace(config.parse(["--preset", "nano", "--device", "cpu"])[0], eval_every=1, eval_tasks=["cruxeval_o"],
                   eval_data=str(data), eval_limit=2, max_new_tokens=8, workers=1, require="weak")
-    works = train.benchmark_works(cfg, executor)
+    works = selfplay.benchmarks_of(cfg, executor, print)
     run = train.Training(cfg, tmp_path, load_policy(NANO, lora_rank=4), None, executor, tasks.Style("compact"),
-                         tasks.Buffers(10), works=works)
+                         tasks.Buffers(10), benchmarks=works)
     run.kv_gb = 1.0
-    assert train.evaluations(run) == {"eval": {"cruxeval_o": 0.0}} and len(works[0].items) == 2
+    assert selfplay.evaluations(run) == {"eval": {"cruxeval_o": 0.0}} and len(works[0].items) == 2
     failed = judges.Judgement(False, "error", "lost twice", infra=True)
     kind = replace(works[0].kind, find=lambda *rest: "1", judge=lambda pairs, *rest: [failed] * len(pairs))
-    run.works = [replace(works[0], kind=kind)]
-    assert train.evaluations(run) == {"eval": {}} and "CRUXEval-O is not scored" in capsys.readouterr().err
-    with pytest.raises(train.UserError, match="--eval_tasks: .*no such file"):
-        train.benchmark_works(replace(cfg, eval_tasks=["mbppplus"]), executor)
+    run.benchmarks = [replace(works[0], kind=kind)]
+    assert selfplay.evaluations(run) == {"eval": {}} and "CRUXEval-O is not scored" in capsys.readouterr().err
+    with pytest.raises(config.UserError, match="--eval_tasks: .*no such file"):
+        selfplay.benchmarks_of(replace(cfg, eval_tasks=["mbppplus"]), executor, print)

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import zlib
+from dataclasses import replace
 from http.client import HTTPException
 from pathlib import Path
 
@@ -219,12 +220,13 @@ def test_selfplay_files_of_three_kinds(executor, tmp_path):
     assert [item.id.split("/")[0] for item in found] == ["deduction", "abduction", "induction"]
     assert found[2].row["task"].outputs == (1, 2, 3, 4) and found[0].cluster == found[1].cluster
     buffers = tasks.Buffers(10)
-    buffers.add(found[0].row["task"], heldout=True)
+    kept = replace(found[0].row["task"], heldout=True)
+    buffers.add(kept)
     buffers.add(found[1].row["task"])
     run = tmp_path / "run" / "checkpoint"
     run.mkdir(parents=True)
     (run / "state.json").write_text(json.dumps({"buffers": buffers.to_json()}))
-    assert [item.row["task"] for item in taskfiles.selfplay_items(run.parent, executor)] == [found[0].row["task"]]
+    assert [item.row["task"] for item in taskfiles.selfplay_items(run.parent, executor)] == [kept]
     assert taskfiles.selfplay_items(run.parent, executor)[0].id == found[0].id  # wherever a task lies, it has one name
     for text in ("{", "[]", "{}"):
         (run / "state.json").write_text(text)
