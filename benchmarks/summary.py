@@ -19,10 +19,11 @@ CURVE = (1, 2, 4, 8, 16, 32, 64)  # k of pass@k
 
 
 def by_problem(rows: list[dict], value: str = "ok") -> tuple[list[str], list[list[float]], list[str]]:
-    """(ids, one list of 0 and 1 per problem, clusters)"""
+    """(ids, one list of 0 and 1 per problem, clusters); what has no such value, such as a response without a program,
+    counts as 0."""
     grouped, clusters = defaultdict(list), {}
     for row in rows:
-        grouped[row["id"]].append(float(row[value]))
+        grouped[row["id"]].append(float(row.get(value, False)))
         clusters[row["id"]] = row["cluster"]
     return list(grouped), list(grouped.values()), [clusters[id] for id in grouped]
 
@@ -57,7 +58,7 @@ def summarise(works: list[Work], rows: list[dict], settings: dict, out: Path) ->
         for temperature in dict.fromkeys(row["temperature"] for row in mine):
             some = [row for row in mine if row["temperature"] == temperature]
             at = entries[work.name]["at"][str(temperature)] = numbers(some)
-            if "base" in some[0]:
+            if any("base" in row for row in some):
                 base = numbers(some, "base")
                 at["base"] = {name: base[name] for name in ("score", "low", "high", "error")}
         if isinstance(work.items[0].row.get("task"), Task):

@@ -179,6 +179,19 @@ def test_anybodys_samples_are_scored_and_exported(data, tmp_path, monkeypatch, c
     assert status == 2 and "line 1 has neither text, solution nor completion" in told
 
 
+def test_base_tests_are_counted_where_some_responses_hold_no_program(data, tmp_path, monkeypatch, capsys):
+    samples = tmp_path / "samples.jsonl"
+    lines = [{"task_id": "HumanEval/900", "text": "I cannot.</think>"},
+             {"task_id": "HumanEval/901", "solution": "def double(x):\n    return abs(2 * x)"}]
+    for order in (lines, lines[::-1]):
+        samples.write_text("".join(json.dumps(line) + "\n" for line in order))
+        status, shown, told = command(monkeypatch, capsys, "--stage", "score", "--samples", samples, "--data", data,
+                                      "--out", tmp_path / "out", "--tasks", "humanevalplus", "--prompt", "azr")
+        assert status == 0, told
+        assert "| HumanEval, base tests | None | 2 x 1 | 50.0 [" in shown
+        assert "| HumanEval+ | None | 2 x 1 | 0.0 [" in shown
+
+
 def test_selfcheck_command(data, monkeypatch, capsys):
     status, shown, _ = command(monkeypatch, capsys, "--selfcheck", "--data", data)
     assert status == 0 and "HumanEval+: 2 of 2 pass" in shown and "CRUXEval-I: 3 of 3 pass" in shown
