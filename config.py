@@ -223,17 +223,19 @@ def pick_preset(given: dict) -> tuple[str, str]:
 GONE = {"stream", "weight_decay"}
 
 
-def read_config(folder: Path) -> Config:
-    """A run's configuration; UserError where the folder is no run's."""
+def read_config(folder: Path, file: str = "config.json") -> Config:
+    """A run's configuration, or its preset's with "preset.json"; UserError where the folder is no run's."""
     try:
-        saved = json.loads((folder / "config.json").read_bytes())
+        saved = json.loads((folder / file).read_bytes())
         saved = {name: value for name, value in saved.items() if name not in GONE}
+        if not isinstance(saved.get("model"), str):  # other programs write files of this name
+            raise ValueError("no run's")
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} is not a run folder: there is no readable config.json in it") from error
+        raise UserError(f"{folder} is not a run folder: there is no readable {file} in it") from error
     if saved.pop("reuse_probes", False):
         saved["solve_tasks"] = "probes"
     if unknown := sorted(set(saved) - {f.name for f in fields(Config)}):
-        raise UserError(f"{folder}: its config.json has {', '.join(unknown)}, which this version does not know")
+        raise UserError(f"{folder}: its {file} has {', '.join(unknown)}, which this version does not know")
     return Config(**saved)
 
 

@@ -47,6 +47,26 @@ def write_file(path: Path, text: str) -> None:
     os.replace(new, path)
 
 
+def read_lines(path: Path, every: int = 1) -> list[dict | None]:
+    """The objects of a JSONL file, without a last line that is still being written. Of a file that is too large to be
+    held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of a line; the others
+    are None. UserError names a line that is no object."""
+    objects, start = [], b'{"step": '
+    with open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            step = line[len(start):line.find(b",", 0, 40)] if every > 1 and line.startswith(start) else b"0"
+            if step.isdigit() and int(step) % every:
+                objects.append(None)
+            elif line.endswith(b"\n"):
+                try:
+                    objects.append(json.loads(line))
+                except (ValueError, RecursionError):
+                    objects.append(None)
+                if not isinstance(objects[-1], dict):
+                    raise UserError(f"{path}, line {number}: not a line that train.py wrote")
+    return objects
+
+
 def open_folder(cfg: Config) -> tuple[Path, object]:
     """The run's folder and the lock on it, which lives as long as this process."""
     folder = Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name

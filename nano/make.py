@@ -43,7 +43,7 @@ LATE_DEPTHS = {1: 0.60, 2: 0.375, 3: 0.02, 4: 0.005}  # and in the second, of pr
 DULL = {"propose": 0.85, "solve": 0.1}  # shares of the second stage's programs that return their argument, by role
 THINKS, FORGETS = 0.3, 0.5  # shares of the second stage's solutions that show steps, and of the rest that forget one,
                             # where there is one
-TYPES = ("deduction", "abduction", "induction")  # that nano knows
+TYPES = [name for name, type in tasks.TYPES.items() if type.paper]  # that nano knows: new ones would change its tokens
 ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
          "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.10}
 N_INPUTS = 6            # induction examples: 3 shown, 3 hidden
@@ -159,26 +159,26 @@ def draw_inputs(kinds, statements, first, rng) -> list | None:
 
 def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: bool = False,
                  thinks: bool = True, forgets: bool = False) -> tuple[Task, str, str]:
-    """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the
-    answer. The author of a solution who does not think leaves the tag empty, and one who forgets leaves out the last
-    statement (in abduction, which goes backwards, the first)."""
-    examples = None
+    """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the answer.
+    A solution without `thinks` has nothing in the tag. One that `forgets` answers for the program without its last
+    statement, or in abduction, which goes backwards, without its first."""
+    given_program, examples = tasks.TYPES[type].given_program, None
     while examples is None:
         program, kinds, statements, value, values = draw_program(depth, heldout, rng)
-        examples = draw_inputs(kinds, statements, value, rng) if type == "induction" else [value]
+        examples = draw_inputs(kinds, statements, value, rng) if given_program else [value]
     inputs = tuple((v,) for v in examples)
     outputs = tuple([v, *trace(statements, v)][-1] for v in examples)
-    message = f"{depth} steps" if type == "induction" else ""
+    message = f"{depth} steps" if given_program else ""
     task = Task(type, program, inputs, outputs, message, key=key_of(program), depth=depth)
     if role == "propose":
-        references = [task] if type == "induction" else [
+        references = [task] if given_program else [
             draw_example("solve", type, pick(DEPTHS, rng), rng)[0] for _ in range(rng.randint(1, MAX_REFERENCES))]
-        if type != "induction" and rng.random() < 0.05:  # what the first seeding prompts look like
+        if not given_program and rng.random() < 0.05:  # what the first seeding prompts look like
             references = [tasks.identity_task(tasks.TYPES[type])]
         prompt = tasks.propose_prompt(STYLE, tasks.TYPES[type], references)
         thinking = " ".join(kinds)  # the plan: what x is after each statement
         blocks = [("input", arguments(args)) for args in inputs]
-        blocks = blocks + [("message", message)] if type == "induction" else [("python", program)] + blocks
+        blocks = blocks + [("message", message)] if given_program else [("python", program)] + blocks
     else:
         prompt = tasks.solve_prompt(STYLE, task)
         steps = [show(v) for v in values]
@@ -244,11 +244,11 @@ def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random,
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
     batches = []
     for start in range(0, len(rows), batch_size):
-        part = rows[start:start + batch_size]
-        width = max(len(p) + len(r) for p, r in part)
-        ids = torch.full((len(part), width), tokenizer.pad_token_id)
-        labels = torch.full((len(part), width), -100)
-        for i, (p, r) in enumerate(part):
+        some = rows[start:start + batch_size]
+        width = max(len(p) + len(r) for p, r in some)
+        ids = torch.full((len(some), width), tokenizer.pad_token_id)
+        labels = torch.full((len(some), width), -100)
+        for i, (p, r) in enumerate(some):
             ids[i, :len(p) + len(r)] = torch.tensor(p + r)
             labels[i, len(p):len(p) + len(r)] = torch.tensor(r)
         batches.append((ids, labels))
@@ -302,7 +302,7 @@ def behaviour(task: Task) -> tuple:
 
 def write_heldout(path: Path, rng: random.Random) -> None:
     """HELDOUT_PER_CELL tasks per type and depth, from held-out programs only and no two with the same behaviour and
-    inputs, in a mixed order so that a first part of the file is a fair sample of all cells."""
+    inputs, in a mixed order so that the file's first lines are a fair sample of all cells."""
     cells = []
     for type in TYPES:
         for depth in DEPTHS:
@@ -310,9 +310,9 @@ def write_heldout(path: Path, rng: random.Random) -> None:
             while len(lines) < HELDOUT_PER_CELL:
                 task = draw_example("solve", type, depth, rng, heldout=True)[0]
                 does = behaviour(task)
-                same = (does, task.inputs)
-                if repr(same) not in lines and behaviours[does] < PER_BEHAVIOUR:
-                    lines[repr(same)] = json.dumps(tasks.task_to_json(task))
+                mark = repr((does, task.inputs))
+                if mark not in lines and behaviours[does] < PER_BEHAVIOUR:
+                    lines[mark] = json.dumps(tasks.task_to_json(task))
                     behaviours[does] += 1
             cells.append(list(lines.values()))
     path.write_text("\n".join(line for row in zip(*cells) for line in row) + "\n")

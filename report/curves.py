@@ -1,9 +1,7 @@
 """
-The plots of `report.py`: what is drawn (MEASURES, with the words that explain it), series from runs, drawing with
-matplotlib, and the same numbers as tables.
-
-A run's series are {key: (steps, values)} with the keys of metrics.jsonl, and of the same form what report.py measures
-from samples. Runs that differ only in their seed make one group: the line is their mean, the band their range.
+The report's plots: what is drawn (MEASURES, with the words that explain it), panels from the series of runs, drawing
+with matplotlib, and the same numbers as tables. Runs of one group (read.group) make one line, their mean, and a band,
+their range.
 """
 import html
 import io
@@ -18,12 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 import tasks
+from report.read import ROLES, History
 
 matplotlib.rcParams |= {"svg.fonttype": "none", "text.parse_math": False, "font.size": 9, "axes.spines.top": False,
                         "axes.spines.right": False, "path.simplify_threshold": 0.3}
 
-TYPES = tuple(tasks.TYPES)
-ROLES = ("propose", "solve")
 BINS = 100            # points of a line
 TABLE_ROWS = 25
 INK = "#010203"       # replaced by the page's text colour, so that one drawing serves both themes
@@ -82,8 +79,7 @@ MEASURES = [
             "Sampled tokens of a step divided by the seconds of its rollout, waiting for the executor included.",
             ("tokens_per_second",)),
     Measure("seconds", "curves", "Time by phase", "seconds a step",
-            "Wall-clock seconds: rollout (sampling and judging; 'of it waiting' is the part in which only the executor"
-            " worked) and update.", ("seconds/*",)),
+            "Wall-clock seconds: rollout (sampling and judging) and update.", ("seconds/*",)),
     Measure("answer_length", "findings", "Length of answers by task type", "tokens",
             "Mean tokens of the solver's responses. In the paper abduction's grow most, deduction's least.",
             ("length/solve/{type}",)),
@@ -148,10 +144,10 @@ def edges_of(last: int) -> np.ndarray:
     return np.arange(0, last + 1 + width, width) - 0.5
 
 
-def line_of(label: str, look: tuple, runs: list, key: str, edges: np.ndarray) -> Line | None:
+def line_of(label: str, look: tuple, runs: list[History], key: str, edges: np.ndarray) -> Line | None:
     """The line of a key over a group of runs, or None where no run has it."""
-    found = [binned(*run.series[key], edges) for run in runs if key in run.series]
-    rows = np.array([row for row in found if np.isfinite(row).any()])
+    rows = [binned(*run.series[key], edges) for run in runs if key in run.series]
+    rows = np.array([row for row in rows if np.isfinite(row).any()])
     if not len(rows):
         return None
     keep = np.isfinite(rows).any(0)
@@ -160,7 +156,7 @@ def line_of(label: str, look: tuple, runs: list, key: str, edges: np.ndarray) ->
     return Line(label, look, x, y, np.nanmin(rows, 0), np.nanmax(rows, 0)) if len(rows) > 1 else Line(label, look, x, y)
 
 
-def star_keys(runs: list, pattern: str) -> list[tuple[str, str]]:
+def star_keys(runs: list[History], pattern: str) -> list[tuple[str, str]]:
     """(what the star stands for, key), the largest first, of a pattern like gate/deduction/*; valid is no failure."""
     start = pattern[:-1]
     size = {key: sum(v or 0 for run in runs if key in run.series for v in run.series[key][1])
@@ -169,26 +165,20 @@ def star_keys(runs: list, pattern: str) -> list[tuple[str, str]]:
             if key[len(start):] not in ("valid", "given")][:6]
 
 
-def panels_of(measure: Measure, groups: dict[str, list], last: int) -> list[Panel]:
-    """One group: a panel a role with a line a type. Several: a panel a role and type with a line a group."""
+def panels_of(measure: Measure, groups: dict[str, list[History]], last: int) -> list[Panel]:
+    """The panels in which anything is drawn: a task type that no run has makes none. One group: a panel a role with a
+    line a type. Several: a panel a role and type with a line a group."""
     edges, panels = edges_of(last), []
     (pattern,) = measure.keys
     roles = ROLES if "{role}" in pattern else ("",)
-    types = TYPES if "{type}" in pattern else ("",)
+    types = tuple(tasks.TYPES) if "{type}" in pattern else ("",)
     if measure.kind == "heat":
         return [panel for label, runs in groups.items() for type in types
                 if (panel := heat_of(label if len(groups) > 1 else "", runs, type, last))]
+    if pattern.endswith("*"):
+        return star_panels(pattern, groups, types, edges)
     for role in roles:
-        if pattern.endswith("*"):
-            everyone = [run for runs in groups.values() for run in runs]
-            cells = [(type, *found) for type in types for found in star_keys(everyone, pattern.format(type=type))]
-            looks = {name: LOOKS[i % len(LOOKS)] for i, name in enumerate(dict.fromkeys(name for _, name, _ in cells))}
-            for label, runs in groups.items():
-                for type in types:
-                    lines = [line_of(name, looks[name], runs, key, edges) for t, name, key in cells if t == type]
-                    panels.append(Panel(" ".join(filter(None, (label if len(groups) > 1 else "", type))),
-                                        [line for line in lines if line]))
-        elif len(groups) == 1:
+        if len(groups) == 1:
             (runs,) = groups.values()
             lines = [line_of(type or measure.title.lower(), look, runs, pattern.format(role=role, type=type), edges)
                      for type, look in zip(types, LOOKS)]
@@ -201,7 +191,21 @@ def panels_of(measure: Measure, groups: dict[str, list], last: int) -> list[Pane
     return [panel for panel in panels if panel.lines]
 
 
-def heat_of(label: str, runs: list, type: str, last: int) -> Panel | None:
+def star_panels(pattern: str, groups: dict[str, list[History]], types: tuple, edges: np.ndarray) -> list[Panel]:
+    """A panel a group and type, with a line for everything that the star stands for; one look each on all panels."""
+    everyone, panels = [run for runs in groups.values() for run in runs], []
+    keys = {type: star_keys(everyone, pattern.format(type=type)) for type in types}
+    names = dict.fromkeys(name for pairs in keys.values() for name, _ in pairs)
+    looks = {name: LOOKS[i % len(LOOKS)] for i, name in enumerate(names)}
+    for label, runs in groups.items():
+        for type in types:
+            lines = [line_of(name, looks[name], runs, key, edges) for name, key in keys[type]]
+            panels.append(Panel(" ".join(filter(None, (label if len(groups) > 1 else "", type))),
+                                [line for line in lines if line]))
+    return [panel for panel in panels if panel.lines]
+
+
+def heat_of(label: str, runs: list[History], type: str, last: int) -> Panel | None:
     width = max(1, -(-(last + 1) // 40))
     keys = {key for run in runs for key in run.lists if re.fullmatch(rf"solved_of_\d+/{type}", key)}
     if not keys:
@@ -209,8 +213,8 @@ def heat_of(label: str, runs: list, type: str, last: int) -> Panel | None:
     key = min(keys)
     counts = np.zeros((int(key.split("/")[0].rsplit("_", 1)[1]) + 1, -(-(last + 1) // width)))
     for run in runs:
-        for step, found in zip(*run.lists.get(key, ([], []))):
-            counts[:, min(step // width, counts.shape[1] - 1)] += found
+        for step, of_step in zip(*run.lists.get(key, ([], []))):
+            counts[:, min(step // width, counts.shape[1] - 1)] += of_step
     total = counts.sum(0)
     shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
     return Panel(f"{label} {type}".strip(), heat=shares, width=width) if total.any() else None
@@ -294,7 +298,7 @@ def summary(panel: Panel) -> str:
     return "; ".join(f"{line.label} from {number(line.y[0])} to {number(line.y[-1])}" for line in panel.lines) + "."
 
 
-def table(measure: Measure, panels: list[Panel]) -> str:
+def numbers_table(measure: Measure, panels: list[Panel]) -> str:
     """The figure's numbers as an HTML table, means over stretches of steps where there are many."""
     columns: list[tuple[str, dict]] = []
     for panel in panels:
@@ -308,9 +312,9 @@ def table(measure: Measure, panels: list[Panel]) -> str:
                 columns.append((f"{panel.title} {line.label} highest".strip(), dict(zip(line.x, line.high))))
     steps = sorted({x for _, values in columns for x in values})
     rows = []
-    for part in np.array_split(np.array(steps), min(TABLE_ROWS, len(steps))):
-        label = f"{part[0]:g}" if len(part) == 1 else f"{part[0]:g} to {part[-1]:g}"
-        cells = [[values[x] for x in part if x in values and np.isfinite(values[x])] for _, values in columns]
+    for stretch in np.array_split(np.array(steps), min(TABLE_ROWS, len(steps))):
+        label = f"{stretch[0]:g}" if len(stretch) == 1 else f"{stretch[0]:g} to {stretch[-1]:g}"
+        cells = [[values[x] for x in stretch if x in values and np.isfinite(values[x])] for _, values in columns]
         rows.append(f"<tr><th scope=row>{label}</th>" + "".join(
             f"<td>{number(float(np.mean(cell))) if cell else '-'}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name, _ in columns)

@@ -1,9 +1,9 @@
 """
-What `report.py` measures of a program beyond its text. `measure` parses and runs model text, so it is only ever called
+What the report measures of a program beyond its text. `measure` parses and runs model text, so it is only ever called
 inside a child of the executor, one program a child:
 
-    with Executor(preload=("measure",)) as executor:
-        executor.run([Job("from measure import measure", ((program, input_text),), "measure")])
+    with Executor(preload=("report.measure",)) as executor:
+        executor.run([Job("from report.measure import measure", ((program, input_text),), "measure")])
 """
 import ast
 import copy
@@ -41,23 +41,23 @@ def measure(program: str, text: str) -> dict:
     MOST_LINES); behaviour: a hash of what it does on the probe inputs; fingerprint: BITS bits as hex, which of its
     syntax tree's trigrams there are."""
     tree = parse_program(program)
-    found = {"cyclomatic": None, "halstead": None}
+    facts = {"cyclomatic": None, "halstead": None}
     if cc_visit_ast:
-        found["cyclomatic"] = sum(block.complexity for block in cc_visit_ast(tree))
-        found["halstead"] = round(h_visit_ast(tree).total.volume, 1)
-    found["key"] = tree_key(tree)
-    found["fingerprint"] = fingerprint(tree)
+        facts["cyclomatic"] = sum(block.complexity for block in cc_visit_ast(tree))
+        facts["halstead"] = round(h_visit_ast(tree).total.volume, 1)
+    facts["key"] = tree_key(tree)
+    facts["fingerprint"] = fingerprint(tree)
     code = compile(program, "<program>", "exec", dont_inherit=True)
     args = parse_arguments(text)
     lines, _ = call(code, args)
-    found["executed"] = lines if lines <= MOST_LINES else None
+    facts["executed"] = lines if lines <= MOST_LINES else None
     seen = [call(code, copy.deepcopy(args))[1] for args in probes(args)]
-    found["behaviour"] = digest([type(value).__name__ for value in args], seen)
-    return found
+    facts["behaviour"] = short_hash([type(value).__name__ for value in args], seen)
+    return facts
 
 
-def digest(*parts) -> str:
-    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()[:16]
+def short_hash(*values) -> str:
+    return hashlib.sha256(repr(values).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
 def call(code, args: tuple) -> tuple[int, str]:
@@ -110,5 +110,5 @@ def fingerprint(tree: ast.AST) -> str:
         labels.append("end")
     walk(tree)
     for trigram in zip(labels, labels[1:], labels[2:]):
-        bits |= 1 << int(digest(trigram), 16) % BITS
+        bits |= 1 << int(short_hash(trigram), 16) % BITS
     return f"{bits:0{BITS // 4}x}"

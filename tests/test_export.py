@@ -1,6 +1,8 @@
-"""What leaves the project: exported folders and adapters in plain transformers and peft, chat in the terminal."""
+"""What leaves the project: exported folders and adapters in plain transformers and peft, and what the terminal shows of
+runs: answers to messages, tasks."""
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,26 +11,32 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tools import export as interop
-import train
+import runfolder
+import tasks
+from config import Config, UserError, read_config
 from model import forward, load_policy, save_policy
+from tools import __main__ as command
+from tools import chat, export, show
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module", params=["adapter", "adapter and norms", "all weights"])
 def run(request, tiny, tmp_path_factory) -> Path:
     """A run folder whose trained weights differ from the base's in every matrix."""
+    older = {"reuse_probes": True, "stream": None} if request.param == "adapter" else {}  # options of earlier versions
     rank, norm_lr = (0 if request.param == "all weights" else 4), (1e-3 if "norms" in request.param else 0.0)
-    cfg = train.Config(preset="nano", model=tiny(), name="tried", prompt="compact", lora_rank=rank, lora_alpha=8.0,
-                       norm_lr=norm_lr, max_new_tokens=12)
+    config = Config(preset="nano", model=tiny(), name="tried", prompt="compact", lora_rank=rank, lora_alpha=8.0,
+                    norm_lr=norm_lr, max_new_tokens=12)
     folder = tmp_path_factory.mktemp("run")
-    policy = load_policy(cfg.model, lora_rank=rank, lora_alpha=8.0, norms=norm_lr > 0)
+    policy = load_policy(config.model, lora_rank=rank, lora_alpha=8.0, norms=norm_lr > 0)
     torch.manual_seed(1)
     for parameter in policy.trained():
         torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.3)
     (folder / "checkpoint").mkdir()
     save_policy(policy, folder / "checkpoint" / "policy")
-    (folder / "checkpoint" / "checksums.json").write_text(json.dumps(train.checksums(folder / "checkpoint")))
-    (folder / "config.json").write_text(json.dumps(vars(cfg)))
+    (folder / "checkpoint" / "checksums.json").write_text(json.dumps(runfolder.checksums(folder / "checkpoint")))
+    (folder / "config.json").write_text(json.dumps(vars(config) | older))
     (folder / "heldout.md").write_text("Tasks of /home/me/heldout.jsonl:\n\n| type | before | after |\n|---|---|---|\n"
                                        "| deduction | 1 | 2 |\n")
     return folder
@@ -39,7 +47,7 @@ IDS = torch.tensor([[5, 9, 17, 33, 2, 40, 11]])
 
 @torch.no_grad()
 def our_logits(run: Path) -> torch.Tensor:
-    policy, _ = interop.load_run(run)
+    policy, _ = export.load_run(run)
     hidden = forward(policy, IDS, torch.arange(IDS.shape[1])[None])
     return policy.head(hidden).float()
 
@@ -50,9 +58,9 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def test_merged_folder_in_plain_transformers_gives_our_logits(run, tmp_path):
-    interop.export(run, tmp_path / "out", merge=True)
+    export.export(run, tmp_path / "out", merge=True)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
-    base = AutoModelForCausalLM.from_pretrained(interop.read_config(run).model, dtype=torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(read_config(run).model, dtype=torch.float32)
     ours = our_logits(run)
     assert close(model(IDS).logits, ours) and not close(base(IDS).logits, ours)
     assert AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
@@ -60,68 +68,124 @@ def test_merged_folder_in_plain_transformers_gives_our_logits(run, tmp_path):
 
 @torch.no_grad()
 def test_adapter_in_plain_peft_gives_our_logits(run, tmp_path):
-    if interop.read_config(run).lora_rank == 0:
+    if read_config(run).lora_rank == 0:
         pytest.skip("this run has no adapter")
-    interop.export(run, tmp_path / "out")
+    export.export(run, tmp_path / "out")
     for folder in (run / "checkpoint" / "policy", tmp_path / "out"):
-        base = AutoModelForCausalLM.from_pretrained(interop.read_config(run).model, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(read_config(run).model, dtype=torch.float32)
         assert close(peft.PeftModel.from_pretrained(base, folder)(IDS).logits, our_logits(run))
     assert close(peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)(IDS).logits,
                  our_logits(run))
 
 
 def test_model_card_holds_configuration_and_results(run, tmp_path):
-    interop.export(run, tmp_path / "out", merge=True)
+    export.export(run, tmp_path / "out", merge=True)
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers")
     assert "| deduction | 1 | 2 |" in card and '"lora_rank"' in card
     assert "/home/me" not in card and "heldout.jsonl" in card  # a card is published
-    assert str(interop.read_config(run).model) not in card.split("## Configuration")[0]
+    assert str(read_config(run).model) not in card.split("## Configuration")[0]
 
 
 def test_nothing_is_overwritten_and_bad_input_is_one_line(run, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(interop.InteropError, match="exists already"):
-        interop.export(run, tmp_path / "out")
+    with pytest.raises(UserError, match="exists already"):
+        export.export(run, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "mine").exists()
     (tmp_path / "out" / "config.json").write_text("[1]")
     for folder in (tmp_path / "nix", tmp_path / "out"):
-        with pytest.raises(interop.InteropError, match="not a run folder"):
-            interop.export(folder, tmp_path / "new")
+        with pytest.raises(UserError, match="not a run folder"):
+            export.export(folder, tmp_path / "new")
 
 
 def test_a_failed_export_leaves_nothing_behind(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(interop, "card", lambda *a, **b: 1 / 0)
+    monkeypatch.setattr(export, "card", lambda *a, **b: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        interop.export(run, tmp_path / "out", merge=True)
+        export.export(run, tmp_path / "out", merge=True)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_chat_answers_every_line(run, monkeypatch, capsys):
     lines = iter(["solve deduction", "", "x" * 3000, "solve induction"])
-    monkeypatch.setattr(interop, "read_message", lambda: next(lines, None))
-    interop.chat(run, None, 0.0, "cpu")
-    policy, cfg = interop.load_run(run)
-    expected = interop.tasks.printable(interop.reply(policy, cfg, "solve deduction", 12, 0.0, 0))
+    monkeypatch.setattr(chat, "read_message", lambda: next(lines, None))
+    chat.chat(run, None, 0.0, "cpu")
+    policy, config = export.load_run(run)
+    expected = show.printable(chat.reply(policy, config, "solve deduction", 12, 0.0, 0))
     said = capsys.readouterr().out
     assert said.startswith(expected + "\n") and "positions)" in said
 
 
 def test_chat_reads_bytes_that_are_no_text(run, monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"solve \xff\n"), encoding="utf-8"))
-    interop.chat(run, None, 0.0, "cpu")
+    chat.chat(run, None, 0.0, "cpu")
     assert capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [["--max_new_tokens", "0"], ["--temperature", "-1"], ["--temperature", "nan"]])
 def test_options_of_chat_that_cannot_work_are_told(tmp_path, capsys, flags):
     with pytest.raises(SystemExit):
-        interop.main(["chat", str(tmp_path), *flags])
+        command.main(["chat", str(tmp_path), *flags])
     assert "--max_new_tokens" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
-    assert interop.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
+    assert command.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
     told = capsys.readouterr().err
-    assert told.startswith("model.py: ") and told.count("\n") == 1
+    assert told.startswith("tools export: ") and told.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv, status", [([], 2), (["nobody"], 2), (["--help"], 0)])
+def test_the_command_tells_what_there_is(capsys, argv, status):
+    assert command.main(argv) == status
+    said = capsys.readouterr()
+    assert all(f"python -m tools {name} " in (said.err if status else said.out) for name in command.COMMANDS)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# show
+
+@pytest.fixture
+def shown(tmp_path) -> Path:
+    """A run folder with two valid proposals among its samples."""
+    folder, lines = tmp_path / "shown", (ROOT / "nano" / "heldout.jsonl").read_text().splitlines()
+    folder.mkdir()
+    rows = [{"step": 1, "kind": "propose", "verdict": "no f"},
+            *({"step": 1, "kind": "propose", "task": json.loads(line)} for line in lines[:2])]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 2, "ta')
+    return folder
+
+
+def test_show_prints_a_task_and_what_the_gate_says(shown, tmp_path, capsys):
+    lines = (ROOT / "nano" / "heldout.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "few.jsonl").write_text("".join(lines[:3]))
+
+    def said_of(program: str, *flags):
+        (tmp_path / "p.py").write_text(program)
+        assert command.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
+                           str(tmp_path / "p.py"), *flags]) == 0
+        return capsys.readouterr().out
+    assert "The answer: " in said_of("def f(x):\n    return x") and "gate: valid; output 'ab'" in said_of(
+        "def f(x, y):\n    return x + y", "--input", "'a', 'b'")
+    assert "gate: import not allowed" in said_of("import os\ndef f(x):\n    return x")
+    assert command.main(["show", str(shown), "--number", "2", "--require", "weak"]) == 0
+    assert "def f(x):" in capsys.readouterr().out
+    (tmp_path / "p.py").write_bytes(b"\xff\x84")
+    assert command.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
+                       str(tmp_path / "p.py"), "--input", ""]) == 0
+    assert "gate: does not parse" in capsys.readouterr().out
+
+
+def test_show_says_in_one_line_what_cannot_be_read(shown, tmp_path, capsys):
+    damaged = shutil.copytree(shown, tmp_path / "damaged")
+    lines = (damaged / "samples.jsonl").read_text().split('"task": ', 1)
+    (damaged / "samples.jsonl").write_text('"task": 3, "x": '.join(lines))
+    (tmp_path / "bytes").write_bytes(b"\xff\x84\n")
+    for name, says, status in (("nix", "nix", 1), ("damaged", "samples.jsonl, line", 2), ("bytes", "bytes, line 1", 2)):
+        assert command.main(["show", str(tmp_path / name), "--require", "weak"]) == status
+        told = capsys.readouterr().err
+        assert says in told and told.count("\n") == 1
+
+
+def test_terminal_output_cannot_steer_the_terminal():
+    assert show.printable("a\x1b[2Jb\n\tc\x07") == "a�[2Jb\n\tc�"

@@ -14,16 +14,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
+import tasks
+from config import PRESETS, Config
+from executor import Job
+from nano import make
+from sandbox import parsing
+from sandbox.values import show
+
 NANO = Path(__file__).resolve().parent.parent / "nano"
-sys.path.insert(0, str(NANO))
-
-import make  # noqa: E402
-from sandbox import parsing  # noqa: E402
-import tasks  # noqa: E402
-from executor import Job  # noqa: E402
-from sandbox.values import show  # noqa: E402
-from tasks import TYPES  # noqa: E402
-
+TYPES = {name: tasks.TYPES[name] for name in make.TYPES}
 CELLS = [(role, type, depth) for role, type in map(str.split, make.ROLES) for depth in make.DEPTHS]
 
 
@@ -116,7 +115,6 @@ def assert_same_tokenizer(loaded, tokenizer, examples):
 
 
 def test_examples_fit_into_the_nano_presets_limits(tokenizer, examples):
-    from train import PRESETS
     preset = PRESETS["nano"]
     assert preset["n_inputs"] == make.N_INPUTS and preset["references"] == make.MAX_REFERENCES
     assert preset["prompt"] == make.STYLE.name
@@ -156,7 +154,6 @@ def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(exampl
 
 
 def test_the_run_holds_out_the_same_programs_as_the_warm_start():
-    from train import Config
     assert Config().heldout_fraction == make.HELDOUT_FRACTION
 
 
@@ -231,27 +228,27 @@ def test_thinking_is_the_trace_of_the_program_and_uses_nothing_hidden(examples):
 
 def test_the_second_stage_is_hasty_and_dull_as_often_as_it_says(late_texts):
     assert all(tasks.well_formed(response) for _, response in late_texts)
-    identity, found = make.make_program([]), {"dull solve": [], "dull propose": [], "hasty": [], "forgets": []}
+    identity, seen = make.make_program([]), {"dull solve": [], "dull propose": [], "hasty": [], "forgets": []}
     for prompt, response in late_texts:
         role, type = prompt.split("\n")[0].split()
         thinking, answer = response.split("</think>")
         if role == "propose":
-            found["dull propose"].append(identity in (prompt if type == "induction" else response))
+            seen["dull propose"].append(identity in (prompt if type == "induction" else response))
         elif type != "induction":  # its program is in the response, where a statement may be forgotten
-            found["dull solve"].append(identity in prompt)
+            seen["dull solve"].append(identity in prompt)
             if identity not in prompt:
-                found["hasty"].append(not thinking)
+                seen["hasty"].append(not thinking)
         if role == "solve" and type == "deduction" and not thinking and identity not in prompt:
             (_, program), (_, value) = tasks.answer_blocks(prompt)
             last = [line[8:] for line in program.split("\n")[1:-1]]
             output = make.trace(last, ast.literal_eval(value))[-1]
-            found["forgets"].append(tasks.answer_blocks(answer)[0][1] != show(output))
+            seen["forgets"].append(tasks.answer_blocks(answer)[0][1] != show(output))
     # A statement that changes nothing can be forgotten unseen, and one whose program without it is held out is not.
     shares = {"dull solve": make.DULL["solve"], "dull propose": make.DULL["propose"], "hasty": 1 - make.THINKS,
               "forgets": 0.8 * make.FORGETS}
     for name, share in shares.items():
-        slack = 4 * math.sqrt(share * (1 - share) / len(found[name]))
-        assert abs(statistics.mean(found[name]) - share) < slack, (name, len(found[name]))
+        slack = 4 * math.sqrt(share * (1 - share) / len(seen[name]))
+        assert abs(statistics.mean(seen[name]) - share) < slack, (name, len(seen[name]))
 
 
 @pytest.mark.parametrize("type", TYPES)

@@ -10,19 +10,19 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from html import escape as html_escape
 from pathlib import Path
 
 import pytest
 
 import browser
-from report import curves
-from report import measure
-import runfolder as record
-from report import page as report
+import runfolder
 import tasks
-import train
+from config import PRESETS, Config
 from executor import Executor, Job
+from report import __main__ as command
+from report import curves, findings, gallery, measure, overview, page, read
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a text may hold that a page, its script or a pattern could take for something else.
@@ -30,20 +30,22 @@ ODD = "<!-- <script> {{DATA}} \\1 \\g<0> \u2028\u2029 \ud800 \x00\x1b[2J &amp; `
 EVIL = "</script><script>document.title = 'broken'</script><img src=x onerror=\"document.title = 'broken'\">"
 
 
-def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int = 60, answers: int = 7) -> Path:
+def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int = 60, answers: int = 7,
+              types: tuple = ("deduction", "abduction", "induction")) -> Path:
     """A run folder as train.py would write it, with about `per_step` samples a step of `words` words of thinking. One
     proposal in eight fails the gate; one holds markup."""
     rng, folder = random.Random(seed), folder / f"made-{seed}"
     folder.mkdir(parents=True)
-    preset = vars(train.Config(**train.PRESETS["nano"]))
-    config = preset | {"preset": "nano", "name": f"made-{seed}", "seed": seed, "steps": steps, "kl_coef": 0.5}
+    preset = vars(Config(**PRESETS["nano"]))
+    config = preset | {"preset": "nano", "name": f"made-{seed}", "seed": seed, "steps": steps, "kl_coef": 0.5,
+                       "types": types}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preset.json").write_text(json.dumps(preset))
     (folder / "heldout.md").write_text(
         "Tasks of /some/where/heldout.jsonl:\n\n| type | depth | before | after |\n|---|---|---|---|\n"
         f"| deduction | all | 50.0 [40, 60] | 7{seed}.0 [60, 79] |\n| deduction | 1 | 51.0 [40, 60] | 2 |\n")
     lexicon = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(4000)]
-    shown: dict[str, list[str]] = {type: [] for type in tasks.TYPES}
+    shown: dict[str, list[str]] = {type: [] for type in types}
     metrics, samples = open(folder / "metrics.jsonl", "w"), open(folder / "samples.jsonl", "w")
 
     def thinking() -> str:
@@ -51,7 +53,7 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
     for step in range(1, steps + 1):
         line = {"step": step, "tokens_generated": 100, "tokens_trained": 90, "kl_sampler_trainer": 1e-9,
                 "tokens_per_second": 100.0, "seconds/rollout": 2.0, "seconds/update": 1.0}
-        for type in tasks.TYPES:
+        for type in types:
             line |= {f"valid/{type}": 0.875, f"gate/{type}/valid": 7, f"gate/{type}/no f": 1, f"solve_rate/{type}": 0.5,
                      f"learnability/{type}": 0.4, f"solved_of_{answers}/{type}": [1] * (answers + 1)}
             for role in ("propose", "solve"):
@@ -59,7 +61,7 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
                          ("reward", "entropy", "length", "zero_advantage")} | {f"cut_off/{role}/{type}": 0.0}
         metrics.write(json.dumps(line) + "\n")
         for number in range(max(1, per_step // (answers + 1))):
-            type = list(tasks.TYPES)[number % 3]
+            type = types[number % len(types)]
             k, n = rng.randrange(10_000), 4 if type == "induction" else 1
             program = (f"def f(x):\n    total = {k}\n    for i in range(x % 9):\n        total += i * {k % 7}\n"
                        "    return total")
@@ -86,57 +88,61 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
     return folder
 
 
+def history(samples: list[dict]) -> read.History:
+    return read.History(Path("x"), Config(name="x"), None, {}, [], samples)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """Two synthetic runs that differ in the seed, with a page of the first and one of both."""
     folder = tmp_path_factory.mktemp("runs")
     runs = [synthetic(folder, 12, 48, seed, words=12) for seed in (0, 1)]
-    report.write(runs[:1], folder / "one.html", folder / "png", workers=1, require="weak")
-    report.write(runs, folder / "both.html", workers=1, require="weak")
+    page.write_report(runs[:1], folder / "one.html", folder / "png", workers=1, require="weak")
+    page.write_report(runs, folder / "both.html", workers=1, require="weak")
     return folder
 
 
-def unpack(page: str, id: str):
-    text = re.search(rf'<script type="application/gzip" id="{id}">(.*?)</script>', page).group(1)
-    return json.loads(gzip.decompress(base64.b64decode(text)))
+def unpack(text: str, id: str):
+    packed = re.search(rf'<script type="application/gzip" id="{id}">(.*?)</script>', text).group(1)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
 # --------------------------------------------------------------------------------------------------------------
 # The page
 
 class Tags(html.parser.HTMLParser):
-    def __init__(self, page: str):
+    def __init__(self, text: str):
         super().__init__()
         self.tags = []
-        self.feed(page)
+        self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
 
 def test_page_holds_no_markup_of_the_model_and_nothing_from_outside(made):
-    page = (made / "one.html").read_text()
-    tags = Tags(page).tags
-    assert "onerror" not in page and "broken" not in page
+    text = (made / "one.html").read_text()
+    tags = Tags(text).tags
+    assert "onerror" not in text and "broken" not in text
     assert sum(tag == "script" and "type" not in attrs for tag, attrs in tags) == 1
     loaded = [attrs[name] for tag, attrs in tags for name in ("src", "href", "xlink:href") if name in attrs]
     assert all(link.startswith(("#", "data:")) for link in loaded)
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in text
 
 
 def test_ids_are_unique_and_every_figure_is_also_a_table(made):
-    page = (made / "both.html").read_text()
-    ids = [attrs["id"] for _, attrs in Tags(page).tags if "id" in attrs]
+    text = (made / "both.html").read_text()
+    ids = [attrs["id"] for _, attrs in Tags(text).tags if "id" in attrs]
     assert len(ids) == len(set(ids))
-    assert page.count("<figure ") == page.count("as a table</summary>") > 15
-    assert page.count("<svg ") == page.count('role="img"')
+    assert text.count("<figure ") == text.count("as a table</summary>") > 15
+    assert text.count("<svg ") == text.count('role="img"')
 
 
 def test_gallery_holds_every_sample_once_with_its_family(made):
     rows = [json.loads(line) for line in open(made / "made-0" / "samples.jsonl")]
-    page = (made / "one.html").read_text()
-    index = unpack(page, "index")
-    entries = [entry for i in range(-(-len(index["step"]) // index["chunk"])) for entry in unpack(page, f"chunk{i}")]
+    text = (made / "one.html").read_text()
+    index = unpack(text, "index")
+    entries = [entry for i in range(-(-len(index["step"]) // index["chunk"])) for entry in unpack(text, f"chunk{i}")]
     lines = [entry["line"] for entry in entries] + [a[-1] for entry in entries for a in entry["answers"]]
     assert sorted(lines) == list(range(1, len(rows) + 1))
     for i, entry in enumerate(entries):
@@ -148,8 +154,8 @@ def test_gallery_holds_every_sample_once_with_its_family(made):
 
 
 def test_runs_that_differ_in_the_seed_become_a_band_and_others_lines_of_their_own(made):
-    runs = [report.read_run(made / f"made-{seed}") for seed in (0, 1)]
-    (label,), (group,) = report.groups_of(runs).keys(), report.groups_of(runs).values()
+    runs = [read.read_history(made / f"made-{seed}") for seed in (0, 1)]
+    (label,), (group,) = read.group(runs).keys(), read.group(runs).values()
     assert label == "made (2 seeds)" and group == runs
     reward = next(m for m in curves.MEASURES if m.name == "reward")
     line = curves.panels_of(reward, {label: group}, 12)[0].lines[0]
@@ -157,25 +163,63 @@ def test_runs_that_differ_in_the_seed_become_a_band_and_others_lines_of_their_ow
     for i, step in enumerate(line.x):
         both = [value[step] for value in values]
         assert (line.low[i], line.high[i]) == (min(both), max(both)) and line.y[i] == pytest.approx(sum(both) / 2)
-    runs[1].config["lr"] = 1.0
-    panels = curves.panels_of(reward, report.groups_of(runs), 12)
+    runs[1].config.lr = 1.0
+    panels = curves.panels_of(reward, read.group(runs), 12)
     assert len(panels) == 6 and all(len(panel.lines) == 2 for panel in panels)
 
 
 def test_only_runs_that_differ_in_the_seed_are_one_group(made):
     def labels(**changes) -> list[str]:
-        runs = [report.read_run(made / f"made-{seed}") for seed in (0, 1)]
-        runs[1].config |= changes
-        return list(report.groups_of(runs))
+        runs = [read.read_history(made / f"made-{seed}") for seed in (0, 1)]
+        runs[1].config = replace(runs[1].config, **changes)
+        return list(read.group(runs))
     assert labels(model="/elsewhere/nano", workers=9) == ["made (2 seeds)"] and labels(seed=0) == ["made (2 runs)"]
     assert labels(model="/elsewhere/other") == labels(steps=99) == ["made-0", "made-1"]
-    assert report.NOT_SHARED - {"name", "seed"} == train.RUNNING_FLAGS - report.FILES - {"steps"}
 
 
 def test_compared_runs_stand_side_by_side(made):
-    page = (made / "both.html").read_text()
-    assert "Options in which the runs differ" in page and "50.0 [40, 60] to 71.0 [60, 79]" in page
+    text = (made / "both.html").read_text()
+    assert "Options in which the runs differ" in text and "50.0 [40, 60] to 71.0 [60, 79]" in text
     assert "Side by side" not in (made / "one.html").read_text()
+
+
+def test_a_new_task_type_is_on_the_page_of_a_run_that_has_it_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.TYPES, "fourth", replace(tasks.DEDUCTION, name="fourth", paper=False))
+    runs = [synthetic(tmp_path, 2, 32, seed, types=("deduction", *more)) for seed, more in ((0, ()), (1, ["fourth"]))]
+    texts = []
+    for run in runs:
+        page.write_report([run], run / "report.html", workers=1, require="weak")
+        texts.append((run / "report.html").read_text())
+    assert "fourth" not in texts[0] and unpack(texts[0], "index")["types"] == ["deduction"]
+    assert "fourth from" in texts[1] and unpack(texts[1], "index")["types"] == ["deduction", "fourth"]
+    assert "new_program/fourth" in read_measured(runs[1]).series
+
+
+def read_measured(folder: Path) -> read.History:
+    run = read.read_history(folder)
+    with Executor(1, require="weak", preload=("report.measure",)) as executor:
+        findings.measure_programs(run, executor)
+    return run
+
+
+def test_shares_of_gate_reasons_count_steps_in_which_nothing_was_solved(made, tmp_path):
+    folder = shutil.copytree(made / "made-0", tmp_path / "run")
+    (folder / "metrics.jsonl").write_text(
+        '{"step": 1, "gate/deduction/valid": 3, "gate/deduction/no f": 1, "solve_rate/deduction": 0.5}\n'
+        '{"step": 2, "gate/deduction/error": 4, "solve_rate/deduction": null}\n')
+    run = read.read_history(folder)
+    assert run.series["gate/deduction/no f"] == ([1, 2], [0.25, 0.0])
+    assert run.series["gate/deduction/error"] == ([1, 2], [0.0, 1.0])
+
+
+def test_an_older_run_is_read_and_its_options_are_told_as_they_are_now(made, tmp_path):
+    folder = shutil.copytree(made / "made-0", tmp_path / "run")
+    for name in ("config.json", "preset.json"):
+        options = json.loads((folder / name).read_text()) | {"reuse_probes": True, "solve_tasks": "this", "stream": True}
+        (folder / name).write_text(json.dumps(options))
+    run = read.read_history(folder)
+    assert run.config.solve_tasks == "probes" and [row[0] for row in overview.differences(run)] == \
+        [row[0] for row in overview.differences(read.read_history(made / "made-0"))]
 
 
 def test_references_to_both_copies_of_a_seed_are_found():
@@ -185,17 +229,17 @@ def test_references_to_both_copies_of_a_seed_are_found():
         return {"step": step, "kind": "propose", "type": type, "text": "", "task": task, "references": references}
     first = row(0, "deduction", "p", ["the identity program's"])
     copy = tasks.task_id(first["task"] | {"type": "abduction"})
-    run = report.Run(Path("x"), {}, {}, {}, [], [first, row(1, "abduction", "q", [copy])], 1)
-    assert [(e["refs"], e["elsewhere"]) for e in report.entries_of([run])] == [([], 1), ([0], 0)]
+    run = history([first, row(1, "abduction", "q", [copy])])
+    assert [(e["refs"], e["elsewhere"]) for e in gallery.entries_of([run])] == [([], 1), ([0], 0)]
 
 
-def drawn(name: str, run: report.Run, label: str = "a") -> list[str]:
+def drawn(name: str, run: read.History, label: str = "a") -> list[str]:
     chosen = next(m for m in curves.MEASURES if m.name == name)
     return [curves.svg(chosen, panel, "id") for panel in curves.panels_of(chosen, {label: [run], "b": [run]}, 12)]
 
 
 def test_plots_name_every_line_and_count_steps_in_whole_numbers(made):
-    run = report.read_run(made / "made-0")
+    run = read.read_history(made / "made-0")
     assert all(">no f<" in svg for svg in drawn("gate", run))  # the only reason
     assert all(">2.5<" not in svg and ">12<" in svg for svg in drawn("length", run))
     odd = "x\\g<0>\\1 <b>&"
@@ -203,17 +247,17 @@ def test_plots_name_every_line_and_count_steps_in_whole_numbers(made):
 
 
 def test_the_columns_of_learnability_are_steps(made):
-    run = report.read_run(made / "made-0")
+    run = read.read_history(made / "made-0")
     chosen = next(m for m in curves.MEASURES if m.name == "learnability")
     panels = curves.panels_of(chosen, {"a": [run]}, 12)
-    rows = re.findall(r"<tr><th scope=row>(.*?)</th><td>(.*?)</td>", curves.table(chosen, panels))
+    rows = re.findall(r"<tr><th scope=row>(.*?)</th><td>(.*?)</td>", curves.numbers_table(chosen, panels))
     assert rows == [("0", "-"), *((str(step), "0.125") for step in range(1, 13))]
 
 
 def test_overview_tells_options_results_and_pictures(made):
-    page = (made / "one.html").read_text()
-    assert "--kl_coef" in page and "--batch_size" not in page  # the latter is as in the preset
-    assert "70.0 [60, 79]" in page and "/some/where" not in page
+    text = (made / "one.html").read_text()
+    assert "--kl_coef" in text and "--batch_size" not in text  # the latter is as in the preset
+    assert "70.0 [60, 79]" in text and "/some/where" not in text
     assert {"reward.png", "learnability.png"} <= {path.name for path in (made / "png").iterdir()}
 
 
@@ -222,22 +266,22 @@ def test_overview_tells_options_results_and_pictures(made):
     ({"cut_off/propose/induction": [0.5] * 40}, "Clipped"), ({"valid/abduction": [0.0] * 40}, "Empty gate"),
     ({"new_program/deduction": [0.1] * 40}, "Collapse"), ({"kl_sampler_trainer": [0.5] * 40}, "Mismatch")])
 def test_warnings_in_plain_words(made, changes, word):
-    run = report.read_run(made / "made-0")
-    assert not any(line.startswith(word) for line in report.warnings_of(run))
+    run = read.read_history(made / "made-0")
+    assert not any(line.startswith(word) for line in overview.troubles(run))
     run.series |= {key: (list(range(40)), values) for key, values in changes.items()}
-    assert any(line.startswith(word) for line in report.warnings_of(run))
+    assert any(line.startswith(word) for line in overview.troubles(run))
 
 
 def test_monitor_finds_talk_and_forbidden_programs_and_escapes_them():
     def row(text, verdict="valid"):
         return {"step": 3, "type": "deduction", "kind": "propose", "role": "propose", "text": text, "verdict": verdict}
-    run = report.Run(Path("x"), {"name": "x"}, {}, {}, [], [
+    run = history([
         row("The aim is to Outsmart all these <b>humans</b></think>fine"), row("an escape character</think>x"),
-        row("plain</think><answer>import os", "import not allowed")], 1)
-    found = report.monitor([run])
-    assert "Outsmart" in found and "&lt;b&gt;" in found and "import os" in found and "escape character" not in found
+        row("plain</think><answer>import os", "import not allowed")])
+    text = page.monitor([run])
+    assert "Outsmart" in text and "&lt;b&gt;" in text and "import os" in text and "escape character" not in text
     run.samples = [row(f"{EVIL} sandbox {ODD}</think>", "import not allowed")]
-    assert "<script" not in report.monitor([run]) and "<!--" not in report.monitor([run])
+    assert "<script" not in page.monitor([run]) and "<!--" not in page.monitor([run])
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -248,9 +292,9 @@ def test_measures_of_programs():
     renamed = "def f(number):\n    # adds\n    s = 0\n    for k in range(number):\n        s += k\n    return s"
     formula = "def f(x):\n    return max(0, x * (x - 1) // 2)"
     hostile = "def f(x):\n    while True: pass"
-    with Executor(1, require="weak", preload=("measure",)) as executor:
+    with Executor(1, require="weak", preload=("report.measure",)) as executor:
         a, b, c, d = [runs[0] for runs in executor.run([
-            Job("from measure import measure", ((program, "3"),), "measure")
+            Job("from report.measure import measure", ((program, "3"),), "measure")
             for program in (loop, renamed, formula, hostile)])]
     assert a.value["key"] == b.value["key"] != c.value["key"]
     assert a.value["executed"] == 1 + 4 + 3 + 1 and c.value["executed"] == 1  # lines: y, for, body, return
@@ -258,7 +302,7 @@ def test_measures_of_programs():
     negative_differs = a.value["behaviour"] == b.value["behaviour"]
     assert negative_differs and a.value["cyclomatic"] in (2, None)
     assert d.kind == "ok" and d.value["executed"] is None or d.kind == "timeout"
-    near, far, same = report.distances([a.value["fingerprint"], c.value["fingerprint"], b.value["fingerprint"]])
+    near, far, same = findings.distances([a.value["fingerprint"], c.value["fingerprint"], b.value["fingerprint"]])
     assert near == 1.0 and 0 < far < 1 and same == 0
 
 
@@ -279,7 +323,7 @@ def replaced(old: str, new: str):
 
 @pytest.mark.parametrize("damage, says", [
     (lambda folder: (folder / "config.json").unlink(), "not a run folder"),
-    (lambda folder: (folder / "config.json").write_text("{"), "config.json: not what"),
+    (lambda folder: (folder / "config.json").write_text("{"), "not a run folder"),
     (lambda folder: (folder / "metrics.jsonl").unlink(), "train some steps"),
     (lambda folder: (folder / "metrics.jsonl").write_text(""), "train some steps"),
     (lambda folder: (folder / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"st'), "metrics.jsonl, line 2"),
@@ -293,7 +337,7 @@ def test_bad_input_is_one_line_and_loses_nothing(made, tmp_path, capsys, damage,
     folder = shutil.copytree(made / "made-0", tmp_path / "run")
     (folder / "report.html").write_text("the page before")
     damage(folder)
-    assert report.main([str(folder), "--require", "weak", "--workers", "1"]) == 2
+    assert command.main([str(folder), "--require", "weak", "--workers", "1"]) == 2
     told = capsys.readouterr().err
     assert says in told and told.count("\n") == 1
     assert (folder / "report.html").read_text() == "the page before" and not list(folder.glob("*.new"))
@@ -301,7 +345,7 @@ def test_bad_input_is_one_line_and_loses_nothing(made, tmp_path, capsys, damage,
 
 @pytest.mark.parametrize("out, says", [("", "is a folder"), ("nowhere/page.html", "its folder is not there")])
 def test_a_page_that_cannot_be_written_is_told_at_once(made, tmp_path, capsys, out, says):
-    assert report.main([str(made / "made-0"), "--out", str(tmp_path / out)]) == 2
+    assert command.main([str(made / "made-0"), "--out", str(tmp_path / out)]) == 2
     assert says in capsys.readouterr().err and list(tmp_path.iterdir()) == []
 
 
@@ -312,7 +356,7 @@ def test_odd_but_readable_files_make_a_page(made, tmp_path):
     (folder / "metrics.jsonl").write_text(
         '{"step": 0, "heldout": {"deduction/1": 0.5}, "gate/deduction/valid": null}\n')
     (folder / "samples.jsonl").unlink()
-    report.write([folder], tmp_path / "page.html", workers=1, require="weak")
+    page.write_report([folder], tmp_path / "page.html", workers=1, require="weak")
     assert "Held-out accuracy as a table" in (tmp_path / "page.html").read_text()
 
 
@@ -321,31 +365,31 @@ def test_a_page_can_be_made_while_a_line_is_being_written(tmp_path):
     for name in ("metrics.jsonl", "samples.jsonl"):
         with open(folder / name, "a") as file:
             file.write('{"step": 3, "rew')
-    assert report.read_run(folder).metrics[-1]["step"] == 2
+    assert read.read_history(folder).metrics[-1]["step"] == 2
 
 
 def test_a_failing_report_costs_a_line_not_the_run(tmp_path):
     said = []
-    report.of_run(tmp_path, 1, "weak", said.append)
+    page.of_run(tmp_path, 1, "weak", said.append)
     assert len(said) == 1 and "no report" in said[0]
 
 
 def test_nothing_that_training_calls_imports_it_or_what_it_needs():
-    for name, absent in (("report", {"train", "model", "torch"}), ("record", {"train", "report"})):
+    for name, absent in (("report.page", {"train", "model"}), ("runfolder", {"train", "report.page"})):
         code = f"import sys, {name}; sys.exit(bool({absent} & set(sys.modules)))"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_machine_without_git_can_train(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    assert record.machine("cpu")["commit"] == "unknown"
+    assert runfolder.machine("cpu")["commit"] == "unknown"
 
 
 def test_mirrors_get_every_number_and_none_that_fails_ends_the_run(tmp_path, monkeypatch):
-    cfg, said, got = train.Config(tensorboard=True, wandb=True, name="x"), [], []
+    cfg, said, got = Config(tensorboard=True, wandb=True, name="x"), [], []
     for name in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert record.mirrors(cfg, tmp_path, 0, said.append) == [] and all("pip install" in line for line in said)
+    assert runfolder.mirrors(cfg, tmp_path, 0, said.append) == [] and all("pip install" in line for line in said)
 
     class Wandb:
         ids = []
@@ -353,14 +397,14 @@ def test_mirrors_get_every_number_and_none_that_fails_ends_the_run(tmp_path, mon
         log = staticmethod(lambda values, step: got.append((step, values)))
     monkeypatch.setitem(sys.modules, "wandb", Wandb)
     cfg.tensorboard, said = False, []
-    (mirror,) = record.mirrors(cfg, tmp_path, 0, said.append)
+    (mirror,) = runfolder.mirrors(cfg, tmp_path, 0, said.append)
     line = {"step": 2, "a": 1.5, "none": None, "list": [1], "heldout": {"deduction/1": 0.5}}
     mirror(line)
     assert got == [(2, {"step": 2, "a": 1.5, "heldout/deduction/1": 0.5})] and said == []
 
     # another run of that name is another run; a resumed one is the same
-    record.mirrors(cfg, tmp_path, 2, said.append), (tmp_path / "other").mkdir()
-    record.mirrors(cfg, tmp_path / "other", 0, said.append)
+    runfolder.mirrors(cfg, tmp_path, 2, said.append), (tmp_path / "other").mkdir()
+    runfolder.mirrors(cfg, tmp_path / "other", 0, said.append)
     assert Wandb.ids[0] == Wandb.ids[1] != Wandb.ids[2]
 
     def fail(*_, **__):
@@ -369,13 +413,13 @@ def test_mirrors_get_every_number_and_none_that_fails_ends_the_run(tmp_path, mon
     mirror(line), mirror(line)
     assert said == ["note: --wandb stopped (RuntimeError: no login); metrics.jsonl goes on"]
     Wandb.init = staticmethod(fail)
-    assert record.mirrors(cfg, tmp_path, 0, said.append) == [] and "no login" in said[-1] and "\n" not in said[-1]
+    assert runfolder.mirrors(cfg, tmp_path, 0, said.append) == [] and "no login" in said[-1] and "\n" not in said[-1]
 
 
 def test_tensorboard_holds_what_metrics_hold(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for step in (0, 1):  # the second time as after --resume
-        (mirror,) = record.mirrors(train.Config(tensorboard=True), tmp_path, step, pytest.fail)
+        (mirror,) = runfolder.mirrors(Config(tensorboard=True), tmp_path, step, pytest.fail)
         mirror({"step": step + 1, "reward/solve/deduction": step / 4, "solved_of_8/deduction": [1]})
     found = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     found.Reload()
@@ -383,55 +427,17 @@ def test_tensorboard_holds_what_metrics_hold(tmp_path):
 
 
 def test_long_texts_are_cut_so_that_the_page_stays_small(made):
-    run = report.read_run(made / "made-0")
-    data, said = report.gallery([run], 41_000)
+    run = read.read_history(made / "made-0")
+    data, said = gallery.gallery([run], 41_000)
     assert len(data) < 41_500
     assert "left out" in said and "characters left out" in json.dumps(unpack(data, "chunk0"))
     assert len(unpack(data, "index")["step"]) == sum(s["kind"] == "propose" for s in run.samples)
 
 
 def test_of_large_files_whole_steps_are_left_out(made, monkeypatch):
-    monkeypatch.setattr(report, "MOST_BYTES", (made / "made-0" / "samples.jsonl").stat().st_size // 3)
-    run = report.read_run(made / "made-0")
+    monkeypatch.setattr(read, "MOST_BYTES", (made / "made-0" / "samples.jsonl").stat().st_size // 3)
+    run = read.read_history(made / "made-0")
     assert run.every == 4 and {s["step"] for s in run.samples} == {4, 8, 12}
-
-
-# --------------------------------------------------------------------------------------------------------------
-# tasks.py show
-
-def test_show_prints_a_task_and_what_the_gate_says(made, tmp_path, capsys):
-    lines = (ROOT / "nano" / "heldout.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "few.jsonl").write_text("".join(lines[:3]))
-
-    def show(program: str, *flags):
-        (tmp_path / "p.py").write_text(program)
-        assert tasks.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
-                           str(tmp_path / "p.py"), *flags]) == 0
-        return capsys.readouterr().out
-    assert "The answer: " in show("def f(x):\n    return x") and "gate: valid; output 'ab'" in show(
-        "def f(x, y):\n    return x + y", "--input", "'a', 'b'")
-    assert "gate: import not allowed" in show("import os\ndef f(x):\n    return x")
-    assert tasks.main(["show", str(made / "made-0"), "--number", "2", "--require", "weak"]) == 0
-    assert "def f(x):" in capsys.readouterr().out
-    (tmp_path / "p.py").write_bytes(b"\xff\x84")
-    assert tasks.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
-                       str(tmp_path / "p.py"), "--input", ""]) == 0
-    assert "gate: does not parse" in capsys.readouterr().out
-
-
-def test_show_says_in_one_line_what_cannot_be_read(made, tmp_path, capsys):
-    damaged = shutil.copytree(made / "made-0", tmp_path / "damaged")
-    lines = (damaged / "samples.jsonl").read_text().split('"task": ', 1)
-    (damaged / "samples.jsonl").write_text('"task": 3, "x": '.join(lines))
-    (tmp_path / "bytes").write_bytes(b"\xff\x84\n")
-    for name, says, status in (("nix", "nix", 1), ("damaged", "samples.jsonl, line", 2), ("bytes", "bytes, line 1", 2)):
-        assert tasks.main(["show", str(tmp_path / name), "--require", "weak"]) == status
-        told = capsys.readouterr().err
-        assert says in told and told.count("\n") == 1
-
-
-def test_terminal_output_cannot_steer_the_terminal():
-    assert tasks.printable("a\x1b[2Jb\n\tc\x07") == "a�[2Jb\n\tc�"
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -443,10 +449,10 @@ needs_browser = pytest.mark.skipif(bool(browser.missing()), reason=browser.missi
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(made, width):
-    page = made / "one.html"
-    total = len(unpack(page.read_text(), "index")["step"])
+    path = made / "one.html"
+    total = len(unpack(path.read_text(), "index")["step"])
     with browser.Browser(width, 844) as b:
-        b.open(page.as_uri())
+        b.open(path.as_uri())
         b.until("document.querySelectorAll('#list li').length > 0")
         count = "parseInt(document.getElementById('count').textContent.replace(',', ''))"
         assert b.js(f"return {count}") == total
@@ -509,7 +515,7 @@ def test_in_a_browser(made, width):
         assert b.js("return document.documentElement.scrollWidth <= innerWidth")
         assert b.js("return document.title") == "made-0: what it learned"
         console, asked = b.logs()
-        assert console == [] and all(url.startswith(("data:", page.as_uri())) for url in asked)
+        assert console == [] and all(url.startswith(("data:", path.as_uri())) for url in asked)
 
 
 @pytest.mark.slow
@@ -518,16 +524,16 @@ def test_50_000_samples_make_a_page_of_15_mb(tmp_path):
     folder = synthetic(tmp_path, 500, 120, words=60)
     rows = sum(1 for _ in open(folder / "samples.jsonl"))
     started = time.monotonic()
-    done = subprocess.run([sys.executable, str(ROOT / "report.py"), str(folder), "--require", "weak"], text=True,
-                          capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "report", str(folder), "--require", "weak"], text=True,
+                          cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
-    page = folder / "report.html"
+    path = folder / "report.html"
     print(f"{rows} samples, {(folder / 'samples.jsonl').stat().st_size / 1e6:.0f} MB;"
           f" {time.monotonic() - started:.1f} s of wall time; {done.stdout.strip()}")
-    assert rows >= 50_000 and page.stat().st_size <= 15e6
+    assert rows >= 50_000 and path.stat().st_size <= 15e6
     if not browser.missing():
         with browser.Browser() as b:
-            b.open(page.as_uri())
+            b.open(path.as_uri())
             b.until("document.querySelectorAll('#list li').length > 0")
             print("paint:", b.js("return performance.getEntriesByType('paint').map(e => [e.name, e.startTime])"),
                   "listed:", b.js("return performance.now()"), os.getloadavg())

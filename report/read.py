@@ -1,0 +1,170 @@
+"""
+Reading runs: `read_history` makes a History of a run folder, `group` puts those together that differ only in their
+seed. No model text is parsed here.
+"""
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+import runfolder
+import tasks
+from config import Config, UserError, read_config
+
+MOST_BYTES = 300 * 2**20   # of a samples.jsonl that is read whole; of larger ones every k-th step
+ROLES = ("propose", "solve")
+
+
+@dataclass
+class History:
+    """What a run folder holds. series and lists: {key: (steps, values)} of numbers, and of lists of numbers; the keys
+    are those of metrics.jsonl, and findings.py adds its own."""
+    folder: Path
+    config: Config
+    preset: Config | None            # the options as the preset has them; None if the run did not note them
+    machine: dict
+    metrics: list[dict]
+    samples: list[dict]              # the lines of samples.jsonl, each with its number as "line"
+    every: int = 1                   # the samples are those of every so-manieth step
+    series: dict = field(default_factory=dict)
+    lists: dict = field(default_factory=dict)
+    measured: int = 0                # programs measured, of so many valid proposals with a program of their own
+    programs: int = 0
+
+    @property
+    def name(self) -> str:
+        return str(self.config.name or self.folder.name)
+
+    @property
+    def last_step(self) -> int:
+        return self.metrics[-1]["step"]
+
+
+def note(history: History, key: str, step: int, value: float) -> None:
+    steps, values = history.series.setdefault(key, ([], []))
+    steps.append(step)
+    values.append(value)
+
+
+def types_of(histories: list[History]) -> list[str]:
+    """The task types that there are samples of, in the order of tasks.TYPES."""
+    met = {sample["type"] for history in histories for sample in history.samples}
+    return [name for name in tasks.TYPES if name in met]
+
+
+def read_history(folder: Path) -> History:
+    """UserError where there is no run, or nothing in it yet."""
+    config = read_config(folder)
+    preset = read_config(folder, "preset.json") if (folder / "preset.json").exists() else None
+    metrics_file, samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
+    metrics = runfolder.read_lines(metrics_file) if metrics_file.exists() else []
+    for number, line in enumerate(metrics, 1):
+        check(is_metrics, line, metrics_file, number)
+    if not metrics:
+        raise UserError(f"{folder}: no step in its metrics.jsonl yet; train some steps first")
+    every = 1 + samples_file.stat().st_size // MOST_BYTES if samples_file.exists() else 1
+    samples = read_samples(samples_file, every) if samples_file.exists() else []
+    history = History(folder, config, preset, read_machine(folder / "machine.json"), metrics, samples, every)
+    note_metrics(history)
+    note_gate_shares(history)
+    return history
+
+
+def read_machine(path: Path) -> dict:
+    try:
+        machine = json.loads(path.read_bytes()) if path.exists() else {}
+    except ValueError:
+        machine = None
+    if not isinstance(machine, dict):
+        raise UserError(f"{path}: not what train.py wrote")
+    return machine
+
+
+def read_samples(path: Path, every: int) -> list[dict]:
+    samples = []
+    for number, sample in enumerate(runfolder.read_lines(path, every), 1):
+        if sample is not None:
+            check(is_sample, sample, path, number)
+            samples.append(sample | {"line": number})
+    return samples
+
+
+def check(is_right, line: dict, path: Path, number: int) -> None:
+    try:
+        right = isinstance(line["step"], int) and is_right(line)
+    except (KeyError, TypeError):
+        right = False
+    if not right:
+        raise UserError(f"{path}, line {number}: not a line that train.py wrote")
+
+
+def is_metrics(line: dict) -> bool:
+    return all(value is None or isinstance(value, (int, float, list, dict)) for value in line.values())
+
+
+def is_sample(line: dict) -> bool:
+    """Whether the page can show it: what it reads is there (else KeyError or TypeError), and of the right type."""
+    texts = [*(line[key] for key in ("kind", "text", "prompt", "verdict")), *line.get("references", [])]
+    numbers = [line.get(key) for key in ("reward", "solve_rate", "tokens")]
+    if "task" in line:
+        task = line["task"]
+        texts += [task["type"], task["program"], task["message"], *task["inputs"], *task["outputs"]]
+        if not 0 < len(task["inputs"]) == len(task["outputs"]):
+            return False
+    return (all(isinstance(text, str) for text in texts) and line["role"] in ROLES and line["type"] in tasks.TYPES
+            and all(isinstance(number, (int, float, type(None))) for number in numbers))
+
+
+def note_metrics(history: History) -> None:
+    """Series of all that a step's line has, but for its counts of gate reasons."""
+    for line in history.metrics:
+        for key, value in line.items():
+            if key == "heldout" and isinstance(value, dict):
+                for name in tasks.TYPES:
+                    rates = [rate for cell, rate in value.items() if cell.startswith(f"{name}/")]
+                    if rates:
+                        note(history, f"accuracy/{name}", line["step"], float(np.mean(rates)))
+            elif isinstance(value, list):
+                steps, values = history.lists.setdefault(key, ([], []))
+                steps.append(line["step"])
+                values.append(value)
+            elif isinstance(value, (int, float)) and not key.startswith("gate/"):
+                note(history, key, line["step"], value)
+
+
+def note_gate_shares(history: History) -> None:
+    """Of a step's proposals of a type, the share that met each reason. A line only has the reasons that were met."""
+    reasons: dict[str, dict] = defaultdict(dict)  # type: its keys gate/TYPE/REASON, in order
+    for line in history.metrics:
+        for key in line:
+            if key.startswith("gate/"):
+                reasons[key.split("/")[1]][key] = None
+    for line in history.metrics:
+        for keys in reasons.values():
+            counts = [line.get(key) or 0 for key in keys]
+            for key, count in zip(keys, counts):
+                if sum(counts):
+                    note(history, key, line["step"], count / sum(counts))
+
+
+def group(histories: list[History]) -> dict[str, list[History]]:
+    """{label: runs of one experiment}: they differ only in options that are a run's own, such as name and seed. Of
+    files the names count, not the folders."""
+    alike: dict[str, list[History]] = defaultdict(list)
+    for history in histories:
+        options = {f.name: getattr(history.config, f.name) for f in fields(Config) if not f.metadata["own"]}
+        alike[json.dumps({name: Path(value).name if isinstance(value, str) else value
+                          for name, value in options.items()})].append(history)
+    labels: dict[str, list[History]] = {}
+    for members in alike.values():
+        label = members[0].name
+        if len(members) > 1:
+            of = "seeds" if len({member.config.seed for member in members}) == len(members) else "runs"
+            label = f"{re.sub(r'[-_ ]?(seed)?[-_ ]?[0-9]+$', '', label) or label} ({len(members)} {of})"
+        while label in labels:
+            label += "'"
+        labels[label] = members
+    return labels
