@@ -1,11 +1,12 @@
 """
-The three task types of Absolute Zero, as data plus a few functions (paper section 3.2).
+The three task types of Absolute Zero, as data plus a few functions (paper section 3.2), and the official code's fourth.
 
 A triplet is (program, input, output); each task type hides one of the three:
 
     deduction   program + input  -> output      the answer is a literal
     abduction   program + output -> input       the answer is a call's arguments, any that give the output
     induction   examples + message -> program   the answer is a program, judged on hidden examples
+    error       program + input  -> exception   the answer is its name, or NoError; off unless --types has it
 
 Every response, in both roles, reads `<think>...</think><answer>...</answer>` and gives what it has to give in
 fenced blocks (```python, ```input, ```output, ```message), in any order. The prompt ends inside the think tag.
@@ -210,7 +211,41 @@ INDUCTION = TaskType(
     given_program=True,
     gives_programs=False,
 )
-TYPES = {type.name: type for type in (DEDUCTION, ABDUCTION, INDUCTION)}
+
+
+def raised(outcome: Outcome) -> Outcome:
+    """The name of the exception as the value, NoError where there was none."""
+    if outcome.kind not in ("ok", "error"):
+        return outcome
+    return Outcome("ok", outcome.error.split(":")[0] if outcome.kind == "error" else "NoError")
+
+
+def exception_name(text: str) -> str:
+    """The name in an answer, which may go on with a message as a traceback's last line does; case does not count."""
+    return text.strip().split(":")[0].rstrip().lower()
+
+
+# The official code's fourth type, off in its recipe and here; the paper has three.
+ERROR = TaskType(
+    name="error",
+    proposal="Invent a Python program together with one input for it. A solver will see the program and the input and"
+    " must say which exception `f` raises, if any, so choose a computation that fails, or seems to, in a way that"
+    " takes careful reasoning to foresee.\n" + PROGRAM_RULES + PROPOSAL_FORM,
+    solution="Work out whether `f` raises an exception for the input below. The answer is the name of its class, or"
+    " NoError if there is none, in exactly this form:\n<answer>\n```output\nNoError\n```\n</answer>",
+    show_reference=lambda task: show_triplet(task)[:2] + [("output", task.outputs[0])],
+    show_task=lambda task: show_triplet(task)[:2],
+    draft=code_and_input,
+    answer=("output",),
+    reader="",
+    attempt=lambda task, text, _: [Outcome("ok", exception_name(text))],
+    targets=lambda task: (task.outputs[0].lower(),),
+    hidden=lambda task: task.outputs[0],
+    gives_programs=False,
+    observe=raised,
+    paper=False,
+)
+TYPES = {type.name: type for type in (DEDUCTION, ABDUCTION, INDUCTION, ERROR)}
 
 
 # ----------------------------------------------------------------------------------------------------------------

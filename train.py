@@ -448,10 +448,10 @@ def seed_buffers(run: Training, log: Log) -> None:
         for task in fitting_tasks(run, cfg.seed_tasks):
             run.buffers.add(task)
     given = {name for name, buffer in run.buffers.train.items() if buffer}
-    for type in TYPES.values():
+    wanted = [type for type in TYPES.values() if type.paper and type.gives_programs or type.name in cfg.types]
+    for type in wanted:
         if type.name not in given:
             run.buffers.add(tasks.identity_task(type, cfg.n_inputs))
-    wanted = [type for type in TYPES.values() if type.paper and type.gives_programs or type.name in cfg.types]
     for types in shared_seeds(wanted):
         if not {type.name for type in types} <= given:
             grow(run, log, types, target)

@@ -1,5 +1,6 @@
 """
-Held-out self-play tasks: how many of them the policy solves, by task type and depth. Used by train.py and eval.py.
+Held-out self-play tasks: how many of them the policy solves, by task type and depth, while it trains (train.py) and
+as tables (train.py, summary.py). Nothing here loads the tables of benchmarks, unless --eval_tasks names some.
 """
 from collections import Counter
 from collections.abc import Callable
@@ -45,8 +46,8 @@ def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
     return encode(policy, prompt, chat=style.name == "chat")
 
 
-def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
-          n: int = 1, temperature: float = 0.0, seed: int = 0, **sampling) -> Scores:
+def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
+            n: int = 1, temperature: float = 0.0, seed: int = 0, **sampling) -> Scores:
     """n answers to each task, judged; greedy ones if not told otherwise. An answer counts if it is correct and
     well-formed; a task whose prompt does not fit into the model counts as never solved. `sampling` goes to `generate`:
     slots, kv_gb."""
@@ -65,20 +66,21 @@ def score(policy: Policy, executor: Executor, style: Style, heldout: list[Task],
 
 def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
                 seed: int, **sampling) -> list[Task]:
-    """The run's own held-out tasks, the newest `limit` per type. Its induction proposer only ever sees trained
-    programs, so inputs and messages for held-out programs are asked of `policy` here, where nothing is trained on; give
-    the starting policy, so that the trained one does not choose its own examination."""
+    """The run's own held-out tasks, the newest `limit` per type. Proposers that are given a program only ever see
+    trained ones, so their tasks on held-out programs are asked of `policy` here, where nothing is trained on; give the
+    starting policy, so that the trained one does not choose its own examination."""
     chosen = [task for name in TYPES for task in buffers.heldout[name][max(0, len(buffers.heldout[name]) - limit):]]
     programs = list({task.key: task for task in chosen if TYPES[task.type].gives_programs}.values())
-    prompts = [to_ids(policy, style, tasks.propose_prompt(style, tasks.INDUCTION, [task])) for task in programs]
+    asked = [(type, task) for type in TYPES.values() if type.given_program for task in programs]
+    prompts = [to_ids(policy, style, tasks.propose_prompt(style, type, [task])) for type, task in asked]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, **sampling)
-    proposals = [(tasks.INDUCTION, decode(policy, sample.ids), programs[i]) for i, [sample] in zip(fits, samples)]
+    proposals = [(asked[i][0], decode(policy, sample.ids), asked[i][1]) for i, [sample] in zip(fits, samples)]
     gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
     return chosen + [result.task for result in gated if result.task]
 
 
-def table(before: Scores | None, after: Scores) -> str:
+def accuracy_table(before: Scores | None, after: Scores) -> str:
     """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
     def percent(correct: int, count: int) -> str:
         low, high = wilson(correct, count)
@@ -105,33 +107,33 @@ def table(before: Scores | None, after: Scores) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # What a run of train.py (its Training) evaluates: every --eval_every steps, and at its end
 
-def score_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> Scores:
-    return score(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature, run.cfg.seed,
-                 slots=run.cfg.slots, kv_gb=run.kv_gb)
+def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> Scores:
+    return examine(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature, run.cfg.seed,
+                   slots=run.cfg.slots, kv_gb=run.kv_gb)
 
 
 def evaluations(run) -> dict:
     """What --eval_every asks for, by its names in metrics.jsonl."""
     cfg, scores, heldout = run.cfg, {}, run.heldout_file[:run.cfg.eval_limit]
     if heldout:
-        scores["heldout"] = score_in(run, heldout).rates()
+        scores["heldout"] = examine_in(run, heldout).rates()
     if heldout and cfg.eval_samples:
-        scores["heldout_sampled"] = score_in(run, heldout, cfg.eval_samples, cfg.temperature).rates()
+        scores["heldout_sampled"] = examine_in(run, heldout, cfg.eval_samples, cfg.temperature).rates()
     if run.benchmarks:
-        import eval as evaluation
-        with evaluation.scorer(cfg.workers, cfg.require) as executor:
-            scores["eval"] = evaluation.rates(run.policy, run.benchmarks, "chat" if cfg.prompt == "chat" else "azr",
-                                              executor, cfg.max_new_tokens, cfg.slots, run.kv_gb)
+        from benchmarks import stages
+        with stages.scorer(cfg.workers, cfg.require) as executor:
+            scores["eval"] = stages.rates(run.policy, run.benchmarks, "chat" if cfg.prompt == "chat" else "azr",
+                                          executor, cfg.max_new_tokens, cfg.slots, run.kv_gb)
     return scores
 
 
 def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -> list:
     """What --eval_tasks names; UserError."""
-    import eval as evaluation  # with the benchmarks' tables, which nothing else here needs
+    from benchmarks import stages  # with the benchmarks' tables, which nothing else here needs
     try:
-        return evaluation.prepare(evaluation.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
-                                  executor, Style(cfg.prompt), cfg.eval_limit, note=say)
-    except (evaluation.DataError, ValueError) as error:
+        return stages.prepare(stages.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
+                              executor, Style(cfg.prompt), cfg.eval_limit, note=say)
+    except (stages.DataError, ValueError) as error:
         raise UserError(f"--eval_tasks: {error}") from error
 
 
@@ -145,7 +147,7 @@ def before_and_after(run, starting_policy: AbstractContextManager, say: Callable
         sets = {f"Held-out tasks of {cfg.heldout_tasks}": run.heldout_file[:cfg.eval_limit],
                 "Tasks of this run's own held-out programs": own}
         say(f"evaluating on {sum(map(len, sets.values()))} held-out tasks, before and after")
-        before = {title: score_in(replace(run, policy=policy), heldout) for title, heldout in sets.items() if heldout}
+        before = {title: examine_in(replace(run, policy=policy), heldout) for title, heldout in sets.items() if heldout}
     for title in before:
-        text += f"{title}:\n\n{table(before[title], score_in(run, sets[title]))}\n"
+        text += f"{title}:\n\n{accuracy_table(before[title], examine_in(run, sets[title]))}\n"
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"

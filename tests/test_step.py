@@ -315,7 +315,7 @@ def test_entropy_bonus_raises_entropy(run):
 def test_a_step_has_the_papers_batches(run):
     rows, metrics = train_step(run)
     counts = Counter((row.kind, row.type) for row in rows)
-    for type in tasks.TYPES:
+    for type in run.cfg.types:
         assert counts["propose", type] == counts["solve", type] == 3
         valid = sum(row.kind == "propose" and row.type == type and row.solve_rate is not None for row in rows)
         assert counts["probe", type] == 3 * valid
@@ -330,7 +330,7 @@ def test_a_step_has_the_papers_batches(run):
 
 def test_advantages_are_standard_within_each_type_and_role(run):
     rows, _ = train_step(run)
-    for type in tasks.TYPES:
+    for type in run.cfg.types:
         for kind in ("propose", "solve"):
             group = torch.tensor([row.advantage for row in rows if (row.type, row.kind) == (type, kind)
                                   and not (kind == "propose" and run_heldout([row], run))])
@@ -393,7 +393,7 @@ def test_the_solver_gets_the_tasks_of_the_chosen_step_first(run, newest):
     run.step = 2
     rows, _ = train_step(run)
     wanted = {"this": 2, "previous": 1}[newest]
-    for type in tasks.TYPES:
+    for type in run.cfg.types:
         new = sum(task.step == wanted for task in run.buffers.train[type])
         got = Counter(row.task.step for row in rows if row.kind == "solve" and row.type == type)
         assert got[wanted] == min(3, new)
@@ -404,7 +404,7 @@ def test_the_solver_gets_the_tasks_of_the_chosen_step_first(run, newest):
     dict(solve_tasks="probes", advantage="trr++"), dict(solve_tasks="probes"), dict(advantage="reinforce++"),
     dict(train_propose=False), dict(references=0), dict(whitening="token", loss_mean="token"), dict(loss_mean="group"),
     dict(extreme_reward=-0.5, solve_weight=2.0), dict(kl_coef=0.1, entropy_coef=0.01), dict(epochs=2, minibatches=2),
-    dict(types=["deduction"]), dict(types=["abduction", "deduction"]), dict(types=["induction"]),
+    dict(types=["deduction"]), dict(types=["abduction", "deduction"]), dict(types=["induction"]), dict(types=["error"]),
     dict(temperature=0.7), dict(checkpoint_layers=True)], ids=str)
 def test_every_switch_runs_a_step(run, changes):
     for name, value in changes.items():
@@ -464,7 +464,9 @@ def test_a_seed_file_replaces_seeding(run, tmp_path, monkeypatch):
 def test_seeding_grows_from_the_identity_alone(run, tmp_path):
     run.buffers, run.step, run.cfg.seed_factor = tasks.Buffers(100), 0, 2
     train.seed_buffers(run, runfolder.Log(tmp_path, -1, [0, 0]))
-    for type, buffer in run.buffers.train.items():
+    assert not run.buffers.train["error"], "a type that is off is not seeded"
+    for type in run.cfg.types:
+        buffer = run.buffers.train[type]
         assert buffer[0].program == tasks.IDENTITY and 1 < len(buffer) <= 6
         assert len({repr((task.program, task.inputs)) for task in buffer}) == len(buffer)
         assert all(task.type == type and task.step == 0 for task in buffer)

@@ -14,7 +14,7 @@ from sandbox import parsing
 from sandbox.values import same_value, show
 import tasks
 from executor import Executor, Outcome
-from tasks import ABDUCTION, DEDUCTION, INDUCTION, TYPES, Buffers, Style, Task
+from tasks import ABDUCTION, DEDUCTION, ERROR, INDUCTION, TYPES, Buffers, Style, Task
 
 nan, inf = math.nan, math.inf
 PLUS_ONE = "def f(x):\n    return x + 1"
@@ -643,7 +643,7 @@ def test_prompts_of_a_kind_share_their_instructions_as_a_prefix(style, type):
 def test_prompts_of_different_kinds_differ():
     for style in STYLES.values():
         kinds = [tasks.build_prompt(style, role, type, []) for role in ("propose", "solve") for type in TYPES.values()]
-        assert len(set(kinds)) == 6
+        assert len(set(kinds)) == 2 * len(TYPES)
 
 
 @pytest.mark.parametrize("n", [4, 10])
@@ -804,7 +804,7 @@ def test_the_identity_tasks_are_what_the_gate_would_make_of_them(ex, type, n):
     blocks += [("message", task.message)] if type is INDUCTION else [("python", task.program)]
     assert gate_one(ex, response(*blocks), type, task, n_inputs=n).task == task
     answer = {"deduction": ("output", "'Hello world'"), "abduction": ("input", "'Hello world'"),
-              "induction": ("python", "def f(z):\n    return z")}[type.name]
+              "induction": ("python", "def f(z):\n    return z"), "error": ("output", "NoError")}[type.name]
     assert judge(ex, task, response(answer)).correct
 
 
@@ -986,3 +986,64 @@ def test_oddities_in_model_text_do_not_warn():
         task = make_task("deduction", program, ((1,), "d"))
         assert task.depth == 0 and parsing.inspect_program(program)["key"] == task.key
         assert tasks.task_from_state(tasks.task_to_state(task)).key == task.key
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The fourth type: error deduction
+
+RAISES = "def f(xs):\n    return xs[3] // len(xs)"
+
+
+def test_error_tasks_are_off_unless_asked_for():
+    from config import parse
+    assert parse(["--preset", "nano"])[0].types == ["deduction", "abduction", "induction"]
+    assert parse(["--preset", "nano", "--types", "error"])[0].types == ["error"]
+
+
+@pytest.mark.parametrize("given, name", [("[1, 2]", "IndexError"), ("7", "TypeError"), ("[4, 4, 4, 4]", "NoError")])
+def test_the_gate_keeps_the_name_of_the_exception(ex, given, name):
+    task = gate_one(ex, proposal(RAISES, given), type=ERROR).task
+    assert task.type == "error" and task.outputs == (name,)
+    assert tasks.task_from_state(json.loads(json.dumps(tasks.task_to_state(task)))) == task
+    prompt = tasks.solve_prompt(Style("r1"), task)
+    assert RAISES in prompt and name not in prompt.replace("or NoError", "").replace("\nNoError\n", "")
+    assert tasks.build_prompt(Style("r1"), "propose", ERROR, [ERROR.show_reference(task)]).count(f"\n{name}\n") == 1
+    assert gate_one(ex, proposal(RAISES, given)).reason == ("valid" if name == "NoError" else "error")
+
+
+@pytest.mark.parametrize("program, wanted", [
+    ("def f(x):\n    raise (ValueError if [*{f'{x}{c}' for c in 'abcdefgh'}][0][1] < 'e' else KeyError)",
+     "not deterministic"),
+    ("def f(x):\n    raise ValueError([*{'a', 'b', 'c', 'd', 'e', 'f'}])", "valid"),  # the class decides
+    ("class Mine(Exception):\n    pass\n\ndef f(x):\n    raise Mine", "valid"),
+    ("def f(x):\n    return [0 for _ in iter(int, 1)]", "timeout"),    # not an exception of the program
+    ("def g(x):\n    return x", "no f"), ("def f(x)\n    return x", "does not parse")])
+def test_what_no_error_task_can_be_made_of(ex, program, wanted):
+    reasons = {reason(ex, proposal(program, str(given)), type=ERROR) for given in range(8)}
+    assert wanted in reasons and (wanted != "valid" or len(reasons) == 1)
+
+
+@pytest.mark.parametrize("answer, correct", [
+    ("IndexError", True), (" indexerror\n", True), ("IndexError: list index out of range", True),
+    ("ZeroDivisionError", False), ("NoError", False), ("Exception", False), ("", False), ("IndexErrors", False),
+    ("the IndexError", False), ("IndexError or TypeError", False)])
+def test_answers_to_error_tasks(answer, correct):
+    task = make_task("error", RAISES, (([1, 2],), "IndexError"))
+    wanted = tasks.Verdict(correct, "correct" if correct else "wrong", True)
+    assert judge(FakeExecutor(), task, response(("output", answer))) == wanted
+
+
+def test_programs_that_raise_are_given_to_no_induction_proposer():
+    buffers = Buffers(10)
+    buffers.add(make_task("error", RAISES, (([1, 2],), "IndexError")))
+    buffers.add(numbered("deduction", 1))
+    rng = random.Random(0)
+    assert {task.type for _ in range(20) for task in buffers.draw_references(INDUCTION, 1, rng)} == {"deduction"}
+
+
+def test_checkpoints_from_before_the_type_still_load():
+    data = filled({"deduction": 3}).to_json()
+    for name in ("train", "heldout"):
+        del data[name]["error"]
+    back = Buffers.from_json(data)
+    assert back.train["error"] == back.heldout["error"] == [] and len(back.train["deduction"]) == 3

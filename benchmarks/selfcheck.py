@@ -1,0 +1,59 @@
+"""
+The data's own answers, judged: whether this machine and this code score as they should, without a model.
+"""
+import time
+from pathlib import Path
+
+from benchmarks import suite
+from benchmarks.items import Item, contest_tests, read_rows
+from benchmarks.judges import REFERENCE_LIMITS
+from benchmarks.stages import Work
+from executor import Executor, Job
+
+
+def selfcheck(works: list[Work], data: Path, executor: Executor) -> bool:
+    """Prints, for every task, how many of the data's own answers pass; whether all do. LiveCodeBench has none to
+    check."""
+    good = True
+    for work in works:
+        if work.kind is suite.CONTESTS:
+            count = sum(len(contest_tests(item.row)) for item in work.items)
+            print(f"{work.title}: {len(work.items)} problems, {count} tests can be read")
+            continue
+        start = time.monotonic()
+        failed = failures(work, executor)
+        good &= not failed
+        passed = f"{len(work.items) - len(failed)} of {len(work.items)} pass"
+        print(f"{work.title}: {passed}, {time.monotonic() - start:.1f} s" + "".join(f"\n  {line}" for line in failed),
+              flush=True)
+    original = data / "humaneval" / "HumanEval.jsonl.gz"
+    if original.is_file():
+        good &= assertions_hold(original, executor)
+    return good
+
+
+def failures(work: Work, executor: Executor) -> list[str]:
+    """A line for each item whose own answer does not pass."""
+    pairs = [(item, own_answer(work, item)) for item in work.items]
+    options = {"whole": True} if work.kind is suite.FUNCTIONS else {}
+    # Twelve of CRUXEval's own inputs are expressions such as dict(a=1), which no model's answer may be.
+    judgements = work.kind.judge(pairs, executor, work.kind is suite.INPUTS, **options)
+    return [f"{item.id} ({judgement.reason} {judgement.detail})".replace(" )", ")")
+            for (item, _), judgement in zip(pairs, judgements) if not judgement.ok]
+
+
+def own_answer(work: Work, item: Item) -> str:
+    """The answer that the data states."""
+    if work.kind is suite.FUNCTIONS:
+        return item.row["prompt"] + item.row["canonical_solution"]
+    return item.row["gold"] if "gold" in item.row else item.row["input" if work.kind is suite.INPUTS else "output"]
+
+
+def assertions_hold(original: Path, executor: Executor) -> bool:
+    """HumanEval's authors' own assertions, which are trusted: they see what they expect."""
+    rows = read_rows(original)
+    jobs = [Job(f"{row['prompt']}{row['canonical_solution']}\n{row['test']}\ndef hold():\n    check("
+                f"{row['entry_point']})", ((),), "hold", limits=REFERENCE_LIMITS) for row in rows]
+    failed = [row["task_id"] for row, [outcome] in zip(rows, executor.run(jobs)) if outcome.kind != "ok"]
+    print(f"HumanEval, original assertions: {len(rows) - len(failed)} of {len(rows)} hold", *failed)
+    return not failed

@@ -1,0 +1,336 @@
+"""
+The stages of an evaluation, from names of tasks to verdicts: which items, the model's responses (samples.jsonl, which a
+rerun completes), and verdicts on them (verdicts.jsonl, made without the model). Numbers follow in summary.py.
+
+Order of reading: Work and `prepare`, responses, verdicts, then what train.py calls (`rates`).
+"""
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from benchmarks import judges, suite, taskfiles
+from benchmarks.items import DataError, Item, in_window, sha256_of
+from benchmarks.judges import Judgement, has_math_verify
+from benchmarks.prompts import Prompt, before_stops
+from benchmarks.suite import BENCHMARKS, GROUPS, Kind
+from executor import Executor
+from model import ModelError, Policy, decode, encode
+from runfolder import write_file
+from sampler import Rollout, add, advance, idle, start_rollout
+from tasks import Style
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "absolute-zero"
+STOP_STEPS = 8  # decode steps between two searches for a prompt's stops in what was made so far
+
+
+def complain(text: str) -> None:
+    print(f"eval.py: {text}", file=sys.stderr)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is to be done
+
+@dataclass(frozen=True)
+class Work:
+    """One task with its items. `facts` goes into the summary: files with sha256, count, version."""
+    name: str
+    title: str
+    kind: Kind
+    items: list[Item]
+    facts: dict
+    max_new_tokens: int
+    averaged: int = 0
+
+
+def names_of(text: str) -> list[str]:
+    """`code,aime24,runs/NAME` -> names of benchmarks and paths, each once; ValueError."""
+    names = [name for word in filter(None, text.split(",")) for name in GROUPS.get(word, [word])]
+    if not names:
+        raise ValueError("--tasks names no task")
+    for name in names:
+        if name not in BENCHMARKS and not Path(name).exists():
+            raise ValueError(f"--tasks {name}: no such task or file; tasks: {', '.join(BENCHMARKS)}; groups:"
+                             f" {', '.join(GROUPS)}")
+    return list(dict.fromkeys(names))
+
+
+def prepare(names: list[str], data: Path | None, executor: Executor, style: Style, limit: int | None = None,
+            window: tuple[str, str] = ("", "9999"), note: Callable[[str], None] = complain) -> list[Work]:
+    """The tasks with their items. Raises DataError and ValueError; what could be done differently goes to `note`."""
+    works = []
+    for name in names:
+        if name not in BENCHMARKS:
+            works.append(selfplay_work(name, executor, style, limit))
+        elif BENCHMARKS[name].kind is suite.FORMULAS and not has_math_verify():
+            note(f"{BENCHMARKS[name].title} is skipped: it needs pip install 'math-verify[antlr4_13_2]'")
+            continue
+        else:
+            works.append(benchmark_work(name, data, limit, window, note))
+        if not works[-1].items:
+            raise ValueError(f"{name}: no items are left by --limit, --lcb_from and --lcb_to")
+    return works
+
+
+def benchmark_work(name: str, data: Path | None, limit: int | None, window: tuple[str, str],
+                   note: Callable[[str], None]) -> Work:
+    benchmark = BENCHMARKS[name]
+    items, files, warnings = suite.load(benchmark, suite.paths_of(benchmark, data, CACHE))
+    for warning in warnings:
+        note(f"note: {warning}")
+    items = in_window(items, *window)[:limit]
+    facts = {"files": files, "count": len(items), "version": benchmark.version}
+    if benchmark.kind is suite.CONTESTS:
+        facts["window"] = list(window)
+    return Work(name, benchmark.title, benchmark.kind, items, facts, benchmark.max_new_tokens, benchmark.averaged)
+
+
+def selfplay_work(name: str, executor: Executor, style: Style, limit: int | None) -> Work:
+    path = Path(name)
+    items = taskfiles.selfplay_items(path, executor)[:limit]
+    file = path / "checkpoint" / "state.json" if path.is_dir() else path
+    facts = {"files": [{"file": name, "sha256": sha256_of(file)}], "count": len(items), "version": "self-play"}
+    return Work(name, name, taskfiles.selfplay_kind(style), items, facts, 192 if style.name == "compact" else 2048)
+
+
+def scorer(workers: int, require: str, mathematics: bool = True) -> Executor:
+    """The executor that solutions run in: no results kept, since reruns must run, and the limits of a first try."""
+    preload = ["benchmarks.harness"] + ["benchmarks.mathcheck"] * (mathematics and has_math_verify())
+    return Executor(workers, judges.FIRST[0], judges.MEMORY_MB, require, cached_jobs=0, preload=preload)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage one: responses
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn; max_new_tokens None: as many as the task's own. `slots` of them are made at once."""
+    style: str
+    n: int = 1
+    temperature: float = 0.0
+    max_new_tokens: int | None = None
+    seed: int = 0
+    slots: int = 64
+    kv_gb: float = 4.0
+
+
+def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
+    if prompt.text:
+        return encode(policy, prompt.text)
+    if policy.tokenizer.chat_template is None:
+        raise ModelError("this model's tokenizer has no chat template; use --prompt azr or --prompt base")
+    turns = [{"role": "system", "content": prompt.system}] * bool(prompt.system)
+    text = policy.tokenizer.apply_chat_template(turns + [{"role": "user", "content": prompt.user}], tokenize=False,
+                                                add_generation_prompt=True)
+    if prompt.prefill == "<think>" and text.rstrip().endswith("<think>"):  # some templates open it themselves
+        return encode(policy, text, chat=True)
+    return encode(policy, text + prompt.prefill, chat=True)
+
+
+def passes(work: Work, sampling: Sampling) -> list[tuple[float, int]]:
+    """[(temperature, samples)]: what the flags say; with greedy decoding also the samples of small benchmarks."""
+    also = work.averaged and sampling.temperature == 0
+    return [(sampling.temperature, sampling.n)] + [(suite.AVERAGE_TEMPERATURE, work.averaged)] * bool(also)
+
+
+def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temperature: float,
+              sampling: Sampling) -> Iterator[dict]:
+    """Lines of samples.jsonl for the wanted (item, k), as responses end; draws hang on (seed, task, item, k) alone. A
+    prompt that does not fit into the model gets an empty response that finished with "too_long"."""
+    def line(item: Item, k: int, text: str, finish: str, tokens: int) -> dict:
+        return {"task": work.name, "id": item.id, "k": k, "temperature": temperature, "text": text, "finish": finish,
+                "tokens": tokens}
+    asked = {item.id: work.kind.prompts[sampling.style](item) for item, _ in wanted}
+    prompts = {id: prompt_ids(policy, prompt) for id, prompt in asked.items()}
+    most = sampling.max_new_tokens or work.max_new_tokens
+    fits = [pair for pair in wanted if len(prompts[pair[0].id]) + most <= policy.max_length]
+    for item, k in wanted:
+        if len(prompts[item.id]) + most > policy.max_length:
+            yield line(item, k, "", "too_long", 0)
+    if not fits:
+        return
+    longest = max(len(prompts[item.id]) for item, _ in fits) + most
+    rollout = start_rollout(policy, min(sampling.slots, len(fits)), longest, most, temperature, sampling.seed,
+                            sampling.kv_gb)
+    for item, k in sorted(fits, key=lambda pair: -len(prompts[pair[0].id])):
+        add(rollout, prompts[item.id], 1, tag=(item, k), key=f"{work.name} {item.id} {k}")
+    with tqdm(total=len(fits), desc=work.name, unit="answer", leave=False, disable=None) as bar:
+        while not idle(rollout):
+            for request, _, made in advance(rollout):
+                (item, k), text = request.tag, decode(policy, made.ids)
+                stops = asked[item.id].stops
+                bar.update()
+                bar.set_postfix_str(f"{rollout.made} tokens")
+                finish = "stop" if any(stop in text for stop in stops) else made.finish
+                yield line(item, k, before_stops(text, stops), finish, len(made.ids))
+            if rollout.steps // STOP_STEPS != (rollout.steps - rollout.read_every) // STOP_STEPS:
+                end_stopped(policy, rollout, asked)
+
+
+def end_stopped(policy: Policy, rollout: Rollout, asked: dict[str, Prompt]) -> None:
+    """Rows in which one of their prompt's stops has come end with the next token."""
+    for b, job in enumerate(rollout.rows):
+        text = decode(policy, rollout.ids_BN[b, :rollout.count_B[b]].tolist())
+        if any(stop in text for stop in asked[job.request.tag[0].id].stops):
+            rollout.limit_B[b] = 0
+
+
+def read_object(text: bytes, where: str) -> dict:
+    """A JSON object; ValueError says what is wrong with it."""
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{where} is damaged ({error})") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{where} is not a JSON object")
+    return data
+
+
+def read_lines(path: Path) -> list[dict]:
+    """The rows of a JSONL file; what an interrupt has left of a last line is dropped. ValueError for any other damage:
+    scores of what is left would look like scores of all."""
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    rows = [read_object(line, f"{path}, line {number},") for number, line in enumerate(lines, 1) if line.strip()]
+    try:
+        return rows + [read_object(last, "")]
+    except ValueError:
+        return rows
+
+
+def generate_all(policy: Policy, works: list[Work], sampling: Sampling, settings: dict, out: Path) -> None:
+    """Completes samples.jsonl. Responses that are already there stay, if they were made with the same settings; else
+    ValueError."""
+    out.mkdir(parents=True, exist_ok=True)
+    path, kept = out / "samples.jsonl", out / "settings.json"
+    rows = read_lines(path)
+    if rows and (not kept.exists() or read_object(kept.read_bytes(), str(kept)) != settings):
+        raise ValueError(f"{out} holds responses made with other settings ({kept}); choose another --out")
+    there = {tuple(row.get(name) for name in ("task", "id", "temperature", "k")) for row in rows}
+    write_file(kept, json.dumps(settings, indent=2) + "\n")
+    if path.exists() and not path.read_bytes().endswith(b"\n"):
+        write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+    with open(path, "a", encoding="utf-8") as file:
+        for work in works:
+            for temperature, n in passes(work, sampling):
+                missing = [(item, k) for item in work.items for k in range(n)
+                           if (work.name, item.id, temperature, k) not in there]
+                for row in responses(policy, work, missing, temperature, sampling):
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage two: verdicts
+
+def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
+    """Rows of anybody's samples in our form. evalplus' have task_id and solution or completion, in the order of k; its
+    tasks go to the first of `works` that has them. ValueError for rows that name no item."""
+    items = [{item.id: item for item in work.items} for work in works]
+    seen, solutions = Counter(), []
+    for number, row in enumerate(rows, 1):
+        id = str(row.get("id", row.get("task_id")))
+        at = next((i for i, work in enumerate(works)
+                   if id in items[i] and row.get("task", work.name) == work.name), None)
+        if at is None:
+            continue  # of a task that was not asked for, or beyond --limit
+        texts = [name for name in ("text", "solution", "completion") if isinstance(row.get(name), str)]
+        if not texts:
+            raise ValueError(f"line {number} has neither text, solution nor completion")
+        facts = {"k": seen[at, id], "tokens": 0, "temperature": None, "finish": ""}
+        facts |= {name: row[name] for name in facts if row.get(name) is not None}
+        if not isinstance(facts["finish"], str) or not all(
+                value is None or type(value) in (int, float) for name, value in facts.items() if name != "finish"):
+            raise ValueError(f"line {number}: k, tokens and temperature are numbers, finish is text")
+        seen[at, id] += 1
+        before = items[at][id].row.get("prompt")
+        if texts[0] != "text" and before is None:
+            raise ValueError(f"line {number}: {texts[0]} is for HumanEval and MBPP; {works[at].title} takes text")
+        answer = {"text": row["text"]} if texts[0] == "text" else \
+            {"program": row["solution"] if texts[0] == "solution" else before + row["completion"]}
+        solutions.append({"task": works[at].name, "id": id} | facts | answer)
+    return solutions
+
+
+def answer_of(work: Work, item: Item, row: dict, style: str) -> str | None:
+    """Of a row as `solutions_of` makes them: its whole program, or what is found in its text."""
+    return row["program"] if "program" in row else work.kind.find(item, work.kind.prompts[style](item), row["text"])
+
+
+def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, lenient: bool = False) -> list[Judgement]:
+    """On one task's rows (as `solutions_of` makes them), in order. DataError if the executor itself failed on one."""
+    items = {item.id: item for item in work.items}
+    keys = [("program" in row, row["id"], answer_of(work, items[row["id"]], row, style)) for row in rows]
+    judgements: dict[tuple, Judgement] = {}
+    for whole, options in ((True, {"whole": True}), (False, {})):
+        distinct = [key for key in dict.fromkeys(keys) if key[0] == whole and key[2] is not None]  # samples repeat
+        if distinct:
+            answers = [(items[id], answer) for _, id, answer in distinct]
+            judgements |= zip(distinct, work.kind.judge(answers, executor, lenient, **options))
+    return [with_finish(row, judgements.get(key)) for key, row in zip(keys, rows)]
+
+
+def with_finish(row: dict, judgement: Judgement | None) -> Judgement:
+    """The judgement on a row's answer, if it has one: what ended before there was an answer was cut off."""
+    if judgement is None:
+        told = "the prompt does not fit into the model" if row["finish"] == "too_long" else ""
+        judgement = Judgement(False, "no_answer", told)
+    if judgement.infra:
+        raise DataError(f"the executor failed on {row['id']} ({judgement.detail}); no verdicts were written")
+    if judgement.reason == "no_answer" and row["finish"] == "length":
+        return replace(judgement, reason="truncated")
+    return judgement
+
+
+def judge_all(works: list[Work], samples: list[dict], style: str, executor: Executor, lenient: bool,
+              out: Path) -> list[dict]:
+    """Writes verdicts.jsonl, whose rows it returns."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows, done = solutions_of(samples, works), []
+    if not rows:
+        raise ValueError("there are no samples of these tasks")
+    if missed := len(samples) - len(rows):
+        complain(f"note: {missed} of {len(samples)} samples are of other problems, or beyond --limit")
+    for work in works:
+        mine = [row for row in rows if row["task"] == work.name]
+        clusters = {item.id: item.cluster or item.id for item in work.items}
+        for row, judgement in zip(mine, judge_work(work, mine, style, executor, lenient)):
+            facts = {name: row[name] for name in ("task", "id", "k", "temperature", "finish", "tokens")}
+            base = {} if judgement.base is None else {"base": judgement.base}
+            done.append(facts | {"cluster": clusters[row["id"]], "ok": judgement.ok, "reason": judgement.reason,
+                                 "detail": judgement.detail} | base)
+    write_file(out / "verdicts.jsonl", "".join(json.dumps(row) + "\n" for row in done))
+    return done
+
+
+def export_evalplus(works: list[Work], rows: list[dict], style: str, path: Path) -> int:
+    """Writes the HumanEval and MBPP answers as evalplus' JSONL; how many. evalplus sanitizes them itself."""
+    lines = []
+    for work in works:
+        items = {item.id: item for item in work.items if "entry_point" in item.row}
+        for row in solutions_of(rows, [work]) if items else []:
+            answer = answer_of(work, items[row["id"]], row, style)
+            lines.append(json.dumps({"task_id": row["id"], "solution": answer or ""}) + "\n")
+    write_file(path, "".join(lines))
+    return len(lines)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In training
+
+def rates(policy: Policy, works: list[Work], style: str, executor: Executor, max_new_tokens: int, slots: int,
+          kv_gb: float) -> dict[str, float]:
+    """task -> share of greedy answers that are correct, for metrics.jsonl."""
+    sampling, scores = Sampling(style, max_new_tokens=max_new_tokens, slots=slots, kv_gb=kv_gb), {}
+    for work in works:
+        rows = list(responses(policy, work, [(item, 0) for item in work.items], 0.0, sampling))
+        try:
+            judgements = judge_work(work, rows, style, executor)
+            scores[work.name] = sum(judgement.ok for judgement in judgements) / len(rows)
+        except DataError as error:  # no reason to end a training run
+            complain(f"{work.title} is not scored: {error}")
+    return scores

@@ -1,0 +1,102 @@
+"""
+Held-out self-play tasks as a benchmark: files of tasks, what a run set aside, and the official seed files.
+"""
+import json
+from pathlib import Path
+
+import tasks
+from benchmarks import judges
+from benchmarks.items import Item, read_rows
+from benchmarks.judges import Answers, Judgement
+from benchmarks.prompts import Prompt
+from benchmarks.suite import Kind
+from executor import Executor
+from sandbox.values import show
+from tasks import TYPES, Style, Task
+
+
+def selfplay_items(path: Path, executor: Executor) -> list[Item]:
+    """The tasks of a task file (as nano's), of a run's folder (what it set aside; train.py itself makes the tasks on
+    held-out programs that a proposer must be given, and shows them in heldout.md) or of an official AZR seed file.
+    ValueError, OSError."""
+    try:
+        if path.is_dir():
+            state = json.loads((path / "checkpoint" / "state.json").read_text())
+            heldout = tasks.Buffers.from_json(state["buffers"]).heldout
+            loaded = [task for name in TYPES for task in heldout[name]]
+        elif "snippet" in first_row(path):
+            loaded = official_tasks(path, executor)
+        else:
+            loaded = tasks.load_tasks(str(path), executor)
+    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: neither a file of tasks nor a run's folder ({type(error).__name__}: {error})") \
+            from error
+    if not loaded:
+        raise ValueError(f"{path}: no tasks")
+    # By content, not by place: a run goes on, and responses to earlier tasks must not be judged as those to others.
+    by_id = {f"{task.type}/{task.id}": task for task in loaded}
+    return [Item(id, {"task": task}, task.key) for id, task in by_id.items()]
+
+
+def first_row(path: Path) -> dict:
+    with open(path, encoding="utf-8") as lines:
+        line = lines.readline()
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return {}  # load_tasks says what is wrong
+    return row if isinstance(row, dict) else {}
+
+
+def official_tasks(path: Path, executor: Executor) -> list[Task]:
+    """Seed tasks in the official format, one of every type that such a row can be. Values are recomputed here, and rows
+    whose inputs are no literals or whose program does not pass the gate are left out (about 2%)."""
+    proposals = []
+    for row in read_rows(path):
+        program = "\n".join([*row["imports"], row["snippet"]])
+        if "inputs" in row:  # of a program that the proposer was given
+            blocks = [tasks.fence("input", text) for text in row["inputs"]] + [tasks.fence("message", row["message"])]
+            count, reference = len(row["inputs"]), Task("", program, (), ())
+        else:
+            blocks, count, reference = [tasks.fence("python", program), tasks.fence("input", row["input"])], 1, None
+        proposals += [(count, (type, "\n".join(blocks), reference)) for type in TYPES.values()
+                      if type.given_program == ("inputs" in row)]
+    distinct: dict[tuple, Task] = {}
+    for count in sorted({count for count, _ in proposals}):
+        group = [proposal for n, proposal in proposals if n == count]
+        for gated in tasks.gate(group, executor, n_inputs=count, strict_format=False):
+            if gated.task:
+                distinct.setdefault((gated.task.type, gated.task.key, show(gated.task.inputs)), gated.task)
+    return list(distinct.values())
+
+
+REASON_OF = {"correct": "pass", "wrong": "wrong", "no answer": "no_answer", "timeout": "timeout"}  # others: "error"
+
+
+def judge_selfplay(answers: Answers, executor: Executor, lenient: bool) -> list[Judgement]:
+    """As in training: an answer counts if it is correct and in the form that was asked for."""
+    pairs, judgements = [(item.row["task"], text) for item, text in answers], []
+    verdicts = tasks.verify(pairs, executor)
+    tried = [index for index, verdict in enumerate(verdicts) if verdict.reason in ("timeout", "infra")]
+    limits = judges.LAST[0], judges.ALL_TESTS * judges.LAST[0]  # with the executor to themselves, see `judges.again`
+    for index, verdict in zip(tried, tasks.verify([pairs[i] for i in tried], executor, limits)):
+        verdicts[index] = verdict
+    for verdict in verdicts:
+        reason = REASON_OF.get(verdict.reason, "error")
+        if reason == "pass" and not verdict.well_formed:
+            reason = "no_answer"
+        judgements.append(Judgement(reason == "pass", reason, verdict.reason, infra=verdict.reason == "infra"))
+    return judgements
+
+
+def selfplay_kind(style: Style) -> Kind:
+    """Of tasks that are asked in this style, or in the chat template; the response itself is what is judged."""
+    chat = Style("chat", style.n_inputs, lambda text: text)
+
+    def plain_prompt(item: Item) -> Prompt:
+        return Prompt(text=tasks.solve_prompt(style, item.row["task"]))
+
+    def chat_prompt(item: Item) -> Prompt:
+        return Prompt(user=tasks.solve_prompt(chat, item.row["task"]).removesuffix("<think>"), prefill="<think>")
+    return Kind({"azr": plain_prompt, "compact": plain_prompt, "chat": chat_prompt},
+                lambda item, prompt, response: response, judge_selfplay)

@@ -1,0 +1,264 @@
+"""What the benchmarks' files become: items, prompts, the answers found in responses; the data's own answers, judged."""
+import base64
+import hashlib
+import io
+import json
+import os
+import pickle
+import zlib
+from dataclasses import replace
+from http.client import HTTPException
+from pathlib import Path
+
+import pytest
+
+from benchmarks import items, prompts, stages, suite, taskfiles
+import tasks
+from benchmarks.items import DataError, Item
+from benchmarks.prompts import Prompt
+from benchmarks.selfcheck import selfcheck
+from benchmarks.suite import BENCHMARKS
+from executor import Job
+from toys import CODE, contest_row, function_item, function_row
+
+
+# ---- rows -----------------------------------------------------------------------------------------
+
+
+def test_mbpp_inputs_get_their_types_back():
+    rows = [function_row(id=f"Mbpp/{number}", base=[args], plus=()) for number, args in (
+        (2, ([1], [2])), (63, ([[1, 2]],)), (75, ([[1]], 2)), (106, ([1], [2])), (115, ([[1, 2], [], {}],)),
+        (124, ("1", "2j")), (250, ([1], 2)), (252, ("3+1j",)), (259, ([[1]],)), (278, ([1, [2]],)),
+        (722, ({"a": [1]}, 2)), (793, ([1], 2)))]
+    rows[-1]["plus_input"] = {}
+    found = [item.row["base_input"][0] for item in items.read_functions(rows)]
+    assert found == [((1,), (2,)), ([(1, 2)],), ([(1,)], 2), ([1], (2,)), ([{1, 2}, {}, {}],), (1.0, 2j), ((1,), 2),
+                     (3 + 1j,), (((1,),),), ((1, (2,)),), ({"a": (1,)}, 2), ([1], 2)]
+
+
+def test_pickled_tests_cannot_call_anything(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "made"),)
+    for thing in (Evil(), [Evil()], os.system, Path("x")):
+        private = base64.b64encode(zlib.compress(pickle.dumps(thing))).decode()
+        with pytest.raises(DataError, match="LiveCodeBench: tests that cannot be read"):
+            items.contest_tests(contest_row([("1", "1")], private=private))
+    assert not (tmp_path / "made").exists()
+    for junk in ("", "not base64!", base64.b64encode(b"not zlib").decode()):
+        with pytest.raises(DataError):
+            items.contest_tests(contest_row([("1", "1")], private=junk))
+    plain = contest_row([("1", "1")], private='[{"input": "2", "output": "3"}]')
+    assert items.contest_tests(plain) == [("1", "1"), ("2", "3")]
+
+
+def test_contest_window():
+    dated = items.read_contests([contest_row([("1", "1")], date=f"{day}T10:00:00", id=day) for day in
+                                      ("2024-06-30", "2024-10-01", "2025-02-01")])
+    assert [item.id for item in items.in_window(dated, "2024-10-01", "2024-12-31")] == ["2024-10-01"]
+    assert len(items.in_window(dated, "2024-10-01", "9999")) == 2
+    other = [Item("a", {})]
+    assert items.in_window(other, "2024-10-01", "9999") == other
+
+
+# ---- prompts, and answers in responses ------------------------------------------------------------
+
+
+ITEMS = {
+    "humanevalplus": function_item(body="    return GOLD"),
+    "mbppplus": function_item(body="    return GOLD", id="Mbpp/900"),
+    "lcb": items.read_contests([contest_row([("1", "GOLD")])])[0],
+    "lcb_execution": Item("1", {"code": "def g(): pass", "call": "g()", "output": "'GOLD'"}),
+    "cruxeval_o": Item("1", {"code": "def f(x): pass", "input": "1", "output": "'GOLD'"}),
+    "cruxeval_i": Item("1", {"code": "def f(x): pass", "input": "'GOLD'", "output": "1"}),
+    "aime24": Item("1", {"question": "How many?", "gold": "GOLD"}),
+    "math500": Item("1", {"question": "How many?", "gold": "GOLD"}),
+}
+
+
+def test_no_prompt_holds_its_answer_and_every_style_is_there():
+    for name, item in ITEMS.items():
+        for style in suite.STYLES:
+            prompt = BENCHMARKS[name].kind.prompts[style](item)
+            assert bool(prompt.text) != bool(prompt.user)
+            assert "GOLD" not in prompt.text + prompt.user + prompt.system + prompt.prefill
+        azr = BENCHMARKS[name].kind.prompts["azr"](item).text
+        assert azr.startswith(tasks.PREAMBLE) and azr.endswith("\nAssistant: <think>") and "<answer>" in azr
+    raw = BENCHMARKS["humanevalplus"].kind.prompts["base"](ITEMS["humanevalplus"])
+    assert raw.text == ITEMS["humanevalplus"].row["prompt"]  # with its trailing newline: it moves scores
+
+
+def test_worked_examples_are_true_and_of_both_shapes(executor):
+    for text, calls in ((prompts.INPUT_EXAMPLE, 2), (prompts.OUTPUT_EXAMPLE, 1)):
+        parts = text.split("[PYTHON]\n")[1:]
+        assert len(parts) == calls
+        for part in parts:
+            program, given = part.split("\n[/PYTHON]")[0].rsplit("\n", 1)
+            answer = part.split("[ANSWER]\n")[1].split("\n[/ANSWER]")[0]
+            job = Job(f"{program}\ndef holds():\n    return {given.replace('f(??)', answer).replace('??', answer)}",
+                      ((),), "holds")
+            assert executor.run([job])[0][0].value is True
+    one = prompts.INPUT_EXAMPLE.rsplit("[PYTHON]", 1)[1]
+    assert "def f(text):" in one and "f takes one argument" in one  # the last one seen is of the commonest shape
+
+
+def test_programs_are_found():
+    item, kind = function_item(), BENCHMARKS["humanevalplus"].kind
+    good = "def double(x):\n    return 2 * x"
+    answers = {
+        "azr": [f"thought</think> <answer>\n```python\n{good}\n```\n</answer>",
+                f"```python\ndef double(x): 0\n```</think><answer>```python\n{good}\n```\n```python\ndouble(3)\n```",
+                f"</think><answer>```python\n{good}\n", f"</think>\n{good}"],
+        "chat": [f"{good}\n```\nIt doubles.", good, f"{good}\nprint(double(2))", f"{good}\nif __name__ == 'x': 1 / 0"],
+        "qwen": [f"{good}\n```\nThis is why:\n```python\ndef double(x): 0\n```", f"{good}\n"],
+    }
+    for style, texts in answers.items():
+        for text in texts:
+            assert kind.find(item, kind.prompts[style](item), text).strip() == good, (style, text)
+    assert kind.find(item, kind.prompts["azr"](item), "I cannot.</think>") is None
+    base = kind.find(item, kind.prompts["base"](item), "    return 2 * x\n\ndef other():\n    1")
+    assert base == item.row["prompt"] + "    return 2 * x\n"
+
+
+def test_literals_and_formulas_are_found():
+    outputs, inputs, maths = (BENCHMARKS[name].kind for name in ("cruxeval_o", "cruxeval_i", "aime24"))
+    item = ITEMS["cruxeval_o"]
+    azr, base = outputs.prompts["azr"](item), outputs.prompts["base"](item)
+    assert outputs.find(item, azr, "t</think><answer>```output\n[1]\n```</answer>") == "[1]"
+    assert outputs.find(item, azr, "t</think><answer>[1]</answer>") is None
+    assert outputs.find(item, base, "so it is 1\n[/THOUGHT]\n[ANSWER]\n[1]\n[/ANSWER]\n[ANSWER]2[/ANSWER]") == "[1]"
+    assert outputs.find(item, base, "[ANSWER]assert f(1) == [1]") == "[1]"
+    assert inputs.find(item, inputs.prompts["base"](item), "[ANSWER] f(1) == [1]\n[/ANSWER]") == "f(1)"
+    assert inputs.find(item, inputs.prompts["base"](item), "[ANSWER]f('a == b')[/ANSWER]") == "f('a == b')"
+    for text in ("'a == b'", "f('x == y') == 'a == b'", "f(1)=='a == b'"):
+        assert outputs.find(item, base, f"[ANSWER]{text}[/ANSWER]") == "'a == b'"
+    assert outputs.find(item, base, "so it is 1") is None
+    azr, boxed = maths.prompts["azr"](item | {} if isinstance(item, dict) else ITEMS["aime24"]), Prompt(user="?")
+    assert maths.find(item, azr, "\\boxed{1}</think><answer>\\boxed{\\frac{1}{2}}</answer>") == "\\frac{1}{2}"
+    assert maths.find(item, azr, "</think><answer> 7 </answer>") == "7"
+    assert maths.find(item, boxed, "first \\boxed{1}, then \\boxed{2{3}} and \\boxed{4") == "2{3}"
+    assert maths.find(item, boxed, "no answer") is None
+
+
+# ---- files ----------------------------------------------------------------------------------------
+
+
+def test_files_missing_damaged_and_foreign(tmp_path):
+    crux_file = BENCHMARKS["cruxeval_o"]
+    with pytest.raises(DataError, match=r"cruxeval.jsonl: no such file .*--fetch"):
+        suite.paths_of(crux_file, tmp_path, tmp_path)
+    path = tmp_path / "cruxeval" / "cruxeval.jsonl"
+    path.parent.mkdir()
+    for text, told in (("{", "cannot be read"), ('{"a": 1}', "not a file of CRUXEval-O"), ("[]", "not a file of")):
+        path.write_text(text)
+        with pytest.raises(DataError, match=told):
+            suite.load(crux_file, [path])
+    path.write_text(json.dumps({"code": CODE, "input": "2", "output": "3", "id": "s"}) + "\n")
+    loaded, files, warnings = suite.load(crux_file, [path])
+    assert len(loaded) == 1 and files == [{"file": "cruxeval/cruxeval.jsonl", "sha256": items.sha256_of(path)}]
+    assert len(warnings) == 2 and "sha256" in warnings[0] and "800" in warnings[1]
+    packed = tmp_path / "x.jsonl.gz"
+    packed.write_bytes(b"no gzip")
+    with pytest.raises(DataError, match="cannot be read"):
+        suite.load(BENCHMARKS["humanevalplus"], [packed])
+
+
+def test_downloads_are_checked(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(b"data")
+    right = hashlib.sha256(b"data").hexdigest()
+    suite.download(source.as_uri(), right, tmp_path / "a" / "file")
+    assert (tmp_path / "a" / "file").read_bytes() == b"data"
+    with pytest.raises(DataError, match="its sha256 is"):
+        suite.download(source.as_uri(), "0" * 64, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(DataError, match="--fetch DIR"):
+        suite.download((tmp_path / "none").as_uri(), right, tmp_path / "c")
+
+
+@pytest.mark.parametrize("end", [b"", HTTPException("bad status line")])
+def test_a_download_that_ends_early_is_none(end, tmp_path, monkeypatch):
+    class Response(io.BytesIO):
+        headers = {"Content-Length": "10"}
+
+        def read(self, size):
+            data = super().read(size)
+            if not data and end:
+                raise end
+            return data
+    monkeypatch.setattr(suite.urllib.request, "urlopen", lambda url, timeout: Response(b"data"))
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        suite.download("http://x", "", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_without_math_verify_its_tasks_are_skipped_not_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "has_math_verify", lambda: False)
+    (tmp_path / "math").mkdir()
+    rows = [{"id": i, "problem": "?", "answer": "1"} for i in range(30)]
+    (tmp_path / "math" / "aime24.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = []
+    works = stages.prepare(["math500", "aime24"], tmp_path, None, None, note=told.append)
+    assert [work.name for work in works] == ["aime24"] and "MATH500 is skipped" in told[0] and "pip install" in told[0]
+    assert "sha256" in told[1]
+
+
+# ---- self-play ------------------------------------------------------------------------------------
+
+
+def test_selfplay_files_of_three_kinds(executor, tmp_path):
+    row = {"type": "deduction", "program": "def f(x):\n    return x + 1", "inputs": ["1"], "outputs": ["2"]}
+    plain = tmp_path / "tasks.jsonl"
+    plain.write_text(json.dumps(row) + "\n")
+    seeds = [{"snippet": "def f(a):\n    return [a]", "input": "dict(a=1)", "output": "x", "imports": []},
+             {"snippet": "def f(a):\n    return [a]", "input": "'b'", "output": "['b']", "imports": []},
+             {"snippet": "def f(a):\n    return math.floor(a)", "inputs": ["1.5", "2.5", "3.5", "4.5"],
+              "outputs": ["1", "2", "3", "4"], "imports": ["import math"], "message": "down"}]
+    official = tmp_path / "seeds.jsonl"
+    official.write_text("".join(json.dumps(seed) + "\n" for seed in seeds))
+    found = taskfiles.selfplay_items(official, executor)
+    assert [item.id.split("/")[0] for item in found] == ["deduction", "abduction", "induction"]
+    assert found[2].row["task"].outputs == (1, 2, 3, 4) and found[0].cluster == found[1].cluster
+    buffers = tasks.Buffers(10)
+    kept = replace(found[0].row["task"], heldout=True)
+    buffers.add(kept)
+    buffers.add(found[1].row["task"])
+    run = tmp_path / "run" / "checkpoint"
+    run.mkdir(parents=True)
+    (run / "state.json").write_text(json.dumps({"buffers": buffers.to_json()}))
+    assert [item.row["task"] for item in taskfiles.selfplay_items(run.parent, executor)] == [kept]
+    assert taskfiles.selfplay_items(run.parent, executor)[0].id == found[0].id  # wherever a task lies, it has one name
+    for text in ("{", "[]", "{}"):
+        (run / "state.json").write_text(text)
+        with pytest.raises(ValueError, match="neither a file of tasks nor a run's folder"):
+            taskfiles.selfplay_items(run.parent, executor)
+    for text in (b'{"snippet": 1}', b"\x89PNG"):
+        (tmp_path / "odd").write_bytes(text)
+        with pytest.raises(ValueError, match="odd: neither a file of tasks"):
+            taskfiles.selfplay_items(tmp_path / "odd", executor)
+    [item] = taskfiles.selfplay_items(plain, executor)
+    form = "t</think><answer>```output\n{}\n```</answer>"
+    answers = {form.format(2): "pass", form.format(3): "wrong", "```output\n2\n```": "no_answer", "": "no_answer",
+               form.format("1 + 1"): "error"}
+    found = taskfiles.judge_selfplay([(item, text) for text in answers], executor, False)
+    assert dict(zip(answers, [judgement.reason for judgement in found])) == answers
+
+
+# ---- real files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] * (BENCHMARKS[name].kind is suite.FUNCTIONS))
+    for name in BENCHMARKS])
+def test_the_datas_own_answers_pass(name, capsys):
+    folder = os.environ.get("AZR_DATA")
+    if not folder:
+        pytest.skip("AZR_DATA is not set: the folder with the benchmarks' files")
+    if not all((Path(folder) / file.name).is_file() for file in BENCHMARKS[name].files):
+        pytest.skip(f"AZR_DATA has no files of {name}")
+    told = []
+    with stages.scorer(2, "weak") as ex:
+        works = stages.prepare([name], Path(folder), ex, None, note=told.append)
+        if not works:
+            pytest.skip(told[0])
+        assert not told and selfcheck(works, Path("nowhere"), ex), capsys.readouterr().out
