@@ -169,7 +169,7 @@ def open_rollout(run: Training) -> Rollout:
 
 def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
     """B prompts to propose a task of the type, each with up to K references of its own (paper section 3.3.1)."""
-    if run.given is not None:
+    if run.given is not None and run.step > 0:  # seeding asks the model
         return take(run, type)
     rng, rows = run.rng(f"references {type.name} {salt}"), []
     for _ in range(run.cfg.batch_size):
