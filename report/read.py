@@ -28,11 +28,11 @@ class History:
     machine: dict
     metrics: list[dict]
     samples: list[dict]              # the lines of samples.jsonl, each with its number as "line"
-    every: int = 1                   # the samples are those of every so-manieth step
+    every: int = 1                   # only samples of steps that are multiples of it were read, see MOST_BYTES
     series: dict = field(default_factory=dict)
     lists: dict = field(default_factory=dict)
-    measured: int = 0                # programs measured, of so many valid proposals with a program of their own
-    programs: int = 0
+    programs: int = 0                # distinct programs that valid proposals brought with them
+    measured: int = 0                # how many of them findings.py could measure
 
     @property
     def name(self) -> str:

@@ -19,8 +19,7 @@ def executor():
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    sys.path.insert(0, str(ROOT / "nano"))
-    import make
+    from nano import make
     return make.make_tokenizer()
 
 
