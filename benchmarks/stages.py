@@ -22,7 +22,7 @@ from benchmarks.suite import BENCHMARKS, GROUPS, Kind
 from executor import Executor
 from model import ModelError, Policy, decode, encode
 from runfolder import write_file
-from sampler import Rollout, add, advance, idle, start_rollout
+from sampler import add, advance, idle, start_rollout, stop_rows
 from tasks import Style
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "absolute-zero"
@@ -145,6 +145,9 @@ def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temper
     def line(item: Item, k: int, text: str, finish: str, tokens: int) -> dict:
         return {"task": work.name, "id": item.id, "k": k, "temperature": temperature, "text": text, "finish": finish,
                 "tokens": tokens}
+
+    def has_stop(text: str, id: str) -> bool:
+        return any(stop in text for stop in asked[id].stops)
     asked = {item.id: work.kind.prompts[sampling.style](item) for item, _ in wanted}
     prompts = {id: prompt_ids(policy, prompt) for id, prompt in asked.items()}
     most = sampling.max_new_tokens or work.max_new_tokens
@@ -163,21 +166,12 @@ def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temper
         while not idle(rollout):
             for request, _, made in advance(rollout):
                 (item, k), text = request.tag, decode(policy, made.ids)
-                stops = asked[item.id].stops
                 bar.update()
                 bar.set_postfix_str(f"{rollout.made} tokens")
-                finish = "stop" if any(stop in text for stop in stops) else made.finish
-                yield line(item, k, before_stops(text, stops), finish, len(made.ids))
+                finish = "stop" if has_stop(text, item.id) else made.finish
+                yield line(item, k, before_stops(text, asked[item.id].stops), finish, len(made.ids))
             if rollout.steps // STOP_STEPS != (rollout.steps - rollout.read_every) // STOP_STEPS:
-                end_stopped(policy, rollout, asked)
-
-
-def end_stopped(policy: Policy, rollout: Rollout, asked: dict[str, Prompt]) -> None:
-    """Rows in which one of their prompt's stops has come end with the next token."""
-    for b, job in enumerate(rollout.rows):
-        text = decode(policy, rollout.ids_BN[b, :rollout.count_B[b]].tolist())
-        if any(stop in text for stop in asked[job.request.tag[0].id].stops):
-            rollout.limit_B[b] = 0
+                stop_rows(rollout, lambda request, ids: has_stop(decode(policy, ids), request.tag[0].id))
 
 
 def read_object(text: bytes, where: str) -> dict:
