@@ -81,8 +81,8 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
         style = tasks.Style(config.prompt, config.n_inputs)
 
         def solved(some: list, **how) -> list[int]:
-            return selfplay.score(policy, executor, style, some, config.max_new_tokens, slots=config.slots,
-                                  **how).correct
+            return selfplay.examine(policy, executor, style, some, config.max_new_tokens, slots=config.slots,
+                                    **how).correct
         n = SAMPLED if trained else SAMPLED_START
         scores = {"limit": limit, "commit": runfolder.commit(), "greedy": solved(heldout),
                   "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
