@@ -15,6 +15,6 @@ told apart), on the nano preset's file. A gain is the difference to the model be
 95% interval adds two sources: the spread over seeds (Student's t) and the sampling of tasks (clustered by program:
 tasks of one program are not independent). Arms are compared with AZR in the same way, over the seeds that both have.
 
-Order of reading: arms.py (the arms, and which commands a run of one still needs), work.py (what these commands do beside
-train.py), results.py (gains, intervals, table and plot).
+Order of reading: arms.py (the arms, and which commands a run of one still needs), work.py (what these commands do
+beside train.py), results.py (gains, intervals, table and plot).
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 import report
 from config import UserError
 from executor import ExecutorError
-from report.page import write_report
+from report.page import write_page
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     out = args.out or args.runs[0] / "report.html"
     started = time.monotonic()
     try:
-        write_report(list(dict.fromkeys(args.runs)), out, args.png, max(1, args.workers), args.require)
+        write_page(list(dict.fromkeys(args.runs)), out, args.png, max(1, args.workers), args.require)
     except (UserError, ExecutorError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 2

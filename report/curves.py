@@ -223,7 +223,7 @@ def heat_of(label: str, runs: list[History], type: str, last: int) -> Panel | No
 # ----------------------------------------------------------------------------------------------------------------
 # Drawing
 
-def draw(axes, measure: Measure, panel: Panel, ink: str) -> None:
+def draw_panel(axes, measure: Measure, panel: Panel, ink: str) -> None:
     if panel.heat is not None:
         shades = ListedColormap([(0.18, 0.48, 0.88, a) for a in np.linspace(0, 1, 64)])
         axes.imshow(panel.heat, aspect="auto", origin="lower", cmap=shades, vmin=0, interpolation="nearest",
@@ -262,7 +262,7 @@ def svg(measure: Measure, panel: Panel, id: str) -> str:
     height = 2.4 + 0.16 * legend(panel)[1]
     figure = Figure(figsize=(3.9, height))
     axes = figure.add_axes((0.175, 0.42 / height, 0.81, 1.8 / height))
-    draw(axes, measure, panel, INK)
+    draw_panel(axes, measure, panel, INK)
     figure.patch.set_alpha(0)
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -280,7 +280,7 @@ def png(measure: Measure, panels: list[Panel], path) -> None:
     down = -(-len(panels) // wide)
     figure = Figure(figsize=(4.4 * wide, 2.9 * down + 0.3), layout="constrained")
     for axes, panel in zip(figure.subplots(down, wide, squeeze=False).flat, panels):
-        draw(axes, measure, panel, "black")
+        draw_panel(axes, measure, panel, "black")
         axes.set_title(f"{measure.title}{': ' if panel.title else ''}{panel.title}", fontsize=10,
                        pad=8 + 13 * legend(panel)[1])
     for axes in figure.axes[len(panels):]:
@@ -288,14 +288,14 @@ def png(measure: Measure, panels: list[Panel], path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def number(value: float) -> str:
+def rounded(value: float) -> str:
     return "-" if not np.isfinite(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def summary(panel: Panel) -> str:
     if panel.heat is not None:
         return "The numbers are in the table below."
-    return "; ".join(f"{line.label} from {number(line.y[0])} to {number(line.y[-1])}" for line in panel.lines) + "."
+    return "; ".join(f"{line.label} from {rounded(line.y[0])} to {rounded(line.y[-1])}" for line in panel.lines) + "."
 
 
 def numbers_table(measure: Measure, panels: list[Panel]) -> str:
@@ -316,7 +316,7 @@ def numbers_table(measure: Measure, panels: list[Panel]) -> str:
         label = f"{stretch[0]:g}" if len(stretch) == 1 else f"{stretch[0]:g} to {stretch[-1]:g}"
         cells = [[values[x] for x in stretch if x in values and np.isfinite(values[x])] for _, values in columns]
         rows.append(f"<tr><th scope=row>{label}</th>" + "".join(
-            f"<td>{number(float(np.mean(cell))) if cell else '-'}</td>" for cell in cells) + "</tr>")
+            f"<td>{rounded(float(np.mean(cell))) if cell else '-'}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th scope=col>{html.escape(name)}</th>" for name, _ in columns)
     return (f"<table><caption>{html.escape(measure.title)}, {html.escape(measure.y)}</caption><thead><tr><th scope=col>"
             f"step</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")

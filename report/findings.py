@@ -8,7 +8,7 @@ import numpy as np
 
 import tasks
 from executor import Executor, Job
-from report.read import History, note
+from report.read import History, add_point
 
 MOST_MEASURED = 2_000      # programs run for complexity and diversity: 3 to 4 ms each
 # Reasoning that speaks of deceiving, outsmarting or escaping, after the paper's "uh-oh moment" ("outsmart all these
@@ -40,11 +40,11 @@ def measure_programs(history: History, executor: Executor) -> None:
             continue
         for measure in ("executed", "cyclomatic", "halstead"):
             if fact[measure] is not None:
-                note(history, f"{measure}/{name}", s["step"], fact[measure])
-        note(history, f"new_program/{name}", s["step"], float(fact["key"] not in keys))
-        note(history, f"new_behaviour/{name}", s["step"], float(fact["behaviour"] not in behaviours))
+                add_point(history, f"{measure}/{name}", s["step"], fact[measure])
+        add_point(history, f"new_program/{name}", s["step"], float(fact["key"] not in keys))
+        add_point(history, f"new_behaviour/{name}", s["step"], float(fact["behaviour"] not in behaviours))
         if before:
-            note(history, f"distance/{name}", s["step"], 0.0 if program in before else nearest[program])
+            add_point(history, f"distance/{name}", s["step"], 0.0 if program in before else nearest[program])
         keys.add(fact["key"])
         behaviours.add(fact["behaviour"])
         before.add(program)
@@ -69,7 +69,7 @@ def measure_texts(history: History) -> None:
         code = [text for language, text in tasks.answer_blocks(s["text"]) if language in tasks.CODE]
         if code:
             comments = sum(line.lstrip().startswith("#") for text in code for line in text.split("\n"))
-            note(history, f"plans/{s['role']}/{s['type']}", s["step"], float(comments >= 2))
+            add_point(history, f"plans/{s['role']}/{s['type']}", s["step"], float(comments >= 2))
 
 
 def mentions(history: History) -> list[tuple[dict, str, str]]:

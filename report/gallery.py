@@ -44,13 +44,13 @@ def entries_of(histories: list[History]) -> list[dict]:
     return entries
 
 
-def cut(text: str, most: int) -> str:
+def shorten(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     return f"{text[:most // 2]}\n[... {len(text) - most:,} characters left out ...]\n{text[-(most // 2):]}"
 
 
-def pack(data) -> str:
+def compressed(data) -> str:
     return base64.b64encode(gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6, mtime=0)).decode()
 
 
@@ -61,17 +61,17 @@ def head_of(entry: dict) -> str:
     return "  ".join(" ".join(line.split()) for line in text[:500].splitlines() if not line.startswith("```"))[:90]
 
 
-def texts_of(entry: dict, most: int) -> dict:
+def entry_texts(entry: dict, most: int) -> dict:
     """The texts of an entry, for the page; answers of at most `most` characters, others of a few times as many."""
     s, data = entry["sample"], {}
     if entry.get("stranger"):
-        data["prompt"] = cut(s.get("prompt", ""), 4 * most)
+        data["prompt"] = shorten(s.get("prompt", ""), 4 * most)
     else:
-        data |= {"text": cut(s["text"], 2 * most), "line": s["line"], "elsewhere": entry["elsewhere"]}
+        data |= {"text": shorten(s["text"], 2 * most), "line": s["line"], "elsewhere": entry["elsewhere"]}
         if "task" in s:
             data |= {key: s["task"][key] for key in ("program", "inputs", "outputs", "message")}
     data["answers"] = [[a["kind"], a["step"], a.get("verdict"), a.get("reward"), a.get("tokens"), a.get("finish"),
-                        cut(a["text"], most), a["line"]] for a in entry["answers"]]
+                        shorten(a["text"], most), a["line"]] for a in entry["answers"]]
     return data
 
 
@@ -97,12 +97,12 @@ def index_of(entries: list[dict], histories: list[History]) -> dict:
 def gallery(histories: list[History], room: int) -> tuple[str, str]:
     """(script elements with the data, in at most about `room` bytes, a sentence on what was left out)."""
     entries = entries_of(histories)
-    index = pack(index_of(entries, histories))
+    index = compressed(index_of(entries, histories))
     most, chunks = LONGEST, list(tasks.chunks(entries, CHUNK))
     few = chunks[::len(chunks) // 16 + 1]  # tell what all would take
 
     def packed(some: list) -> list[str]:
-        return [pack([texts_of(entry, most) for entry in chunk]) for chunk in some]
+        return [compressed([entry_texts(entry, most) for entry in chunk]) for chunk in some]
     while most > SHORTEST and sum(map(len, packed(few))) * len(chunks) > (room - len(index)) * len(few):
         most = most * 3 // 4
     out = [f'<script type="application/gzip" id="index">{index}</script>']

@@ -49,9 +49,9 @@ def measure(program: str, text: str) -> dict:
     facts["fingerprint"] = fingerprint(tree)
     code = compile(program, "<program>", "exec", dont_inherit=True)
     args = parse_arguments(text)
-    lines, _ = call(code, args)
+    lines, _ = call_traced(code, args)
     facts["executed"] = lines if lines <= MOST_LINES else None
-    seen = [call(code, copy.deepcopy(args))[1] for args in probes(args)]
+    seen = [call_traced(code, copy.deepcopy(args))[1] for args in probes(args)]
     facts["behaviour"] = short_hash([type(value).__name__ for value in args], seen)
     return facts
 
@@ -60,7 +60,7 @@ def short_hash(*values) -> str:
     return hashlib.sha256(repr(values).encode("utf-8", "backslashreplace")).hexdigest()[:16]
 
 
-def call(code, args: tuple) -> tuple[int, str]:
+def call_traced(code, args: tuple) -> tuple[int, str]:
     """(lines executed in the program, its value as text or the kind of its failure)."""
     lines = 0
 

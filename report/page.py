@@ -26,14 +26,14 @@ MOST_MENTIONS = 200
 def of_run(folder: Path, workers: int, require: str, say) -> None:
     """The report of a run that is going on or has ended. Nothing that goes wrong here may end the run."""
     try:
-        write_report([folder], folder / "report.html", workers=workers, require=require)
+        write_page([folder], folder / "report.html", workers=workers, require=require)
         say(f"report: {folder / 'report.html'}")
     except Exception as error:
         first = str(error).split("\n")[0]
         say(f"note: no report ({type(error).__name__}: {first}); try: python -m report {folder}")
 
 
-def write_report(folders: list[Path], out: Path, png_folder: Path | None = None, workers: int = 2,
+def write_page(folders: list[Path], out: Path, png_folder: Path | None = None, workers: int = 2,
                  require: str = "kernel") -> None:
     """Reads the run folders, measures, and writes the page. UserError, ExecutorError or OSError say what is wrong;
     an earlier page is then still there."""

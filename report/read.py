@@ -43,7 +43,7 @@ class History:
         return self.metrics[-1]["step"]
 
 
-def note(history: History, key: str, step: int, value: float) -> None:
+def add_point(history: History, key: str, step: int, value: float) -> None:
     steps, values = history.series.setdefault(key, ([], []))
     steps.append(step)
     values.append(value)
@@ -62,7 +62,7 @@ def read_history(folder: Path) -> History:
     metrics_file, samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
     metrics = runfolder.read_lines(metrics_file) if metrics_file.exists() else []
     for number, line in enumerate(metrics, 1):
-        check(is_metrics, line, metrics_file, number)
+        confirm(is_metrics, line, metrics_file, number)
     if not metrics:
         raise UserError(f"{folder}: no step in its metrics.jsonl yet; train some steps first")
     every = 1 + samples_file.stat().st_size // MOST_BYTES if samples_file.exists() else 1
@@ -87,12 +87,12 @@ def read_samples(path: Path, every: int) -> list[dict]:
     samples = []
     for number, sample in enumerate(runfolder.read_lines(path, every), 1):
         if sample is not None:
-            check(is_sample, sample, path, number)
+            confirm(is_sample, sample, path, number)
             samples.append(sample | {"line": number})
     return samples
 
 
-def check(is_right, line: dict, path: Path, number: int) -> None:
+def confirm(is_right, line: dict, path: Path, number: int) -> None:
     try:
         right = isinstance(line["step"], int) and is_right(line)
     except (KeyError, TypeError):
@@ -126,13 +126,13 @@ def note_metrics(history: History) -> None:
                 for name in tasks.TYPES:
                     rates = [rate for cell, rate in value.items() if cell.startswith(f"{name}/")]
                     if rates:
-                        note(history, f"accuracy/{name}", line["step"], float(np.mean(rates)))
+                        add_point(history, f"accuracy/{name}", line["step"], float(np.mean(rates)))
             elif isinstance(value, list):
                 steps, values = history.lists.setdefault(key, ([], []))
                 steps.append(line["step"])
                 values.append(value)
             elif isinstance(value, (int, float)) and not key.startswith("gate/"):
-                note(history, key, line["step"], value)
+                add_point(history, key, line["step"], value)
 
 
 def note_gate_shares(history: History) -> None:
@@ -147,7 +147,7 @@ def note_gate_shares(history: History) -> None:
             counts = [line.get(key) or 0 for key in keys]
             for key, count in zip(keys, counts):
                 if sum(counts):
-                    note(history, key, line["step"], count / sum(counts))
+                    add_point(history, key, line["step"], count / sum(counts))
 
 
 def group(histories: list[History]) -> dict[str, list[History]]:

@@ -51,6 +51,7 @@ def test_interval_knows_that_tasks_of_one_program_are_not_independent():
     assert results.half_width([copies], thrice, results.cells_of(thrice, (1,))) == pytest.approx(width)
 
 
+@pytest.mark.quick
 def test_interval_over_seeds_is_students():
     heldout = [task(i) for i in range(10)]
     cells = results.cells_of(heldout, (1,))
@@ -59,6 +60,7 @@ def test_interval_over_seeds_is_students():
         4.303 * statistics.stdev([0.1, 0.2, 0.4]) / math.sqrt(3))
 
 
+@pytest.mark.quick
 def test_cells_weigh_the_same_whatever_their_size():
     heldout = [task(0)] + [task(i, "induction") for i in range(9)]
     assert results.average([1.0] + [0.0] * 9, results.cells_of(heldout, (1, 2, 3))) == 0.5
@@ -132,15 +134,17 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     assert (frozen["T1"]["azr_ahead"], frozen["greedy"]["azr_ahead"]) == (50, -100)
     assert frozen["T1"]["azr_ahead_seeds"] == [0, 1] and grammar["T1"]["azr_ahead_seeds"] == [2]
     assert everything["seeds"] == 3 and everything["arms"]["grammar tasks"]["seeds"] == [2, 9]
-    heading, _, *rows = [line.split("|")[1:-1] for line in results.results_table(everything).split("\n")
-                         if line.startswith("|")][:5]
+    heading, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]]
+                         for line in results.results_table(everything).split("\n") if line.startswith("|")][:5]
     assert all(len(row) == len(heading) for row in rows)
-    row = {name.strip(): cell.strip() for name, cell in zip(heading, rows[list(everything["arms"]).index("grammar tasks")])}
+    row = dict(zip(heading, rows[list(everything["arms"]).index("grammar tasks")]))
     assert row["gain"] == "+0.0 ± 0.0" and row["AZR ahead at T = 1"] == "(+100.0 ± 0.0)"
     assert row["AZR ahead, greedy"] == "(-100.0 ± 0.0)"
 
 
-def test_the_grammar_file_is_drawn_for_each_seed():
+@pytest.mark.quick
+def test_the_grammar_file_is_drawn_for_each_seed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what is left of runs is removed
     flags = [arms.commands_left(PLAN, "grammar tasks", seed)[0][-1] for seed in (0, 1)]
     assert flags[0] != flags[1] and all(flag.endswith(".jsonl") for flag in flags)
 
@@ -161,8 +165,8 @@ def test_an_arm_that_fails_ends_the_experiment(tmp_path, monkeypatch, capsys):
 def test_a_command_that_fails_is_told_with_its_log(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="its output is in run.log"):
-        arms.run_commands(PLAN, [["-c", "import experiments, sys; sys.exit('as it was')"], ["-c", "open('later', 'w')"]],
-                          Path("run"))
+        arms.run_commands(PLAN, [["-c", "import experiments, sys; sys.exit('as it was')"],
+                                 ["-c", "open('later', 'w')"]], Path("run"))
     assert "as it was" in (tmp_path / "run.log").read_text() and not (tmp_path / "later").exists()
 
 

@@ -12,7 +12,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import runfolder
-import tasks
 from config import Config, UserError, read_config
 from model import forward, load_policy, save_policy
 from tools import __main__ as command
@@ -135,6 +134,7 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
     assert told.startswith("tools export: ") and told.count("\n") == 1
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("argv, status", [([], 2), (["nobody"], 2), (["--help"], 0)])
 def test_the_command_tells_what_there_is(capsys, argv, status):
     assert command.main(argv) == status
@@ -187,5 +187,6 @@ def test_show_says_in_one_line_what_cannot_be_read(shown, tmp_path, capsys):
         assert says in told and told.count("\n") == 1
 
 
+@pytest.mark.quick
 def test_terminal_output_cannot_steer_the_terminal():
     assert show.printable("a\x1b[2Jb\n\tc\x07") == "a�[2Jb\n\tc�"

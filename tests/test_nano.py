@@ -114,6 +114,7 @@ def assert_same_tokenizer(loaded, tokenizer, examples):
         tokenizer.eos_token_id, tokenizer.pad_token_id, None)
 
 
+@pytest.mark.quick
 def test_examples_fit_into_the_nano_presets_limits(tokenizer, examples):
     preset = PRESETS["nano"]
     assert preset["n_inputs"] == make.N_INPUTS and preset["references"] == make.MAX_REFERENCES
@@ -277,6 +278,7 @@ def test_who_forgets_answers_for_the_program_without_one_statement(type, executo
             assert answer == show(values[-2] if type == "deduction" else values[1])
 
 
+@pytest.mark.quick
 def test_examples_are_fixed_by_the_generator():
     def draw(seed):
         rng = random.Random(seed)

@@ -97,8 +97,8 @@ def made(tmp_path_factory) -> Path:
     """Two synthetic runs that differ in the seed, with a page of the first and one of both."""
     folder = tmp_path_factory.mktemp("runs")
     runs = [synthetic(folder, 12, 48, seed, words=12) for seed in (0, 1)]
-    page.write_report(runs[:1], folder / "one.html", folder / "png", workers=1, require="weak")
-    page.write_report(runs, folder / "both.html", workers=1, require="weak")
+    page.write_page(runs[:1], folder / "one.html", folder / "png", workers=1, require="weak")
+    page.write_page(runs, folder / "both.html", workers=1, require="weak")
     return folder
 
 
@@ -188,7 +188,7 @@ def test_a_new_task_type_is_on_the_page_of_a_run_that_has_it_and_no_other(tmp_pa
     runs = [synthetic(tmp_path, 2, 32, seed, types=("deduction", *more)) for seed, more in ((0, ()), (1, ["fourth"]))]
     texts = []
     for run in runs:
-        page.write_report([run], run / "report.html", workers=1, require="weak")
+        page.write_page([run], run / "report.html", workers=1, require="weak")
         texts.append((run / "report.html").read_text())
     assert "fourth" not in texts[0] and unpack(texts[0], "index")["types"] == ["deduction"]
     assert "fourth from" in texts[1] and unpack(texts[1], "index")["types"] == ["deduction", "fourth"]
@@ -215,13 +215,15 @@ def test_shares_of_gate_reasons_count_steps_in_which_nothing_was_solved(made, tm
 def test_an_older_run_is_read_and_its_options_are_told_as_they_are_now(made, tmp_path):
     folder = shutil.copytree(made / "made-0", tmp_path / "run")
     for name in ("config.json", "preset.json"):
-        options = json.loads((folder / name).read_text()) | {"reuse_probes": True, "solve_tasks": "this", "stream": True}
+        options = json.loads((folder / name).read_text())
+        options |= {"reuse_probes": True, "solve_tasks": "this", "stream": True}
         (folder / name).write_text(json.dumps(options))
     run = read.read_history(folder)
     assert run.config.solve_tasks == "probes" and [row[0] for row in overview.differences(run)] == \
         [row[0] for row in overview.differences(read.read_history(made / "made-0"))]
 
 
+@pytest.mark.quick
 def test_references_to_both_copies_of_a_seed_are_found():
     """Seeding puts a task into the buffers of both deduction and abduction; samples.jsonl has the one it was."""
     def row(step, type, program, references):
@@ -272,6 +274,7 @@ def test_warnings_in_plain_words(made, changes, word):
     assert any(line.startswith(word) for line in overview.troubles(run))
 
 
+@pytest.mark.quick
 def test_monitor_finds_talk_and_forbidden_programs_and_escapes_them():
     def row(text, verdict="valid"):
         return {"step": 3, "type": "deduction", "kind": "propose", "role": "propose", "text": text, "verdict": verdict}
@@ -306,8 +309,9 @@ def test_measures_of_programs():
     assert near == 1.0 and 0 < far < 1 and same == 0
 
 
+@pytest.mark.quick
 def test_constant_and_identity_have_different_behaviour_whatever_their_words():
-    outcomes = [measure.call(compile(program, "<program>", "exec"), (3,)) for program in
+    outcomes = [measure.call_traced(compile(program, "<program>", "exec"), (3,)) for program in
                 ("def f(x):\n    return x", "def f(x):\n    y = x\n    return y", "def f(x):\n    return 1 // 0")]
     assert outcomes == [(1, "3"), (2, "3"), (1, "ZeroDivisionError")]
 
@@ -356,7 +360,7 @@ def test_odd_but_readable_files_make_a_page(made, tmp_path):
     (folder / "metrics.jsonl").write_text(
         '{"step": 0, "heldout": {"deduction/1": 0.5}, "gate/deduction/valid": null}\n')
     (folder / "samples.jsonl").unlink()
-    page.write_report([folder], tmp_path / "page.html", workers=1, require="weak")
+    page.write_page([folder], tmp_path / "page.html", workers=1, require="weak")
     assert "Held-out accuracy as a table" in (tmp_path / "page.html").read_text()
 
 
@@ -368,6 +372,7 @@ def test_a_page_can_be_made_while_a_line_is_being_written(tmp_path):
     assert read.read_history(folder).metrics[-1]["step"] == 2
 
 
+@pytest.mark.quick
 def test_a_failing_report_costs_a_line_not_the_run(tmp_path):
     said = []
     page.of_run(tmp_path, 1, "weak", said.append)
@@ -375,7 +380,8 @@ def test_a_failing_report_costs_a_line_not_the_run(tmp_path):
 
 
 def test_nothing_that_training_calls_imports_it_or_what_it_needs():
-    for name, absent in (("report.page", {"train", "model"}), ("runfolder", {"train", "report.page"})):
+    for name, absent in (("report.page", {"train", "sampler"}),
+                         ("runfolder", {"train", "sampler", "report", "matplotlib"})):
         code = f"import sys, {name}; sys.exit(bool({absent} & set(sys.modules)))"
         subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
@@ -387,24 +393,26 @@ def test_a_machine_without_git_can_train(monkeypatch):
 
 def test_mirrors_get_every_number_and_none_that_fails_ends_the_run(tmp_path, monkeypatch):
     cfg, said, got = Config(tensorboard=True, wandb=True, name="x"), [], []
+    monkeypatch.setattr(runfolder, "say", lambda line: said.append(line))
     for name in ("torch.utils.tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
-    assert runfolder.mirrors(cfg, tmp_path, 0, said.append) == [] and all("pip install" in line for line in said)
+    assert runfolder.mirrors(cfg, tmp_path, 0) == [] and all("pip install" in line for line in said)
 
     class Wandb:
         ids = []
         init = staticmethod(lambda id, **options: Wandb.ids.append(id))
         log = staticmethod(lambda values, step: got.append((step, values)))
     monkeypatch.setitem(sys.modules, "wandb", Wandb)
-    cfg.tensorboard, said = False, []
-    (mirror,) = runfolder.mirrors(cfg, tmp_path, 0, said.append)
+    cfg.tensorboard = False
+    said.clear()
+    (mirror,) = runfolder.mirrors(cfg, tmp_path, 0)
     line = {"step": 2, "a": 1.5, "none": None, "list": [1], "heldout": {"deduction/1": 0.5}}
     mirror(line)
     assert got == [(2, {"step": 2, "a": 1.5, "heldout/deduction/1": 0.5})] and said == []
 
     # another run of that name is another run; a resumed one is the same
-    runfolder.mirrors(cfg, tmp_path, 2, said.append), (tmp_path / "other").mkdir()
-    runfolder.mirrors(cfg, tmp_path / "other", 0, said.append)
+    runfolder.mirrors(cfg, tmp_path, 2), (tmp_path / "other").mkdir()
+    runfolder.mirrors(cfg, tmp_path / "other", 0)
     assert Wandb.ids[0] == Wandb.ids[1] != Wandb.ids[2]
 
     def fail(*_, **__):
@@ -413,17 +421,18 @@ def test_mirrors_get_every_number_and_none_that_fails_ends_the_run(tmp_path, mon
     mirror(line), mirror(line)
     assert said == ["note: --wandb stopped (RuntimeError: no login); metrics.jsonl goes on"]
     Wandb.init = staticmethod(fail)
-    assert runfolder.mirrors(cfg, tmp_path, 0, said.append) == [] and "no login" in said[-1] and "\n" not in said[-1]
+    assert runfolder.mirrors(cfg, tmp_path, 0) == [] and "no login" in said[-1] and "\n" not in said[-1]
 
 
-def test_tensorboard_holds_what_metrics_hold(tmp_path):
+def test_tensorboard_holds_what_metrics_hold(tmp_path, monkeypatch):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr(runfolder, "say", pytest.fail)
     for step in (0, 1):  # the second time as after --resume
-        (mirror,) = runfolder.mirrors(Config(tensorboard=True), tmp_path, step, pytest.fail)
+        (mirror,) = runfolder.mirrors(Config(tensorboard=True), tmp_path, step)
         mirror({"step": step + 1, "reward/solve/deduction": step / 4, "solved_of_8/deduction": [1]})
-    found = reader.EventAccumulator(str(tmp_path / "tensorboard"))
-    found.Reload()
-    assert [(e.step, e.value) for e in found.Scalars("reward/solve/deduction")] == [(1, 0.0), (2, 0.25)]
+    written = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    written.Reload()
+    assert [(e.step, e.value) for e in written.Scalars("reward/solve/deduction")] == [(1, 0.0), (2, 0.25)]
 
 
 def test_long_texts_are_cut_so_that_the_page_stays_small(made):

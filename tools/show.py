@@ -37,7 +37,7 @@ def load_any(path: Path, executor: Executor) -> list[Task]:
     return loaded
 
 
-def describe(task: Task) -> str:
+def task_text(task: Task) -> str:
     """The task as the solver sees it, with the answer below."""
     type = tasks.TYPES[task.type]
     shown = "\n".join(fence(*block) for block in type.show_task(task))
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
         if not 1 <= abs(args.number) <= len(loaded):
             raise UserError(f"--number {args.number}: {args.source} has {len(loaded)} tasks")
         task = loaded[args.number - (args.number > 0)]
-        print(printable(describe(task)))
+        print(printable(task_text(task)))
         if args.program:
             given = sys.stdin.buffer.read() if str(args.program) == "-" else args.program.read_bytes()
             texts = [arguments(task.inputs[0]) if args.input is None else args.input]
