@@ -80,10 +80,11 @@ def describe(error: BaseException) -> str:
     "exception", and there may be no message."""
     name, message = NAME_OF(type(error)), ""
     try:
-        message = str(error)
+        text = str(error)
+        message = text[:MAX_ERROR] if type(text) is str else ""  # cut first: there may be no memory for a copy of it
     except BaseException:
         pass
-    return f"{name if is_name(name) else 'exception'}: {message if type(message) is str else ''}"[:MAX_ERROR]
+    return f"{name if is_name(name) else 'exception'}: {message}"[:MAX_ERROR]
 
 
 def call(code, entry: str, arguments: list) -> tuple[str, str]:

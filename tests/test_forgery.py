@@ -12,7 +12,7 @@ OUTPUTS = (10, 17, 24, 31)  # of 1, 2, 3, 4
 
 @pytest.fixture(scope="module")
 def ex():
-    with Executor(workers=1, cpu_seconds=0.5, require="weak") as running:
+    with Executor(workers=1, cpu_seconds=0.2, require="weak") as running:
         yield running
 
 
@@ -81,8 +81,8 @@ def f(x):
                   "    while t:\n        for o in (t.f_locals, t.f_code.co_consts): walk(o, 3)\n        t = t.f_back"),
     "from json import dumps\ndef f(x):\n    f.__code__ = (lambda x: 24).__code__\n    return 0",
     "import json\njson.dumps = lambda *a, **k: '24'\ndef f(x):\n    return 0",
-    "import __main__\n__main__._encode = lambda v: '24'\ndef f(x):\n    return 0",
-    "import executor\ndef f(x):\n    executor.same_value = lambda a, b: True",
+    "import __main__\n__main__.encode = lambda v: '24'\ndef f(x):\n    return 0",
+    "from sandbox import values\ndef f(x):\n    values.same_value = lambda a, b: True",
     "def f(x):\n    open(3, 'wb', closefd=False).write(b'\\0\\0\\0\\x0b[0,\"ok\",24]')\n    return 0"])
 def test_induction(ex, program):
     assert solve(ex, "induction", "python", program) == -0.5
