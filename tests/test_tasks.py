@@ -33,7 +33,7 @@ class FakeExecutor:
         self.answer, self.jobs = run, []
 
     def run(self, jobs):
-        return [[read(job.entry, *args) for args in job.inputs] if job.program.startswith("from parsing")
+        return [[read(job.entry, *args) for args in job.inputs] if job.program.startswith("from sandbox.parsing")
                 else self.keep(job) for job in jobs]
 
     def keep(self, job):
