@@ -72,7 +72,7 @@ NAME_OF = type.__dict__["__name__"].__get__  # the class's own name: type(error)
 
 def is_name(text: str) -> bool:
     """Whether an error text can begin with this as the name of a class."""
-    return len(text) <= MAX_NAME and text.isidentifier() and text.isprintable()
+    return len(text) <= MAX_NAME and text.isidentifier()
 
 
 def describe(error: BaseException) -> str:

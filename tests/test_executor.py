@@ -173,7 +173,7 @@ RAISES = {  # what a program does: what Outcome.exception says
     # A class of its own has the name that it gives itself ...
     "class Mine(Exception): pass\nraise Mine": "Mine", "raise type('Größe', (ValueError,), {})": "Größe",
     "class E(Exception):\n def __str__(s): raise KeyError\nraise E": "E",
-    "S = type('S', (str,), {'__format__': lambda s, _: 'KeyError:'})\n"
+    "S = type('S', (str,), {'__getitem__': lambda s, i: s, '__format__': None})\n"
     "class E(Exception): __str__ = lambda s: S()\nraise E": "E",
     "e = ValueError(); e.__class__ = KeyError\nraise e": "TypeError",
     # ... which its metaclass cannot change from call to call, ...
@@ -188,6 +188,7 @@ RAISES = {  # what a program does: what Outcome.exception says
 }
 
 
+@pytest.mark.quick
 def test_the_class_of_an_error_can_be_told(ex):
     programs = ["def f():\n" + textwrap.indent(text, " ") for text in RAISES]
     outcomes = [outcome for (outcome,) in ex.run([Job(program, ((),), seeds=2) for program in programs])]
@@ -197,6 +198,7 @@ def test_the_class_of_an_error_can_be_told(ex):
     assert not Outcome("ok", 1).exception and not Outcome("timeout", error="over: 1").exception
 
 
+@pytest.mark.quick
 def test_a_class_that_depends_on_the_hash_seed_is_not_deterministic(ex):
     programs = {
         "def f(): raise (KeyError, ValueError, IndexError)[hash('a') % 3]('x')": "nondeterministic",
@@ -270,6 +272,7 @@ def test_the_next_program_is_clean(poison):
     assert before[0][0].kind == "ok" and before[0][0].value == after[0][0].value
 
 
+@pytest.mark.quick
 def test_fresh_namespace_per_input(ex):
     program = "seen = []\ndef f(x):\n seen.append(x)\n x.append(0)\n return seen"
     outcomes = ex.run([Job(program, (([1],), ([1],), ([2],)), seeds=2)])[0]
@@ -291,6 +294,7 @@ def f(x):
     assert [outcomes[0].value, outcomes[4].value] == [0, 4]
 
 
+@pytest.mark.quick
 def test_nondeterminism(ex):
     programs = [
         "def f(s): return ''.join(set(s))",
@@ -375,6 +379,7 @@ def test_forged_records(ex, data, then, kind):
     assert call(ex, "def f(): return 1") == call(ex, "def f(): return 1")
 
 
+@pytest.mark.quick
 def test_no_forged_record_raises():
     for data in (b"", b"null", b"[]", b"[0,0,0]", b'[0,"ok",["q"]]', b'[0,"ok",["i","zz"]]',
                  b'[0,"ok",["b",3]]', b'[0,[],1]', b'{"a":1,"b":2,"c":3}', b"\x80", b"[" * 10**5,
@@ -394,6 +399,7 @@ def test_no_forged_error_has_a_name_that_is_none(payload):
 # ----------------------------------------------------------------------------------------------------------------
 # The trainer's side
 
+@pytest.mark.quick
 def test_order_of_results(ex):
     jobs = [
         Job(f"def f():\n for _ in range({(9 - i) * 10**4}): pass\n return {i}", ((),))
@@ -523,6 +529,7 @@ def test_require(monkeypatch):
         Executor(workers=1, require="weak")
 
 
+@pytest.mark.quick
 def test_elsewhere_than_on_linux_one_line_says_so(monkeypatch):
     monkeypatch.setattr(executor.sys, "platform", "darwin")
     with pytest.raises(executor.ExecutorError, match="only on Linux.*darwin") as failed:
@@ -607,6 +614,7 @@ def test_command():
     assert "ZeroDivisionError: division by zero" in done.stdout and done.stderr == ""
 
 
+@pytest.mark.quick
 def test_only_the_standard_library_and_no_unsafe_loading():
     root = Path(executor.__file__).parent
     for path in (root / "executor.py", *(root / "sandbox").glob("*.py")):
@@ -627,6 +635,8 @@ def test_preloaded_modules_have_their_full_names_and_nothing_has_two():
     names = [*modules, "sandbox.parsing", "sandbox.values", "parsing", "values", "kernel", "worker", "executor"]
     with Executor(workers=1, require="weak", preload=modules) as one:
         assert call(one, program, names).value == names[:4]
+        path = call(one, "import sys\ndef f(): return sys.path").value
+        assert path[0] == str(Path(executor.__file__).parent) and not [folder for folder in path if "sandbox" in folder]
 
 
 def test_outcome_defaults():

@@ -27,11 +27,13 @@ def solve(ex, type: str, language: str, answer: str) -> float:
     return rewards.solve_reward(verdict.well_formed, verdict.correct)
 
 
+@pytest.mark.quick
 def test_honest_answers_pay(ex):
     assert solve(ex, "deduction", "output", "17") == solve(ex, "abduction", "input", "2") == 1
     assert solve(ex, "induction", "python", ADD) == 1
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("answer", [
     "__import__('os').system('true') or 17", "f(2)", "2 * 7 + 3", "17 if True else 0", "[17][0]", "int('17')",
     "type('E', (), {'__eq__': lambda s, o: True})()", "True or 17", "17 or 1", "(lambda: 17)()", "x := 17", "17\n18",
@@ -40,6 +42,7 @@ def test_deduction(ex, answer):
     assert solve(ex, "deduction", "output", answer) == -0.5
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("answer", [
     "0) or True or (0", "0) == 17 or (17", "*[2]", "x=2", "**{'x': 2}", "__import__('os').system('true') or 2", "1 + 1",
     "(lambda: 2)()", "type('E', (), {'__mul__': lambda s, o: 14})()", "2 if True else 0", "len('ab')", "2,", "x := 2",

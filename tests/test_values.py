@@ -10,6 +10,7 @@ from executor import Job
 from sandbox.parsing import parse_arguments, parse_literal
 from sandbox.values import decode, same_value, show
 
+pytestmark = pytest.mark.quick
 nan, inf = math.nan, math.inf
 VALUES = [
     None, True, False, 0, -1, 2**63, -(2**64), 10**4000, 0.1, -0.0, 1e300, 5e-324, nan, inf, -inf,
