@@ -52,6 +52,8 @@ class Config:
 
     types: list[str] = opt([name for name in TYPES if TYPES[name].paper], "task types to train", group="the method")
     batch_size: int = opt(64, "B: proposals, and tasks to solve, per type and step (paper: 64)", least=1)
+    references_from: Literal["all", "mixed"] = opt(
+        "all", "uniform over the buffer (paper), or over its tasks that were last solved sometimes but not always")
     references: int = opt(6, "K: earlier tasks shown to the proposer (paper: 6; 0 is its ablation)", least=0)
     n_probes: int = opt(8, "n: solver samples that measure a task's solve rate (paper: 8)", least=1)
     n_inputs: int = opt(10, "N: inputs of an induction task, half of them hidden (paper: 10)", least=2)
@@ -59,12 +61,17 @@ class Config:
     seed_tasks: str | None = opt(None, "a task file to start from instead of seeding by the model")
     prompt: Literal["r1", "chat", "compact"] = opt(
         "r1", "r1 for base models, chat for Instruct models, compact for nano")
+    example: bool = opt(False, "show a worked example in r1 and chat prompts (paper: no)")
+    stop_at_answer: bool = opt(True, "a response ends at </answer> (paper: at the end of text alone)")
+    refuse_copies: bool = opt(False, "the gate refuses the programs that a proposer was shown, up to names (paper: no)")
     train_propose: bool = opt(True, "train on the proposer's responses too (off: the paper's solver-only ablation)")
     propose_from: str = opt("policy", "who proposes: policy (paper), start (the model before training), or a task file")
     control: Literal["none", "shuffled", "random"] = opt(
         "none", "shuffled: valid proposals swap their rewards; random: a coin judges answers")
     solve_tasks: Literal["this", "previous", "probes"] = opt(
         "this", "solved first: tasks of this step (paper) or the previous (official); or train on the probes")
+    learnability: Literal["paper", "graded"] = opt(
+        "paper", "of a task with solve rate r: 1 - r, but 0 for never and always (paper), or graded: 4 r (1 - r)")
     extreme_reward: float = opt(0.0, "the proposer's for a task solved never or always: 0 (paper), -0.5 (official)")
     invalid_reward: float = opt(-1.0, "the proposer's for a well-formed proposal that fails the gate")
     advantage: Literal["trr++", "reinforce++", "grpo"] | None = opt(

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 
-def learnability(solved: int, n: int, extreme: float = 0.0) -> float:
+def learnability(solved: int, n: int, extreme: float = 0.0, graded: bool = False) -> float:
     """What a task is worth of which `solved` of n probes were right, paper eq. 4: 0 if it was solved never or always,
-    else 1 - rate. `extreme` is what never and always give: 0 in the paper, -0.5 in the official code."""
-    return extreme if solved in (0, n) else 1.0 - solved / n
+    else 1 - rate. `extreme` is what never and always give: 0 in the paper, -0.5 in the official code. `graded` is 4
+    rate (1 - rate) instead, the spread of an answer's reward: what a lucky guess in n solves is worth little."""
+    if solved in (0, n):
+        return extreme
+    return 4 * solved * (n - solved) / n**2 if graded else 1.0 - solved / n
 
 
 def propose_reward(well_formed: bool, learnability: float | None, invalid: float = -1.0) -> float:

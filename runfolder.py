@@ -117,6 +117,8 @@ def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
         m[f"learnability/{type}"] = mean(row.learnability for row in valid)
         solved = Counter(round(row.solve_rate * cfg.n_probes) for row in valid)
         m[f"solved_of_{cfg.n_probes}/{type}"] = [solved[k] for k in range(cfg.n_probes + 1)]
+        rates = [row.solve_rate for row in valid]
+        m[f"mixed/{type}"] = mean(0 < rate < 1 for rate in rates)
         m[f"depth/{type}"] = mean(row.task.depth for row in valid)
         m[f"buffer/{type}"], m[f"heldout/{type}"] = len(run.buffers.train[type]), len(run.buffers.heldout[type])
         m[f"solve_rate/{type}"] = mean(row.verdict == "correct" for row in everything

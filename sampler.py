@@ -30,7 +30,8 @@ CHUNK = 128            # tokens whose probabilities `draw` adds up first
 
 @dataclass
 class Sample:
-    """One response. `ids` ends with the stop token if there was one; ids and logps go to the update as they are."""
+    """One response. `ids` ends with the stop token, or with the token that completed a stop text, if there was one; ids
+    and logps go to the update as they are."""
     ids: list[int]
     logps: list[float]  # log-prob of each id under the distribution it was drawn from (temperature 0: under T = 1)
     finish: str         # "stop" or "length"
@@ -42,6 +43,7 @@ class Request:
     prompt: list[int]
     limits: list[int]            # most tokens of each response
     tag: object                  # the caller's
+    stops: tuple[str, ...]       # texts that end a response with the token that completes them
     uniform_NT: Tensor | None    # what the draws of each token are made from: samples do not depend on the schedule
     waiting: int                 # responses not finished
 
@@ -54,6 +56,8 @@ class Sequence:
     index: int
     sample: Sample
     since: int = 0  # steps the rollout had made when it took its slot
+    tail: str = ""  # the end of its text, as far as a stop may have begun in it
+    stopped: bool = False  # by a stop
 
     def text(self) -> list[int]:
         return self.request.prompt + self.sample.ids
@@ -91,6 +95,7 @@ class Rollout:
     queue: deque[Sequence] = field(default_factory=deque)
     rows: list[Sequence] = field(default_factory=list)
     prefixes: dict[tuple, list[KV]] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)  # of single tokens, where stops are looked for
     half: tuple = (None, None)   # the prompt whose responses did not all find a slot: its keys and values
     requests: int = 0
     steps: int = 0
@@ -136,14 +141,15 @@ def new_state(policy: Policy, slots: int, columns: int) -> State:
 
 
 def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] | None = None, tag=None,
-        key: str | None = None) -> Request:
+        key: str | None = None, stops: tuple[str, ...] = ()) -> Request:
     """Queues n responses to a prompt; `limit` is the most tokens of each, or of all. Their draws are fixed by the
-    rollout's seed and `key` (the request's number if not given). Raises ValueError."""
+    rollout's seed and `key` (the request's number if not given). Each ends at a stop token or at one of the texts
+    `stops`. Raises ValueError."""
     width = rollout.state.ids_BN.shape[1] - 1
     limits = limit if isinstance(limit, list) else [limit or width] * n
     if not prompt or len(prompt) + max(limits) > rollout.max_length or not 0 < min(limits) <= max(limits) <= width:
         raise ValueError(f"prompts must have 1 to {rollout.max_length - max(limits)} tokens here, not {len(prompt)}")
-    request = Request(prompt, limits, tag, None, n)
+    request = Request(prompt, limits, tag, stops, None, n)
     if rollout.temperature:
         source = random.Random(f"{rollout.seed} {rollout.requests if key is None else key}")
         noise = torch.Generator().manual_seed(source.getrandbits(63))
@@ -176,15 +182,8 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
             replay(rollout, rows, length)
     rollout.steps += rollout.read_every
     rollout.made += len(rollout.rows) * rollout.read_every
+    end_at_stops(rollout)
     return harvest(rollout)
-
-
-@torch.inference_mode()
-def stop_rows(rollout: Rollout, ended: Callable[[Request, list[int]], bool]) -> None:
-    """Live rows for whose request and ids so far `ended` holds end with their next token."""
-    for b, sample in enumerate(read_samples(rollout, list(range(len(rollout.rows))))):
-        if ended(rollout.rows[b].request, sample.ids):
-            rollout.state.limit_B[b] = 0
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -354,6 +353,31 @@ def draw(logits_BV: Tensor, uniform_B1: Tensor) -> tuple[Tensor, Tensor]:
 # ----------------------------------------------------------------------------------------------------------------
 # Out of the slots
 
+def end_at_stops(rollout: Rollout) -> None:
+    """Rows whose newest tokens complete one of their stops are done, and forget what they sampled behind it. The text
+    is put together from single tokens, so that a stop is found where it ends inside one."""
+    watched = [b for b, sequence in enumerate(rollout.rows) if sequence.request.stops]
+    if not watched:
+        return
+    state, decode = rollout.state, rollout.policy.tokenizer.decode
+    firsts = [len(row.sample.ids) + rollout.steps - rollout.read_every - row.since for row in rollout.rows]
+    new_BN = torch.tensor(firsts, device=state.ids_BN.device)[:, None] + torch.arange(
+        rollout.read_every, device=state.ids_BN.device)
+    ids = state.ids_BN[:len(firsts)].gather(1, new_BN.clamp(max=state.ids_BN.shape[1] - 1)).tolist()
+    counts = state.count_B[:len(firsts)].tolist()
+    for b in watched:
+        row = rollout.rows[b]
+        longest = max(map(len, row.request.stops))
+        for made, id in enumerate(ids[b][:counts[b] - firsts[b]], firsts[b] + 1):
+            if id not in rollout.texts:
+                rollout.texts[id] = decode([id])
+            row.tail += rollout.texts[id]
+            if any(stop in row.tail for stop in row.request.stops):
+                row.stopped, state.count_B[b], state.done_B[b] = True, made, True
+                break
+            row.tail = row.tail[-longest:]
+
+
 def harvest(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     finished, done = [], rollout.state.done_B[:len(rollout.rows)].nonzero()[:, 0].tolist()
     for b, sample in zip(done, read_samples(rollout, done)):
@@ -372,8 +396,10 @@ def read_samples(rollout: Rollout, rows: list[int]) -> list[Sample]:
         return []
     counts = rollout.state.count_B[rows].tolist()
     ids, logps = (tensor[rows, :max(counts)].tolist() for tensor in (rollout.state.ids_BN, rollout.state.logp_BN))
-    return [Sample(ids[:n], logps[:n], "stop" if n and ids[n - 1] in rollout.policy.stop_ids else "length")
-            for n, ids, logps in zip(counts, ids, logps)]
+    ended = [rollout.rows[b].stopped or n and ids[n - 1] in rollout.policy.stop_ids
+             for b, n, ids in zip(rows, counts, ids)]
+    return [Sample(ids[:n], logps[:n], "stop" if ended else "length")
+            for n, ids, logps, ended in zip(counts, ids, logps, ended)]
 
 
 def drop_rows(rollout: Rollout, gone: list[int]) -> None:
@@ -487,7 +513,7 @@ def capture(rollout: Rollout, rows: int, length: int) -> torch.cuda.CUDAGraph:
 
 def generate(policy: Policy, prompts: list[list[int]], n: int = 1, max_new_tokens: int = 256, temperature: float = 1.0,
              seed: int = 0, slots: int = 64, kv_gb: float = 4.0, progress: Callable[[int], None] | None = None,
-             **switches) -> list[list[Sample]]:
+             stops: tuple[str, ...] = (), **switches) -> list[list[Sample]]:
     """n responses to each prompt: result[i][j] is the j-th sample of prompts[i]. The seed fixes all draws. Only
     temperature shapes the distribution: top-p and top-k would bias the ratio in the update. `progress` is called with
     the tokens made so far; `switches` go to `start_rollout`. Raises ValueError."""
@@ -502,7 +528,7 @@ def generate(policy: Policy, prompts: list[list[int]], n: int = 1, max_new_token
                             **switches)
     # Longest first: prompts prefilled together are of like length, and the most expensive ones do not come last.
     for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-        add(rollout, prompts[i], n, tag=i)
+        add(rollout, prompts[i], n, tag=i, stops=stops)
     while not idle(rollout):
         for request, j, sample in advance(rollout):
             samples[request.tag][j] = sample

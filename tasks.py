@@ -75,6 +75,7 @@ class TaskType:
     gives_programs: bool = True                          # ... and this is a type whose programs it may be given
     observe: Callable[[Outcome], Outcome] = lambda outcome: outcome  # what a task keeps of its program's outcome
     paper: bool = True                                   # trained if --types is not given
+    thought: str = ""                                    # of the solver of the worked example
 
 
 CODE = ("python", "py", "")  # fence languages of a program
@@ -84,7 +85,7 @@ def arguments(args: tuple) -> str:
     return ", ".join(show(value) for value in args)
 
 
-def blocks_of(blocks: list, *languages: str) -> list[str]:
+def blocks_of(blocks: list, *languages: str | None) -> list[str]:
     return [text for language, text in blocks if language in languages]
 
 
@@ -133,12 +134,12 @@ PROPOSAL_FORM = """
 The input is written as the arguments of one call of `f`, separated by commas. The answer has exactly this form:
 <answer>
 ```python
-def f(items, word):
+def f(...):
     ...
     return ...
 ```
 ```input
-[3, 1], 'ab'
+...
 ```
 </answer>"""
 INDUCTION_FORM = """
@@ -146,10 +147,10 @@ Each input is written as the arguments of one call of `f`, separated by commas. 
 {n_inputs} input blocks:
 <answer>
 ```input
-[3, 1], 'ab'
+...
 ```
 ```input
-[], 'xyz'
+...
 ```
 ...
 ```message
@@ -163,7 +164,7 @@ DEDUCTION = TaskType(
     " must work out the output in its head, so choose a computation that takes careful reasoning to follow.\n"
     + PROGRAM_RULES + PROPOSAL_FORM,
     solution="Work out what `f` returns for the input below. The answer is the value, as a Python literal, in exactly"
-    " this form:\n<answer>\n```output\n[1, 'a']\n```\n</answer>",
+    " this form:\n<answer>\n```output\n...\n```\n</answer>",
     show_reference=show_triplet,
     show_task=lambda task: show_triplet(task)[:2],
     draft=code_and_input,
@@ -172,6 +173,7 @@ DEDUCTION = TaskType(
     attempt=lambda task, text, value: [Outcome("ok", value)],
     targets=lambda task: task.outputs,
     hidden=lambda task: show(task.outputs[0]),
+    thought="a is 3 and b is 4, so c is 7, and c * 2 is 14.",
 )
 ABDUCTION = TaskType(
     name="abduction",
@@ -180,7 +182,7 @@ ABDUCTION = TaskType(
     + PROGRAM_RULES + PROPOSAL_FORM,
     solution="Find an input for which `f` returns the output below; any such input will do. The answer is the"
     " arguments of one call of `f`, Python literals separated by commas, in exactly this form:\n<answer>\n```input\n"
-    "[3, 1], 'ab'\n```\n</answer>",
+    "...\n```\n</answer>",
     show_reference=show_triplet,
     show_task=lambda task: [block for block in show_triplet(task) if block[0] != "input"],
     draft=code_and_input,
@@ -189,6 +191,7 @@ ABDUCTION = TaskType(
     attempt=lambda task, text, args: Job(task.program, (args,)),
     targets=lambda task: task.outputs,
     hidden=lambda task: arguments(task.inputs[0]),
+    thought="c * 2 is 14, so c is 7. The sum of 3 and 4 is 7.",
 )
 INDUCTION = TaskType(
     name="induction",
@@ -210,6 +213,7 @@ INDUCTION = TaskType(
     hidden=lambda task: task.program,
     given_program=True,
     gives_programs=False,
+    thought="3 and 4 give 14, twice their sum; so do 0 and 0, and -2 and 5 with 6.",
 )
 
 
@@ -232,7 +236,7 @@ ERROR = TaskType(
     " must say which exception `f` raises, if any, so choose a computation that fails, or seems to, in a way that"
     " takes careful reasoning to foresee.\n" + PROGRAM_RULES + PROPOSAL_FORM,
     solution="Work out whether `f` raises an exception for the input below. The answer is the name of its class, or"
-    " NoError if there is none, in exactly this form:\n<answer>\n```output\nNoError\n```\n</answer>",
+    " NoError if there is none, in exactly this form:\n<answer>\n```output\n...\n```\n</answer>",
     show_reference=lambda task: show_triplet(task)[:2] + [("output", task.outputs[0])],
     show_task=lambda task: show_triplet(task)[:2],
     draft=code_and_input,
@@ -244,6 +248,7 @@ ERROR = TaskType(
     gives_programs=False,
     observe=raised,
     paper=False,
+    thought="3 + 4 is 7 and 7 * 2 is 14, so nothing is raised.",
 )
 TYPES = {type.name: type for type in (DEDUCTION, ABDUCTION, INDUCTION, ERROR)}
 
@@ -268,13 +273,52 @@ def fence(language: str, text: str) -> str:
 class Style:
     """How prompts are worded: `compact` (a few tokens, for nano), `r1` (English instructions after a think/answer
     preamble, for base models), `chat` (the same instructions, with `wrap` putting them into the tokenizer's
-    template)."""
+    template). `example`: r1 and chat show a worked example, for models that do not know the form. `stops`: texts at
+    which a response ends."""
     name: str = "r1"
     n_inputs: int = 10
     wrap: Callable[[str], str] | None = None
+    example: bool = False
+    stops: tuple[str, ...] = ()
 
 
-def build_prompt(style: Style, role: str, type: TaskType, shown: list[list]) -> str:
+# Programs of our own for the worked examples. Proposers are shown one of several, so that no single one is the easiest
+# thing to write, and what copies one earns nothing (train.py, --refuse_copies).
+EXAMPLE = "def f(a, b):\n    c = a + b\n    return c * 2"
+EXAMPLE_INPUTS = ((3, 4), (0, 0), (-2, 5), (10, 1), (7, 7), (-3, -6), (100, 50), (1, 0), (8, -8), (2.5, 4))
+PROPOSALS = (
+    ("def f(word, n):\n    turned = word[n:] + word[:n]\n    return turned.upper()", "'table', 2",
+     "A word can be turned, so I move n letters to its end and change its case: two steps, easy to mix up."),
+    ("def f(numbers):\n    total = 0\n    for x in numbers:\n        total += x if x > 2 else 1\n    return total",
+     "[3, 1, 5]", "I add up the large numbers and count the small ones: a short loop, but each has to be looked at."),
+    ("def f(a, b):\n    ends = {'low': min(a, b), 'high': max(a, b)}\n    return ends['high'] - ends['low'] + 1",
+     "12, 7", "Two numbers span a range. I keep its ends in a dictionary and count what lies between, with the ends."))
+EXAMPLE_KEYS = {parsing.program_key(program) for program in (EXAMPLE, *(program for program, _, _ in PROPOSALS))}
+
+
+def example_task(type: TaskType, n_inputs: int) -> Task:
+    inputs = EXAMPLE_INPUTS[:n_inputs if type.given_program else 1]
+    outputs = tuple(type.observe(Outcome("ok", (a + b) * 2)).value for a, b in inputs)
+    return Task(type.name, EXAMPLE, inputs, outputs, "Two numbers become one; think of sums.")
+
+
+def worked_example(type: TaskType, role: str, n_inputs: int, which: int) -> str:
+    """What is shown and a whole response to it; `which` chooses among the proposer's examples."""
+    task = example_task(type, n_inputs)
+    if role == "solve":
+        shown, thought, answer = type.show_task(task), type.thought, [(type.answer[0], type.hidden(task))]
+    elif type.given_program:
+        shown, thought = type.show_reference(task), "f doubles a sum, so I take small, equal, negative, large numbers."
+        answer = [*(("input", arguments(args)) for args in task.inputs), ("message", task.message)]
+    else:
+        program, given, thought = PROPOSALS[which % len(PROPOSALS)]
+        shown, answer = [], [("python", program), ("input", given)]
+    blocks = ["\n".join(fence(*block) for block in group) for group in (shown, answer)]
+    return "\n".join(["Here is an example.", *blocks[:1] * bool(shown), f"<think> {thought} </think>", "<answer>",
+                      blocks[1], "</answer>", f"Now it is your turn{', with something new' * (role == 'propose')}."])
+
+
+def build_prompt(style: Style, role: str, type: TaskType, shown: list[list], which: int = 0) -> str:
     """The prompt as text. `role` is "propose" or "solve", `shown` a list of block groups (the references, or the one
     task), last in the prompt so that the instructions before them are a shared prefix of all prompts of a kind."""
     texts = ["\n".join(fence(*block) for block in blocks) for blocks in shown]
@@ -283,10 +327,12 @@ def build_prompt(style: Style, role: str, type: TaskType, shown: list[list]) -> 
     if role == "propose" and texts and not type.given_program:
         references = [f"Reference {i}:\n{text}" for i, text in enumerate(texts, 1)]
         texts = ["Your task should differ from these earlier ones.", *references]
-    instructions = type.proposal if role == "propose" else type.solution
+    instructions = (type.proposal if role == "propose" else type.solution).replace("{n_inputs}", str(style.n_inputs))
+    if style.example:
+        texts = [worked_example(type, role, style.n_inputs, which), *texts]
     # Small models forget the form by the end of a long prompt, so the last line reminds them of it.
     reminder = "Think first, then write the whole answer between <answer> and </answer>, in the form given above."
-    question = "\n\n".join([instructions.replace("{n_inputs}", str(style.n_inputs)), *texts, reminder])
+    question = "\n\n".join([instructions, *texts, reminder])
     return chat_prompt(style.wrap, question) if style.name == "chat" else base_prompt(question)
 
 
@@ -299,8 +345,8 @@ def base_prompt(question: str) -> str:
     return f"{PREAMBLE}User: {question}\nAssistant: <think>"
 
 
-def propose_prompt(style: Style, type: TaskType, references: list[Task]) -> str:
-    return build_prompt(style, "propose", type, [type.show_reference(task) for task in references])
+def propose_prompt(style: Style, type: TaskType, references: list[Task], which: int = 0) -> str:
+    return build_prompt(style, "propose", type, [type.show_reference(task) for task in references], which)
 
 
 def solve_prompt(style: Style, task: Task) -> str:
@@ -311,22 +357,31 @@ def solve_prompt(style: Style, task: Task) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # Parsing. A response is the text sampled after "<think>".
 
-FORMAT = re.compile(r"\A<think>.*?</think>\s*<answer>.*?</answer>", re.DOTALL)
+OPENING = re.compile(r"</think>\s*<answer>")
 # Possessive (*+) and with nothing optional after (.*?): linear even where a policy repeats white space without end.
 FENCED = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)```", re.DOTALL)
 
 
+def answer_part(response: str) -> str | None:
+    """The text of the first answer part; None without the paper's format: a think part, an answer part, only white
+    space between (section 3.1, R_format). What stands behind it counts for nothing."""
+    opening = OPENING.search(response)
+    end = response.find("</answer>", opening.end()) if opening else -1
+    return response[opening.end():end] if end >= 0 else None
+
+
 def well_formed(response: str) -> bool:
-    """The paper's format: a think part, an answer part, only white space between (section 3.1, R_format)."""
-    return FORMAT.match("<think>" + response) is not None
+    return answer_part(response) is not None
 
 
-def answer_blocks(response: str) -> list[tuple[str, str]]:
-    """The fenced blocks of the last answer part; of the whole response where there is none (seeding takes both)."""
-    start = response.rfind("<answer>")
-    answer = response[start + len("<answer>"):] if start >= 0 else response
-    blocks = FENCED.findall(answer.split("</answer>")[0])
-    return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in blocks]
+def answer_blocks(response: str) -> list[tuple[str | None, str]]:
+    """The fenced blocks of the answer part, of the whole response where there is none (seeding takes both). An answer
+    part without any fence is one block whose language is None: it may be the literal or program itself."""
+    part = answer_part(response)
+    if part is not None and "```" not in part:
+        return [(None, part.strip())] * bool(part.strip())
+    text = (response.partition("<answer>")[2] or response).partition("</answer>")[0] if part is None else part
+    return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in FENCED.findall(text)]
 
 
 def is_heldout(key: str, fraction: float) -> bool:
@@ -469,7 +524,7 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     executor process only ever sees the program and the inputs, and what it returns is compared here as plain data.
     `limits` in place of the executor's."""
     types = [TYPES[task.type] for task, _ in answers]
-    texts = [next(iter(blocks_of(answer_blocks(response), *type.answer)), None)
+    texts = [next(iter(blocks_of(answer_blocks(response), None, *type.answer)), None)
              for type, (_, response) in zip(types, answers)]
     wanted = [(type.reader, text) for type, text in zip(types, texts) if text is not None]
     outcomes = iter(read(wanted, executor, limits))
@@ -532,18 +587,30 @@ class Buffers:
     size: int
     train: dict[str, list[Task]] = field(default_factory=lambda: {name: [] for name in TYPES})
     heldout: dict[str, list[Task]] = field(default_factory=lambda: {name: [] for name in TYPES})
+    rates: dict[str, float] = field(default_factory=dict)  # a task's id: how often it was solved when last probed
 
     def add(self, task: Task) -> None:
         buffer = (self.heldout if task.heldout else self.train)[task.type]
         buffer.append(task)
         del buffer[:-self.size]
 
-    def draw_references(self, type: TaskType, k: int, rng: random.Random) -> list[Task]:
+    def note_rates(self, answers: list) -> None:
+        """Keeps the solve rates of the tasks that these answers, rows of train.py, were judged on."""
+        verdicts: dict[str, list[bool]] = {}
+        for row in answers:
+            verdicts.setdefault(row.task.id, []).append(row.verdict == "correct")
+        self.rates |= {id: sum(right) / len(right) for id, right in verdicts.items() if len(right) > 1}
+
+    def draw_references(self, type: TaskType, k: int, rng: random.Random, mixed: bool = False) -> list[Task]:
         """K distinct references, uniform over the type's buffer; for induction the one program it proposes on, uniform
-        over the programs of both other types (paper section 3.2). K = 0 for the paper's ablation without references."""
+        over the programs of both other types (paper section 3.2). K = 0 for the paper's ablation without references.
+        `mixed`: over tasks that were solved sometimes but not always, where there are enough of them."""
         if type.given_program:
             return [rng.choice([task for name in TYPES if TYPES[name].gives_programs for task in self.train[name]])]
         pool = self.train[type.name]
+        if mixed:
+            between = [task for task in pool if 0 < self.rates.get(task.id, 0) < 1]
+            pool = between if len(between) >= max(4, k) else pool
         return rng.sample(pool, min(k, len(pool)))
 
     def draw_tasks(self, type: TaskType, n: int, newest: int, rng: random.Random) -> list[Task]:
@@ -557,8 +624,10 @@ class Buffers:
         return chosen
 
     def to_json(self) -> dict:
-        return {"size": self.size, **{name: {type: list(map(task_to_state, tasks)) for type, tasks in buffers.items()}
-                                      for name, buffers in (("train", self.train), ("heldout", self.heldout))}}
+        data = {"size": self.size, "rates": self.rates}
+        for name, buffers in (("train", self.train), ("heldout", self.heldout)):
+            data[name] = {type: list(map(task_to_state, tasks)) for type, tasks in buffers.items()}
+        return data
 
     @staticmethod
     def from_json(data: dict) -> "Buffers":
@@ -566,7 +635,7 @@ class Buffers:
         train, heldout = ({type: [replace(task_from_state(task), heldout=name == "heldout")
                                   for task in data[name].get(type, [])] for type in TYPES}
                           for name in ("train", "heldout"))
-        return Buffers(data["size"], train, heldout)
+        return Buffers(data["size"], train, heldout, data.get("rates", {}))
 
 
 def task_to_json(task: Task) -> dict:

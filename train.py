@@ -128,7 +128,9 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         if cfg.solve_tasks == "this":
             solves = ask_from_buffer(run, rollout, run.step, asked=solves)
         probes = [probe for row in proposals for probe in row.probes]
-        for _ in judged(run, rollout, probes + solves):
+        if cfg.solve_tasks == "probes":
+            solves = probes + probe_from_buffer(run, rollout, proposals)
+        for _ in judged(run, rollout, list(dict.fromkeys(probes + solves))):
             pass
         del rollout  # its keys, values and packed weights: the update needs the memory
 
@@ -138,10 +140,9 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         if row.task:
             solved = sum(probe.verdict == "correct" for probe in row.probes)
             row.solve_rate = solved / cfg.n_probes
-            row.learnability = rewards.learnability(solved, cfg.n_probes, cfg.extreme_reward)
+            row.learnability = rewards.learnability(solved, cfg.n_probes, cfg.extreme_reward,
+                                                    cfg.learnability == "graded")
         row.reward = rewards.propose_reward(row.well_formed, row.learnability, cfg.invalid_reward)
-    if cfg.solve_tasks == "probes":
-        solves = probes
     for row in solves:
         row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
     take_control(run, rewarded, solves)
@@ -155,7 +156,8 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     with clock("update"):
         update_metrics = update(run, rows)
 
-    everything = proposals + probes + (solves if solves is not probes else [])
+    run.buffers.note_rates(probes + solves)
+    everything = list(dict.fromkeys(proposals + probes + solves))
     return everything, runfolder.step_metrics(run, everything, rows, clock) | update_metrics
 
 
@@ -172,12 +174,12 @@ def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
     if run.given is not None and run.step > 0:  # seeding asks the model
         return take(run, type)
     rng, rows = run.rng(f"references {type.name} {salt}"), []
-    for _ in range(run.cfg.batch_size):
-        references = run.buffers.draw_references(type, run.cfg.references, rng)
-        prompt = tasks.propose_prompt(run.style, type, references)
+    for number in range(run.cfg.batch_size):
+        references = run.buffers.draw_references(type, run.cfg.references, rng, run.cfg.references_from == "mixed")
+        prompt = tasks.propose_prompt(run.style, type, references, number)
         while len(ids := to_ids(run, prompt)) > run.cfg.max_prompt_tokens and len(references) > 1:
             references = references[:-1]  # long references: show fewer
-            prompt = tasks.propose_prompt(run.style, type, references)
+            prompt = tasks.propose_prompt(run.style, type, references, number)
         if len(ids) > run.cfg.max_prompt_tokens:
             raise UserError(f"a proposal prompt has {len(ids)} tokens, over --max_prompt_tokens"
                             f" {run.cfg.max_prompt_tokens}; allow more")
@@ -198,7 +200,7 @@ def sample_proposals(run: Training, rollout: Rollout, proposals: list[Row]) -> N
     """As --propose_from says: in the rollout, by the starting model at once, or not at all."""
     if run.cfg.propose_from == "policy":
         for number, row in enumerate(proposals):
-            add(rollout, row.prompt_ids, tag=[row], key=f"propose {number}")
+            add(rollout, row.prompt_ids, tag=[row], key=f"propose {number}", stops=run.style.stops)
     elif run.cfg.propose_from == "start":
         with starting_policy(run) as policy:
             generate_rows(run, policy, proposals, "start proposes")
@@ -207,7 +209,7 @@ def sample_proposals(run: Training, rollout: Rollout, proposals: list[Row]) -> N
 
 def generate_rows(run: Training, policy: Policy, rows: list[Row], purpose: str) -> None:
     samples = generate(policy, [row.prompt_ids for row in rows], 1, run.cfg.max_new_tokens, run.cfg.temperature,
-                       run.rng(purpose).getrandbits(63), run.cfg.slots, run.kv_gb)
+                       run.rng(purpose).getrandbits(63), run.cfg.slots, run.kv_gb, stops=run.style.stops)
     for row, (sample,) in zip(rows, samples):
         row.sample, row.text = sample, decode(run.policy, sample.ids)
 
@@ -259,7 +261,15 @@ def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> Non
         row.well_formed = tasks.well_formed(row.text)
         if result.task and not fits(run, result.task):
             result = Gated(None, "prompt too long")
+        elif result.task and run.cfg.refuse_copies and is_copy(row, result.task):
+            result = Gated(None, "copy")
         row.task, row.verdict = result.task and set_aside(run, result.task), result.reason
+
+
+def is_copy(row: Row, task: Task) -> bool:
+    """Whether the proposer wrote a program that its prompt showed it, up to layout and names."""
+    shown = {reference.key for reference in row.references} | tasks.EXAMPLE_KEYS
+    return not TYPES[row.type].given_program and task.key in shown
 
 
 def set_aside(run: Training, task: Task) -> Task:
@@ -286,7 +296,7 @@ def ask(run: Training, rollout: Rollout, task: Task, kind: str, key: str, n: int
     prompt = tasks.solve_prompt(run.style, task)
     ids = to_ids(run, prompt)
     rows = [Row("solve", kind, task.type, prompt, ids, key, task) for _ in range(n)]
-    add(rollout, ids, n, tag=rows, key=key)
+    add(rollout, ids, n, tag=rows, key=key, stops=run.style.stops)
     return rows
 
 
@@ -302,6 +312,19 @@ def ask_from_buffer(run: Training, rollout: Rollout, newest: int, asked: list[Ro
             elif room > 0:  # less where a small buffer has dropped new tasks already
                 room -= 1
                 rows += ask(run, rollout, task, "solve", f"solve {name} {number}")
+    return rows
+
+
+def probe_from_buffer(run: Training, rollout: Rollout, proposals: list[Row]) -> list[Row]:
+    """n answers to as many tasks of the buffer as B valid proposals of a type are short: with --solve_tasks probes the
+    solver learns while the proposer fails."""
+    rows = []
+    for name in run.cfg.types:
+        lacking = run.cfg.batch_size - sum(row.type == name and bool(row.probes) for row in proposals)
+        earlier = [task for task in run.buffers.train[name] if task.step < run.step]
+        drawn = run.rng(f"more {name}").sample(earlier, min(lacking, len(earlier)))
+        for number, task in enumerate(drawn):
+            rows += ask(run, rollout, task, "solve", f"more {name} {number}", run.cfg.n_probes)
     return rows
 
 
@@ -519,7 +542,8 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
                         f" the model's {policy.max_length} positions; lower one")
-    style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None)
+    style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None, cfg.example,
+                  ("</answer>",) if cfg.stop_at_answer else ())
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
     run.heldout_file = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
     run.heldout_keys = {task.key for task in run.heldout_file}

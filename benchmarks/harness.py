@@ -1,5 +1,6 @@
 """
-What runs beside a benchmark's solution, in its executor process: preloaded there by `Executor(preload=("harness",))`.
+What runs beside a benchmark's solution, in its executor process: preloaded there by
+`Executor(preload=("benchmarks.harness",))`.
 
 Nothing here knows an expected value, and nothing of what it returns is believed: a solution that takes this module over
 can forge its own answer, which it may choose anyway. Values come back as `pack` writes them and are compared in the
@@ -53,7 +54,7 @@ import typing, collections, functools, itertools, heapq, bisect, string, operato
 # ---------------------------------------------------------------------------------------------------------------------
 # Values
 
-def plain(value):
+def plain(value: object) -> object:
     """The value in exact builtin types, where `==` says the same of it: a Counter becomes a dict, a namedtuple a tuple.
     TypeError for what no reference solution returns (iterators, ranges, objects)."""
     kind = type(value)
@@ -73,7 +74,7 @@ def plain(value):
     raise TypeError(f"{kind.__name__} is not plain data")
 
 
-def weight(value, depth: int = 0) -> float:
+def weight(value: object, depth: int = 0) -> float:
     """About the characters that sending a value takes; infinite for what cannot be sent at any length."""
     if isinstance(value, int):
         return math.inf if value.bit_length() > MAX_INT_BITS else 4 + value.bit_length() / 3
@@ -83,11 +84,11 @@ def weight(value, depth: int = 0) -> float:
         return 50 if isinstance(value, complex) else 25
     if depth == DEEPEST or len(value) > ROOM:
         return math.inf
-    parts = [*value, *value.values()] if isinstance(value, dict) else value
-    return 8 + sum(weight(part, depth + 1) for part in parts)
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    return 8 + sum(weight(item, depth + 1) for item in items)
 
 
-def ordered(value):
+def ordered(value: object) -> object:
     """The value with sets and dicts as sorted lists and whole numbers as ints, so that equal ones have equal bytes."""
     if isinstance(value, complex) and value.imag == 0:
         value = value.real
@@ -100,13 +101,13 @@ def ordered(value):
     return type(value)([ordered(item) for item in value]) if isinstance(value, (list, tuple)) else value
 
 
-def simple(items) -> bool:
+def simple(items: list | tuple) -> bool:
     """Whether marshal writes the items as they are: EXACT ones, or lists and tuples of those."""
     kinds = set(map(type, items))
     return kinds <= EXACT or kinds <= {list, tuple} and set(map(type, chain.from_iterable(items))) <= EXACT
 
 
-def binary(value) -> bytes:
+def binary(value: object) -> bytes:
     # marshal takes time in proportion to long ints, decimal text in their square; version 2 is the last whose bytes do
     # not depend on which objects are shared.
     if type(value) in (list, tuple) and set(map(type, value)) <= {int, float}:  # HumanEval/130 has a million of them
@@ -116,30 +117,30 @@ def binary(value) -> bytes:
     return marshal.dumps(value, 2)
 
 
-def digest(value) -> str:
+def hash_of(value: object) -> str:
     """A hash of the value; long lists go in pieces, since copies of a gigabyte (Mbpp/255) would not fit
     into the memory limit."""
-    found = hashlib.sha256()
+    sha256 = hashlib.sha256()
     if isinstance(value, (list, tuple)):
-        found.update(b"list" if isinstance(value, list) else b"tuple")
+        sha256.update(b"list" if isinstance(value, list) else b"tuple")
         for start in range(0, len(value), PIECE):
-            found.update(binary(value[start:start + PIECE]))
+            sha256.update(binary(value[start:start + PIECE]))
     else:
-        found.update(binary(value))
-    return found.hexdigest()
+        sha256.update(binary(value))
+    return sha256.hexdigest()
 
 
-def pack(value) -> list:
+def pack(value: object) -> list:
     """["value", plain data], or ["sha256", hex] of data too long to send, equal where `==` holds."""
     if weight(value) <= ROOM:
         return ["value", plain(value)]
-    return ["sha256", digest(value)]
+    return ["sha256", hash_of(value)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Solutions
 
-_spaces: dict[str, dict] = {}  # this process runs one solution on many inputs: defined once, as evalplus does
+spaces: dict[str, dict] = {}  # this process runs one solution on many inputs: defined once, as evalplus does
 
 
 def definitions(source: str) -> ast.Module:
@@ -166,14 +167,14 @@ def definitions(source: str) -> ast.Module:
 
 
 def space_of(source: str, whole: bool) -> dict:
-    if source not in _spaces:
+    if source not in spaces:
         space = {"__name__": "program"}
         exec(compile(source if whole else definitions(source), "<program>", "exec", dont_inherit=True), space)
-        _spaces[source] = space
-    return _spaces[source]
+        spaces[source] = space
+    return spaces[source]
 
 
-def call(source: str, entry: str, arguments, whole: bool = True, form: str = "") -> list:
+def call(source: str, entry: str, arguments: tuple, whole: bool = True, form: str = "") -> list:
     """pack(entry(*arguments)) of the program. `whole`: as it is, else only its definitions. `form` "presence": whether
     the result is anything, for functions that return matches; "elements": in a list, for those whose order is free."""
     value = space_of(source, whole)[entry](*arguments)
@@ -184,14 +185,14 @@ def call(source: str, entry: str, arguments, whole: bool = True, form: str = "")
     return pack(value)
 
 
-def call_method(source: str, name: str, arguments) -> list:
+def call_method(source: str, name: str, arguments: tuple) -> list:
     """pack(Solution().name(*arguments)), or of the function of that name: a LeetCode problem's way to be answered."""
     space = space_of(PRELUDE + source, True)
     target = space["Solution"]() if "Solution" in space else None
     return pack(tuples_as_lists((getattr(target, name) if target else space[name])(*arguments)))
 
 
-def tuples_as_lists(value):
+def tuples_as_lists(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [tuples_as_lists(item) for item in value]
     return value

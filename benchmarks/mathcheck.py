@@ -1,6 +1,6 @@
 """
 Whether two mathematical answers are equal, by math-verify (`pip install 'math-verify[antlr4_13_2]'`), in an executor
-process: preloaded there by `Executor(preload=("mathcheck",))`, since its parsers see model text.
+process: preloaded there by `Executor(preload=("benchmarks.mathcheck",))`, since its parsers see model text.
 """
 import math
 import re
@@ -27,8 +27,8 @@ def number(text: str) -> tuple[Fraction, bool] | None:
     """The value of a decimal number, perhaps with a unit, and whether it is written with a power of ten."""
     text = SPACE.sub("", UNIT.sub("", text.rpartition("=")[2]))
     text = POWER.sub(r"e\1\2", "1*" + text if text.startswith("10^") else text)
-    found = NUMBER.fullmatch(text)
-    return found and (Fraction(text), bool(found[1]))
+    decimal = NUMBER.fullmatch(text)
+    return decimal and (Fraction(text), bool(decimal[1]))
 
 
 def equal(gold: str, answer: str) -> bool:

@@ -55,7 +55,7 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
         samples = generate(policy, [prompts[i] for i in fits], n, max_new_tokens, temperature, seed,
-                           progress=lambda made: bar.update(made - bar.n), **sampling)
+                           progress=lambda made: bar.update(made - bar.n), stops=style.stops, **sampling)
     asked = [i for i in fits for _ in range(n)]
     texts = [decode(policy, sample.ids) for answers in samples for sample in answers]
     correct = [0] * len(heldout)
@@ -74,7 +74,7 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
     asked = [(type, task) for type in TYPES.values() if type.given_program for task in programs]
     prompts = [to_ids(policy, style, tasks.propose_prompt(style, type, [task])) for type, task in asked]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
-    samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, **sampling)
+    samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, stops=style.stops, **sampling)
     proposals = [(asked[i][0], decode(policy, sample.ids), asked[i][1]) for i, [sample] in zip(fits, samples)]
     gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
     return chosen + [result.task for result in gated if result.task]

@@ -22,11 +22,10 @@ from benchmarks.suite import BENCHMARKS, GROUPS, Kind
 from executor import Executor
 from model import ModelError, Policy, decode, encode
 from runfolder import write_file
-from sampler import Rollout, add, advance, idle, start_rollout
+from sampler import add, advance, idle, start_rollout
 from tasks import Style
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "absolute-zero"
-STOP_STEPS = 8  # decode steps between two searches for a prompt's stops in what was made so far
 
 
 def complain(text: str) -> None:
@@ -158,26 +157,14 @@ def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temper
     rollout = start_rollout(policy, min(sampling.slots, len(fits)), longest, most, temperature, sampling.seed,
                             sampling.kv_gb)
     for item, k in sorted(fits, key=lambda pair: -len(prompts[pair[0].id])):
-        add(rollout, prompts[item.id], 1, tag=(item, k), key=f"{work.name} {item.id} {k}")
+        add(rollout, prompts[item.id], 1, tag=(item, k), key=f"{work.name} {item.id} {k}", stops=asked[item.id].stops)
     with tqdm(total=len(fits), desc=work.name, unit="answer", leave=False, disable=None) as bar:
         while not idle(rollout):
             for request, _, made in advance(rollout):
                 (item, k), text = request.tag, decode(policy, made.ids)
-                stops = asked[item.id].stops
                 bar.update()
                 bar.set_postfix_str(f"{rollout.made} tokens")
-                finish = "stop" if any(stop in text for stop in stops) else made.finish
-                yield line(item, k, before_stops(text, stops), finish, len(made.ids))
-            if rollout.steps // STOP_STEPS != (rollout.steps - rollout.read_every) // STOP_STEPS:
-                end_stopped(policy, rollout, asked)
-
-
-def end_stopped(policy: Policy, rollout: Rollout, asked: dict[str, Prompt]) -> None:
-    """Rows in which one of their prompt's stops has come end with the next token."""
-    for b, job in enumerate(rollout.rows):
-        text = decode(policy, rollout.ids_BN[b, :rollout.count_B[b]].tolist())
-        if any(stop in text for stop in asked[job.request.tag[0].id].stops):
-            rollout.limit_B[b] = 0
+                yield line(item, k, before_stops(text, asked[item.id].stops), made.finish, len(made.ids))
 
 
 def read_object(text: bytes, where: str) -> dict:

@@ -24,7 +24,7 @@ def standard_error(values: list[float], clusters: list[str]) -> float:
     mean, sums = sum(values) / len(values), defaultdict(float)
     for value, cluster in zip(values, clusters, strict=True):
         sums[cluster] += value - mean
-    return math.sqrt(sum(part * part for part in sums.values())) / len(values)
+    return math.sqrt(sum(total * total for total in sums.values())) / len(values)
 
 
 def bootstrap(values: list[float], clusters: list[str], seed: int = 0) -> tuple[float, float]:

@@ -49,8 +49,9 @@ def first_row(path: Path) -> dict:
 
 
 def official_tasks(path: Path, executor: Executor) -> list[Task]:
-    """Seed tasks in the official format, one of every type that such a row can be. Values are recomputed here, and rows
-    whose inputs are no literals or whose program does not pass the gate are left out (about 2%)."""
+    """Seed tasks in the official format, a row as one task of each of the paper's types that it can be. Values are
+    recomputed here, and rows whose inputs are no literals or whose program does not pass the gate are left out (about
+    2%)."""
     proposals = []
     for row in read_rows(path):
         program = "\n".join([*row["imports"], row["snippet"]])
@@ -60,7 +61,7 @@ def official_tasks(path: Path, executor: Executor) -> list[Task]:
         else:
             blocks, count, reference = [tasks.fence("python", program), tasks.fence("input", row["input"])], 1, None
         proposals += [(count, (type, "\n".join(blocks), reference)) for type in TYPES.values()
-                      if type.given_program == ("inputs" in row)]
+                      if type.paper and type.given_program == ("inputs" in row)]
     distinct: dict[tuple, Task] = {}
     for count in sorted({count for count, _ in proposals}):
         group = [proposal for n, proposal in proposals if n == count]

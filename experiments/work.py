@@ -35,7 +35,7 @@ def write_task_file(path: Path, count: int, seed: int) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def train_supervised(folder: Path, like: Path, seed: int) -> None:
+def supervise(folder: Path, like: Path, seed: int) -> None:
     """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar, as many steps
     and response tokens a step as the run `like` was given, with its optimizer and learning rate. A favour: every token
     here has a gradient, while in RL a task that all probes solve has none."""
@@ -82,7 +82,7 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
 
         def solved(some: list, **how) -> list[int]:
             return selfplay.examine(policy, executor, style, some, config.max_new_tokens, slots=config.slots,
-                                  **how).correct
+                                    **how).correct
         n = SAMPLED if trained else SAMPLED_START
         scores = {"limit": limit, "commit": runfolder.commit(), "greedy": solved(heldout),
                   "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
@@ -105,7 +105,7 @@ def main() -> None:
     scoring.add_argument("--limit", type=int, required=True)
     args = parser.parse_args()
     if args.command == "supervise":
-        train_supervised(args.folder, args.like, args.seed)
+        supervise(args.folder, args.like, args.seed)
     else:
         score_run(args.folder, args.preset, args.limit)
 

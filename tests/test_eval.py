@@ -151,6 +151,7 @@ def test_samples_of_odd_types_are_refused(row, data, tmp_path, monkeypatch, caps
     assert status == 2 and "line 1" in told.splitlines()[-1]
 
 
+@pytest.mark.quick
 def test_anybodys_samples_are_scored_and_exported(data, tmp_path, monkeypatch, capsys):
     good = "def double(x):\n    return 2 * x"
     lines = [{"task_id": "HumanEval/900", "solution": good}, {"task_id": "HumanEval/900", "completion": "    return x"},

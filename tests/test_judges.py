@@ -61,6 +61,7 @@ CHEATS = {
 }
 
 
+@pytest.mark.quick
 def test_functions_right_wrong_and_hostile(runner, short_limits):
     item = function_item()
     verdicts = judges.judge_functions([(item, program) for program, _, _ in CHEATS.values()], runner, False, True)
@@ -228,6 +229,7 @@ def test_long_contest_input_and_output(runner, short_limits):
 # ---- outputs and inputs ---------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_output_answers_are_literals(runner, short_limits):
     item = crux()
     answers = {"{'a': [3], 'b': True}": "pass", "{'b': 1, 'a': [3.0]}": "pass", "{'a': [4], 'b': True}": "wrong",
@@ -278,6 +280,7 @@ def test_a_gold_that_is_no_literal_is_an_error(runner):
 # ---- mathematics ----------------------------------------------------------------------------------
 
 
+@pytest.mark.quick
 def test_integers():
     [item] = items.read_integers([{"id": 7, "problem": "?", "answer": "025"}])
     answers = {"25": "pass", "025": "pass", "25.0": "pass", "$25$": "pass", "x = 25": "pass", "25^\\circ": "pass",

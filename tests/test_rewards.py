@@ -62,6 +62,11 @@ def test_learnability_is_extreme_at_both_ends_and_falls_with_the_solve_rate_betw
         assert all(0 < value < 1 for value in values[1:-1])
 
 
+def test_graded_learnability_is_the_spread_of_an_answer():
+    assert [learnability(k, 4, graded=True) for k in range(5)] == [0, 0.75, 1, 0.75, 0]
+    assert learnability(0, 4, -0.5, graded=True) == learnability(4, 4, -0.5, graded=True) == -0.5
+
+
 def test_proposals_of_different_difficulty_get_different_rewards():
     """A mean over the batch in place of each task's own solve rate would make them equal."""
     assert len({reward_of(True, True, k) for k in range(1, 8)}) == 7

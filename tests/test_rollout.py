@@ -282,3 +282,21 @@ def test_draws_at_the_ends_and_of_impossible_tokens():
 def test_noise_differs_between_steps_and_samples(endless):
     [group] = generate(endless, prompts_of([5]), n=6, max_new_tokens=30, seed=0, temperature=5.0)
     assert len({tuple(s.ids) for s in group}) == 6 and all(len(set(s.ids)) > 10 for s in group)
+
+
+def test_a_response_ends_with_the_token_that_completes_a_stop(endless):
+    """Wherever it begins, also inside a token, however often the device is read: the tokens up to there are those of
+    the response without the stop, and nothing behind them is kept."""
+    prompts, decode = headed([3, 9, 14, 5]), endless.tokenizer.decode
+    whole = generate(endless, prompts, 3, 40, seed=1, slots=12)
+    texts = [["".join(decode([id]) for id in sample.ids) for sample in group] for group in whole]
+    stop = next(text[20:24] for text in texts[0] if len(text) > 24)
+    for switches in (dict(read_every=1), dict(read_every=5), dict(read_every=8, slots=3), dict(kv_gb=1e-6)):
+        stopped = generate(endless, prompts, 3, 40, seed=1, stops=(stop, "never this text"), **{"slots": 12} | switches)
+        for sample, full in zip((s for group in stopped for s in group), (s for group in whole for s in group)):
+            pieces = [decode([id]) for id in full.ids]
+            wanted = next((n for n in range(1, 41) if stop in "".join(pieces[:n])), 40)
+            assert sample.ids == full.ids[:wanted]
+            assert sample.finish == ("stop" if stop in "".join(pieces) else "length")
+            assert len(sample.logps) == wanted
+    assert any(s.finish == "stop" for group in stopped for s in group)

@@ -7,6 +7,7 @@ import pytest
 from benchmarks import stats, summary
 
 
+@pytest.mark.quick
 def test_statistics_against_closed_forms():
     assert stats.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-3)
     assert stats.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
@@ -67,6 +68,7 @@ def folder_with(path, results, prompt="azr", sha="1", clusters=None):
     return path
 
 
+@pytest.mark.quick
 def test_compare_is_paired(tmp_path):
     before = folder_with(tmp_path / "a", {str(i): [i < 4] for i in range(10)})
     after = folder_with(tmp_path / "b", {str(i): [0 < i < 9] for i in range(10)})

@@ -41,7 +41,8 @@ def run(policy, executor, tmp_path):
             inputs = tuple((i,) for i in range(6 if type.given_program else 1))
             buffers.add(tasks.Task(type.name, program, inputs, tuple(i[0] + k for i in inputs), "1 steps", 0,
                                    parsing.program_key(program), depth=1))
-    return Training(cfg, tmp_path, policy, train.make_optimizer(cfg, policy), executor, tasks.Style("compact", 6), buffers, 1)
+    return Training(cfg, tmp_path, policy, train.make_optimizer(cfg, policy), executor,
+                    tasks.Style("compact", 6, stops=("</answer>",)), buffers, 1)
 
 
 def weights(run: Training) -> list[torch.Tensor]:
@@ -108,6 +109,11 @@ def test_every_task_is_probed_and_solved(run, changes):
     valid = [row for row in of["propose"] if row.solve_rate is not None]
     assert all([probe.task for probe in row.probes] == [row.task] * run.cfg.n_probes for row in valid)
     assert of["probe"] == [probe for row in valid for probe in row.probes]
+    if run.cfg.solve_tasks == "probes":  # the buffer gives what is missing to B probed tasks a type
+        asked = {row.key for row in rows if row.role == "solve"}
+        assert len(asked) == run.cfg.batch_size * len(run.cfg.types)
+        assert len(of["probe"] + of["solve"]) == len(asked) * run.cfg.n_probes
+        assert all(row.task.step < run.step and row.advantage is not None for row in of["solve"])
     if run.cfg.solve_tasks != "probes":
         assert len(of["solve"]) == run.cfg.batch_size * len(run.cfg.types)
         solved = {(row.task.id, row.task.step) for row in of["solve"]}
@@ -412,8 +418,6 @@ def test_every_switch_runs_a_step(run, changes):
     check(run.cfg)
     rows, metrics = train_step(run)
     assert {row.type for row in rows} == set(run.cfg.types) and metrics["skipped_updates"] == 0
-    if changes.get("solve_tasks") == "probes":
-        assert not any(row.kind == "solve" for row in rows)
     if changes.get("references") == 0:
         assert all("```output" not in row.prompt for row in rows if row.kind == "propose")
 
@@ -505,6 +509,42 @@ def test_a_buffer_smaller_than_a_step_still_gives_b_rows_to_solve(run):
     run.buffers.size = 1
     rows, _ = train_step(run)
     assert sum(row.kind == "solve" for row in rows) <= run.cfg.batch_size
+
+
+def test_the_solver_learns_while_every_proposal_fails(run, monkeypatch):
+    monkeypatch.setattr(tasks, "gate", lambda proposals, *rest: [tasks.Gated(None, "no code block")] * len(proposals))
+    run.cfg = replace(run.cfg, solve_tasks="probes", invalid_reward=-0.5)
+    rows, metrics = train_step(run)
+    assert Counter(row.type for row in rows if row.kind == "solve") == dict.fromkeys(run.cfg.types, 3 * 3)
+    assert {row.reward for row in rows if row.kind == "propose"} <= {-0.5, -1.0}
+    assert any(row.advantage for row in rows if row.role == "solve") and metrics["grad_norm"] > 0
+
+
+def test_copies_of_what_a_proposer_was_shown_are_refused(run):
+    shown = run.buffers.train["deduction"][0]
+    names = str.maketrans({"x": "y"})
+    for program, verdict in ((shown.program, "copy"), (shown.program.translate(names), "copy"),
+                             (tasks.EXAMPLE, "copy"), ("def f(x):\n    return x - 77", "valid")):
+        text = f"so</think><answer>```python\n{program}\n```\n```input\n{'1, 2' if 'b' in program else 5}\n```</answer>"
+        row = Row("propose", "propose", "deduction", "", [1], references=[shown], sample=Sample([1], [0.0], "stop"),
+                  text=text)
+        run.cfg.refuse_copies, run.cfg.heldout_fraction = True, 0.0
+        train.note_gate(run, [row])
+        assert row.verdict == verdict and (row.task is None) == (verdict == "copy")
+        run.cfg.refuse_copies = False
+        train.note_gate(run, [row])
+        assert row.verdict == "valid"
+
+
+def test_responses_end_at_their_answer(run):
+    rows, _ = train_step(run)
+    ended = [row for row in rows if row.sample.finish == "stop" and "</answer>" in row.text]
+    assert len(ended) > len(rows) / 2 and all(row.text.endswith("</answer>") for row in ended)
+    run.style = replace(run.style, stops=())
+    again, _ = train_step(run)
+    assert max(len(row.sample.ids) for row in again) >= max(len(row.sample.ids) for row in rows)
+    assert not any(row.text.endswith("</answer>") and row.sample.finish == "stop"
+                   and row.sample.ids[-1] not in run.policy.stop_ids for row in again)
 
 
 # ---- controls ---------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ def test_mbpp_inputs_get_their_types_back():
                      (3 + 1j,), (((1,),),), ((1, (2,)),), ({"a": (1,)}, 2), ([1], 2)]
 
 
+@pytest.mark.quick
 def test_pickled_tests_cannot_call_anything(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -76,6 +77,7 @@ ITEMS = {
 }
 
 
+@pytest.mark.quick
 def test_no_prompt_holds_its_answer_and_every_style_is_there():
     for name, item in ITEMS.items():
         for style in suite.STYLES:
@@ -102,6 +104,7 @@ def test_worked_examples_are_true_and_of_both_shapes(executor):
     assert "def f(text):" in one and "f takes one argument" in one  # the last one seen is of the commonest shape
 
 
+@pytest.mark.quick
 def test_programs_are_found():
     item, kind = function_item(), BENCHMARKS["humanevalplus"].kind
     good = "def double(x):\n    return 2 * x"

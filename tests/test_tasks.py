@@ -525,7 +525,13 @@ def fenced(*blocks) -> str:
 
 @pytest.mark.parametrize("text, wanted", [
     (f"{fenced(('output', '1'))}</think><answer>{fenced(('output', '2'))}</answer>", [("output", "2")]),
-    (f"<answer>{fenced(('output', '1'))}</answer> no: <answer>{fenced(('output', '2'))}</answer>", [("output", "2")]),
+    (f"<answer>{fenced(('output', '1'))}</answer> no: <answer>{fenced(('output', '2'))}</answer>", [("output", "1")]),
+    (f"x</think><answer>{fenced(('output', '1'))}</answer></think><answer>{fenced(('output', '2'))}</answer>",
+     [("output", "1")]),
+    (f"</think>-<answer>{fenced(('output', '1'))}</answer></think> <answer>{fenced(('output', '2'))}</answer>",
+     [("output", "2")]),
+    ("</think><answer> 7 </answer>", [(None, "7")]), ("</think><answer>\n</answer>", []),
+    ("</think><answer>```7</answer>", []), ("<answer>7</answer>", []), ("</think><answer>7", []),
     (f"<answer>{fenced(('output', '1'))}</answer>{fenced(('output', '2'))}", [("output", "1")]),
     (f"<answer>{fenced(('output', '1'))}", [("output", "1")]),
     (f"<answer></answer>{fenced(('output', '1'))}", []),
@@ -541,7 +547,7 @@ def fenced(*blocks) -> str:
     ("```input\n1\n", []),
     ("", []),
 ])
-def test_blocks_are_those_of_the_last_answer(text, wanted):
+def test_blocks_are_those_of_the_first_answer(text, wanted):
     assert tasks.answer_blocks(text) == wanted
 
 
@@ -1047,3 +1053,55 @@ def test_checkpoints_from_before_the_type_still_load():
         del data[name]["error"]
     back = Buffers.from_json(data)
     assert back.train["error"] == back.heldout["error"] == [] and len(back.train["deduction"]) == 3
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# A form that a small model can meet
+
+@pytest.mark.parametrize("text, reason", [
+    ("'ab'", "correct"), (" 'ab' \n", "correct"), ("'abc'", "wrong"), ("The answer is 'ab'", "answer not a literal"),
+    ("f('a') == 'ab'", "answer not a literal"), ("```'ab'", "no answer")])
+def test_an_answer_without_a_fence_counts_if_all_of_it_is_the_literal(text, reason):
+    task = make_task("deduction", PLUS_ONE, ((0,), "ab"))
+    verdict = judge(FakeExecutor(), task, f"so</think> <answer>{text}</answer>")
+    assert (verdict.reason, verdict.well_formed) == (reason, True)
+
+
+def test_arguments_and_programs_without_a_fence_count_too(ex):
+    assert judge(ex, make_task("abduction", PLUS_ONE, ((4,), 5)), "so</think><answer>4</answer>").correct
+    task = induction_task(PLUS_ONE, [0, 1, 2, 3], [1, 2, 3, 4])
+    assert judge(ex, task, f"so</think><answer>\n{PLUS_ONE}\n</answer>").correct
+    assert judge(ex, make_task("error", RAISES, ((7,), "TypeError")), "so</think><answer>TypeError</answer>").correct
+    assert reason(ex, f"so</think><answer>{PLUS_ONE}\n1</answer>") == "no code block"  # a proposal has two parts
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_worked_examples_are_what_the_gate_and_the_verdict_accept(ex, name):
+    type, style = TYPES[name], Style("r1", 6, None, True)
+    example = tasks.example_task(type, 6)
+    prompt = tasks.solve_prompt(style, tasks.identity_task(type, 6))
+    answer = prompt[prompt.index("<think> " + type.thought) + len("<think>"):prompt.index("\nNow it is your turn")]
+    assert judge(ex, example, answer) == tasks.Verdict(True, "correct", True)
+    for which in range(4):
+        prompt = tasks.propose_prompt(style, type, [tasks.identity_task(type, 6)], which)
+        start = prompt.index("<think>", prompt.index("Here is an example."))
+        answer = prompt[start + len("<think>"):prompt.index("\nNow it is your turn")]
+        task = gate_one(ex, answer, type, example, n_inputs=6).task
+        assert task.key in tasks.EXAMPLE_KEYS
+        assert not type.given_program or task.inputs == example.inputs
+    plain = tasks.solve_prompt(replace(style, example=False), tasks.identity_task(type, 6))
+    assert "example" not in plain and type.thought not in plain
+    assert tasks.solve_prompt(replace(style, name="compact"), example) == \
+        tasks.solve_prompt(Style("compact", 6), example), "nano has none"
+
+
+def test_references_can_be_drawn_from_tasks_that_are_solved_sometimes():
+    buffers, rng = filled({"deduction": 20}), random.Random(0)
+    rates = dict(enumerate([0.0] * 10 + [0.5] * 5 + [1.0] * 3))
+    buffers.rates = {task.id: rates[i] for i, task in enumerate(buffers.train["deduction"]) if i in rates}
+    between = {task.id for task in buffers.train["deduction"][10:15]}
+    drawn = {task.id for _ in range(50) for task in buffers.draw_references(DEDUCTION, 2, rng, mixed=True)}
+    assert drawn == between
+    drawn = {task.id for _ in range(50) for task in buffers.draw_references(DEDUCTION, 6, rng, mixed=True)}
+    assert len(drawn) == 20, "too few of them: all count"
+    assert Buffers.from_json(json.loads(json.dumps(buffers.to_json()))).rates == buffers.rates
