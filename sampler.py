@@ -290,7 +290,7 @@ def find_prefix(rollout: Rollout, text: list[int], texts: list[list[int]]) -> tu
     alike = [other for other in (*texts, *waiting.values())
              if other is not text and other[:SHORTEST_PREFIX] == text[:SHORTEST_PREFIX]]
     shared = sorted((common(text[:-1], other) for other in alike), reverse=True)
-    saved, length = max(((number * length, length) for number, length in enumerate(shared, 1)), default=(0, 0))
+    _, length = max(((number * length, length) for number, length in enumerate(shared, 1)), default=(0, 0))
     if length < SHORTEST_PREFIX:
         return ()
     prefix, kept = tuple(text[:length]), []
@@ -404,9 +404,9 @@ def read_samples(rollout: Rollout, rows: list[int]) -> list[Sample]:
 
 def drop_rows(rollout: Rollout, gone: list[int]) -> None:
     """Frees slots; the last live rows move into them, so that live rows stay together."""
-    state, live, all_rows = rollout.state, len(rollout.rows) - len(gone), range(len(rollout.rows))
+    state, were, live = rollout.state, len(rollout.rows), len(rollout.rows) - len(gone)
     holes = [b for b in gone if b < live]
-    movers = sorted({*all_rows[live:]} - {*gone})
+    movers = sorted({*range(live, were)} - {*gone})
     if holes:
         used = max(position(rollout, rollout.rows[b]) for b in movers)
         for layer in (tensor for kv in rollout.cache_L for tensor in kv):
@@ -415,8 +415,8 @@ def drop_rows(rollout: Rollout, gone: list[int]) -> None:
             tensor[holes] = tensor[movers]
         for hole, mover in zip(holes, movers):
             rollout.rows[hole] = rollout.rows[mover]
-    state.done_B[all_rows[live:]] = True
-    state.pos_B[all_rows[live:]] = 0
+    state.done_B[live:were] = True
+    state.pos_B[live:were] = 0
     del rollout.rows[live:]
 
 
