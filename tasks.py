@@ -221,7 +221,7 @@ def raised(outcome: Outcome) -> Outcome:
     """The name of the exception as the value, NoError where there was none."""
     if outcome.kind not in ("ok", "error"):
         return outcome
-    return Outcome("ok", outcome.error.split(":")[0] if outcome.kind == "error" else "NoError")
+    return Outcome("ok", outcome.exception if outcome.kind == "error" else "NoError")
 
 
 def exception_name(text: str) -> str:

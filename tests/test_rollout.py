@@ -204,23 +204,6 @@ def test_a_stop_within_a_reading_ends_the_response_there(policy):
         assert not any(policy.stop_ids & set(s.ids[:-1]) for s in samples)
 
 
-def test_stopped_rows_end_with_their_next_token_and_no_other_row_does(endless):
-    rollout = start_rollout(endless, 4, 64, 16, seed=1)
-    for tag, prompt in enumerate(prompts_of([5, 9, 7])):
-        add(rollout, prompt, 1, 10, tag=tag)
-    wanted = {tag: sample.ids for (tag, _), sample in run(rollout).items()}
-    for tag, prompt in enumerate(prompts_of([5, 9, 7])):
-        add(rollout, prompt, 1, 10, tag=tag, key=str(tag))
-    for _ in range(4):
-        advance(rollout)
-    seen = []
-    S.stop_rows(rollout, lambda request, ids: seen.append((request.tag, len(ids))) or request.tag == 1)
-    assert sorted(seen) == [(0, 4), (1, 4), (2, 4)]
-    stopped = {tag: sample.ids for (tag, _), sample in run(rollout).items()}
-    assert {tag: len(ids) for tag, ids in stopped.items()} == {0: 10, 1: 5, 2: 10}
-    assert stopped == {tag: ids[:len(stopped[tag])] for tag, ids in wanted.items()}
-
-
 def test_requests_that_do_not_fit_are_refused(policy):
     rollout = start_rollout(policy, 2, 30, 10)
     for prompt, limit in (([], 5), ([3] * 25, 6), ([3], 11), ([3], [0])):
