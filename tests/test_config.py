@@ -1,12 +1,14 @@
 """Options: what is wrong is said in one line, and --help has a line for each."""
+import json
 import subprocess
 import sys
 from dataclasses import fields, replace
 
 import pytest
 
+import config as config_module
 import train
-from config import PRESETS, Config, check
+from config import PRESETS, Config, UserError, check, parse, read_config
 from runs import ROOT, config
 
 
@@ -41,3 +43,44 @@ def test_presets_name_only_real_fields():
     for preset in PRESETS.values():
         assert set(preset) <= names
         check(replace(config(), **preset))
+
+
+def test_options_read_as_they_are_written():
+    cfg, line = parse(["--preset", "nano", "--no_train_propose", "--batch-size=7", "--wandb", "--example", "no"])
+    assert (cfg.train_propose, cfg.batch_size, cfg.wandb, cfg.example) == (False, 7, True, False)
+    assert parse(["--preset", "nano", "--no-train-propose"])[0].train_propose is False
+    assert "preset nano, as asked" in line and cfg.device == "cpu"
+
+
+def test_a_preset_on_a_cpu_has_sizes_for_it():
+    assert parse(["--preset", "0.5b", "--device", "cpu"])[0].batch_size == config_module.ON_CPU["0.5b"]["batch_size"]
+    assert parse(["--preset", "0.5b", "--device", "cpu", "--batch_size", "9"])[0].batch_size == 9
+    assert config_module.PRESETS["0.5b"]["batch_size"] > config_module.ON_CPU["0.5b"]["batch_size"]
+
+
+def test_help_has_a_line_an_option_with_the_defaults_of_the_preset(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--preset", "nano", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for f in fields(Config):
+        (line,) = [line for line in lines if line.strip().split(" ")[0] == f"--{f.name}"]
+        assert f.metadata["help"] in line
+    assert any("--batch_size N" in line and "[32]" in line for line in lines)
+    assert not any("--no_" in line and not line.startswith("Defaults") for line in lines[:-2])
+
+
+def test_runs_of_earlier_versions_are_read_in_todays_words(tmp_path):
+    saved = vars(config()) | {"reuse_probes": True, "stream": None, "weight_decay": 0.0, "solve_tasks": "this"}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert read_config(tmp_path).solve_tasks == "probes"
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"warp": 9}))
+    with pytest.raises(UserError, match="warp"):
+        read_config(tmp_path)
+    with pytest.raises(UserError, match="is not a run folder"):
+        read_config(tmp_path / "nowhere")
+
+
+def test_an_option_says_where_it_may_differ():
+    scopes = {f.name: (f.metadata["running"], f.metadata["own"]) for f in fields(Config)}
+    assert scopes["lr"] == (False, False) and scopes["seed"] == (False, True)
+    assert scopes["steps"] == (True, False) and scopes["slots"] == (True, True)
