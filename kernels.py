@@ -1,14 +1,18 @@
 """
-Decode attention on CUDA: one new token in each row against that row's own cached positions, and no others.
+Decode attention on CUDA: one new token in each row, which it writes into the cache, against that row's own positions
+and no others.
 
-A row b of a continuous batch has written positions 0..pos_b of its slot, and each of its query heads wants
-o = sum_t softmax(q.k_t / sqrt(C)) v_t over them. Every key and value is read once and used for two multiplications per
-query head, so the time is that of the reading: SDPA with a mask reads the whole length of the cache for all rows. Here:
+A row b of a continuous batch holds positions 0..pos_b - 1 in its slot and brings the keys and values of pos_b; each of
+its query heads wants o = sum_t softmax(q.k_t / sqrt(C)) v_t over them all. Every key and value is read once and used
+for two multiplications per query head, so the time is that of the reading: SDPA with a mask reads the whole length of
+the cache for all rows. Here:
 
 1. Online softmax. Block by block of positions a program keeps, per query head, the largest score so far m, the sum
    l = sum_t e^(s_t - m) and the vector a = sum_t e^(s_t - m) v_t. A block with a larger maximum m' multiplies l and a
    by e^(m - m') before it adds its own. At the end o = a / l, and no row of scores was ever held (Milakov and
    Gimelshein 2018; FlashAttention). Exponentials are base 2 throughout: the scores carry a factor log2(e).
+   The new token is where the program that holds the row's end starts from (m its score, l = 1, a = v), so that it is
+   written into the cache on the way and never read from there.
 2. Splits. A batch has rows x key/value heads pieces of work, 64 to 512 of very different lengths, and the card
    132 processors: so each is cut into splits of `split` positions (FlashDecoding). A split gives its own
    o_s = a_s / l_s and lse_s = m_s + log l_s. Since sum_t e^(s_t) over a split is e^(lse_s), the whole is
@@ -43,29 +47,40 @@ WAVES = 8 * 132  # programs that keep the card busy, when the rows are half as l
 
 
 @triton.jit
-def attend(q_BHC, k_BKTC, v_BKTC, pos_B, out, lse, scale, T, qb, qh, kb, kh, vb, vh,
-           S: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, C: tl.constexpr, CP: tl.constexpr,
-           split: tl.constexpr, block: tl.constexpr, precision: tl.constexpr,
-           wide: tl.constexpr):
+def attend(q_BHC, new_k_BKC, new_v_BKC, k_BKTC, v_BKTC, pos_B, out, lse, scale, T, qb, qh, nkb, nkh, nvb, nvh, kb, kh,
+           vb, vh, S: tl.constexpr, G: tl.constexpr, GP: tl.constexpr, C: tl.constexpr, CP: tl.constexpr,
+           split: tl.constexpr, block: tl.constexpr, precision: tl.constexpr, wide: tl.constexpr):
     """One split of one key/value head of one row; `out` is [B, K, S, G, C], `lse` [B, K, S, G]."""
     b, h, s = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.program_id(2)
-    end = tl.minimum(tl.load(pos_B + b).to(tl.int32) + 1, T)
+    pos = tl.minimum(tl.load(pos_B + b).to(tl.int32), T - 1)
     first = s * split
-    if first < end:
-        last = tl.minimum(end, first + split)
+    if first <= pos:
+        last = tl.minimum(pos, first + split)
         g, c = tl.arange(0, GP), tl.arange(0, CP)
         real = (g < G)[:, None] & (c < C)[None, :]
         q = tl.load(q_BHC + b * qb + (h * G + g)[:, None] * qh + c[None, :], mask=real, other=0.0)
+        k_BKTC += b * kb + h * kh
+        v_BKTC += b * vb + h * vh
         m = tl.full([GP], -1e30, tl.float32)
         l = tl.zeros([GP], tl.float32)
         a = tl.zeros([GP, CP], tl.float32)
+        if pos < first + split:
+            new_k = tl.load(new_k_BKC + b * nkb + h * nkh + c, mask=c < C, other=0.0)
+            new_v = tl.load(new_v_BKC + b * nvb + h * nvh + c, mask=c < C, other=0.0)
+            tl.store(k_BKTC + pos * C + c, new_k, mask=c < C)
+            tl.store(v_BKTC + pos * C + c, new_v, mask=c < C)
+            m = tl.sum(q.to(tl.float32) * new_k.to(tl.float32)[None, :], 1) * scale
+            l += 1.0
+            a += new_v.to(tl.float32)[None, :]
+        if wide:
+            q = q.to(tl.float32)
         for start in range(first, last, block):
             t = start + tl.arange(0, block)
             here = (t < last)[:, None] & (c < C)[None, :]
-            k = tl.load(k_BKTC + b * kb + h * kh + t[:, None] * C + c[None, :], mask=here, other=0.0)
-            v = tl.load(v_BKTC + b * vb + h * vh + t[:, None] * C + c[None, :], mask=here, other=0.0)
+            k = tl.load(k_BKTC + t[:, None] * C + c[None, :], mask=here, other=0.0)
+            v = tl.load(v_BKTC + t[:, None] * C + c[None, :], mask=here, other=0.0)
             if wide:
-                q, k, v = q.to(tl.float32), k.to(tl.float32), v.to(tl.float32)
+                k, v = k.to(tl.float32), v.to(tl.float32)
             x = tl.dot(q, tl.trans(k), input_precision=precision) * scale
             x = tl.where((t < last)[None, :], x, -1e30)
             higher = tl.maximum(m, tl.max(x, 1))
@@ -85,9 +100,9 @@ def merge(part_BKSGC, lse_BKSG, pos_B, out_BHC, T, H: tl.constexpr, S: tl.conste
           G: tl.constexpr, C: tl.constexpr, CP: tl.constexpr, split: tl.constexpr):
     """The splits of one query head of one row, weighted by the softmax of their log-sum-exp."""
     b, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    end = tl.minimum(tl.load(pos_B + b).to(tl.int32) + 1, T)
+    pos = tl.minimum(tl.load(pos_B + b).to(tl.int32), T - 1)
     s, c = tl.arange(0, SP), tl.arange(0, CP)
-    made = s * split < end  # the others were never written
+    made = s * split <= pos  # the others were never written
     at = ((b * (H // G) + head // G) * S + s) * G + head % G
     x = tl.load(lse_BKSG + at, mask=made, other=-1e30)
     w = tl.where(made, tl.exp2(x - tl.max(x, 0)), 0.0)
@@ -105,14 +120,14 @@ def sizes(rows: int, heads: int, length: int) -> tuple[int, int]:
     return 128, 64
 
 
-@torch.library.custom_op("azr::decode_attention", mutates_args=())  # opaque to torch.compile, which can thus hold it
-def decode_attention(q_BHC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, pos_B: Tensor, splits: int = 0, split: int = 0,
-                     block: int = 0) -> Tensor:
-    """o_BHC of queries at positions pos_B over keys and values 0..pos_b of the first B slots of a cache; what lies
-    beyond may be anything. No device value is read, so a CUDA graph can hold it. `splits` 1: one split per row; `split`
-    and `block` positions otherwise, both powers of two, chosen by `sizes` if not given."""
-    (B, H, C), (_, K, T, _) = q_BHC.shape, k_BKTC.shape
-    if q_BHC.stride(2) != 1 or any(x.stride()[2:] != (C, 1) for x in (k_BKTC, v_BKTC)):
+@torch.library.custom_op("azr::decode_attention", mutates_args=("k_BKTC", "v_BKTC"))  # torch.compile can hold it
+def decode_attention(q_BHC: Tensor, new_k_BKC: Tensor, new_v_BKC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor,
+                     pos_B: Tensor, splits: int = 0, split: int = 0, block: int = 0) -> Tensor:
+    """o_BHC of one token a row, whose keys and values go to positions pos_B of the first B slots of a cache, over
+    0..pos_b; what lies beyond may be anything. No device value is read, so a CUDA graph can hold it. `splits` 1: one
+    split per row; else `split` and `block` positions, both powers of two, chosen by `sizes` if not given."""
+    (B, H, C), (_, K, T, _), new = q_BHC.shape, k_BKTC.shape, (q_BHC, new_k_BKC, new_v_BKC)
+    if any(x.stride(-1) != 1 for x in new) or any(x.stride()[2:] != (C, 1) for x in (k_BKTC, v_BKTC)):
         raise ValueError("decode_attention: head widths and the cache's positions must be contiguous")
     chosen, per_block = sizes(B, K, T)
     split, block = split or chosen, block or per_block
@@ -124,12 +139,11 @@ def decode_attention(q_BHC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, pos_B: Tenso
     if S > 1:
         part = torch.empty((B, K, S, G, C), dtype=torch.float32, device=q_BHC.device)
         lse = torch.empty((B, K, S, G), dtype=torch.float32, device=q_BHC.device)
-    CP = max(16, triton.next_power_of_2(C))
-    attend[(B, K, S)](q_BHC, k_BKTC, v_BKTC, pos_B, part, lse, math.log2(math.e) / math.sqrt(C), T,
-                      q_BHC.stride(0), q_BHC.stride(1), k_BKTC.stride(0), k_BKTC.stride(1), v_BKTC.stride(0),
-                      v_BKTC.stride(1), S=S, G=G, GP=max(16, triton.next_power_of_2(G)), C=C, CP=CP, split=split,
-                      block=block, precision="ieee" if q_BHC.dtype == torch.float32 else "tf32",
-                      wide=INTERPRETED, num_warps=4, num_stages=3)
+    CP, exact = max(16, triton.next_power_of_2(C)), q_BHC.dtype == torch.float32
+    strides = [stride for x in (*new, k_BKTC, v_BKTC) for stride in x.stride()[:2]]
+    attend[(B, K, S)](*new, k_BKTC, v_BKTC, pos_B, part, lse, math.log2(math.e) / math.sqrt(C), T, *strides, S=S, G=G,
+                      GP=max(16, triton.next_power_of_2(G)), C=C, CP=CP, split=split, block=block,
+                      precision="ieee" if exact else "tf32", wide=INTERPRETED, num_warps=4, num_stages=1 if exact else 3)
     if S > 1:
         merge[(B, H)](part, lse, pos_B, out, T, H=H, S=S, SP=triton.next_power_of_2(S), G=G, C=C, CP=CP, split=split,
                       num_warps=1)
@@ -137,5 +151,5 @@ def decode_attention(q_BHC: Tensor, k_BKTC: Tensor, v_BKTC: Tensor, pos_B: Tenso
 
 
 @decode_attention.register_fake
-def _(q_BHC, k_BKTC, v_BKTC, pos_B, splits=0, split=0, block=0):
+def _(q_BHC, new_k_BKC, new_v_BKC, k_BKTC, v_BKTC, pos_B, splits=0, split=0, block=0):
     return q_BHC.new_empty(q_BHC.shape)
