@@ -142,7 +142,7 @@ def workload(args, vocabulary: int) -> list[tuple[list[int], list[int]]]:
     return work
 
 
-def ours(policy: Policy, work: list, args, **switches) -> M.Rollout:
+def ours(policy: Policy, work: list, args, **switches) -> "M.Rollout":
     longest = max(len(prompt) for prompt, _ in work) + args.response_max
     rollout = M.start_rollout(policy, args.slots, longest, args.response_max, seed=args.seed, kv_gb=args.kv_gb,
                               **switches)
