@@ -34,7 +34,7 @@ from benchmarks.suite import BENCHMARKS, GROUPS, DataError, Item, Kind, Prompt, 
 from executor import LEVELS, Executor, ExecutorError, Job
 from benchmarks.selfplay import Scores, table
 from model import ModelError, Policy, decode, encode, load_policy
-from sampler import add, advance, idle, start_rollout
+from sampler import add, advance, idle, start_rollout, stop_rows
 from benchmarks.stats import wilson
 from tasks import TYPES, Buffers, Style, Task
 
@@ -148,6 +148,10 @@ def sample(policy: Policy, work: Work, style: str, wanted: list[tuple[Item, int]
     rollout = start_rollout(policy, min(slots, len(fits)), longest, max_new_tokens, temperature, seed, kv_gb)
     for item, k in sorted(fits, key=lambda pair: -len(prompts[pair[0].id])):
         add(rollout, prompts[item.id], 1, tag=(item, k), key=f"{work.name} {item.id} {k}")
+
+    def has_stopped(request, ids: list[int]) -> bool:
+        text = decode(policy, ids)
+        return any(stop in text for stop in asked[request.tag[0].id].stops)
     with tqdm(total=len(fits), desc=work.name, unit="answer", leave=False, disable=None) as bar:
         while not idle(rollout):
             for request, _, made in advance(rollout):
@@ -157,10 +161,7 @@ def sample(policy: Policy, work: Work, style: str, wanted: list[tuple[Item, int]
                 bar.set_postfix_str(f"{rollout.made} tokens")
                 yield item, k, cut(text, asked[item.id].stops), "stop" if stopped else made.finish, len(made.ids)
             if rollout.steps // STOP_STEPS != (rollout.steps - rollout.read_every) // STOP_STEPS:
-                for b, job in enumerate(rollout.rows):
-                    text = decode(policy, rollout.ids_BN[b, :rollout.count_B[b]].tolist())
-                    if any(stop in text for stop in asked[job.request.tag[0].id].stops):
-                        rollout.limit_B[b] = 0  # the row ends with its next token
+                stop_rows(rollout, has_stopped)
 
 
 def read_json(text: bytes, where: str) -> dict:

@@ -2,17 +2,16 @@
 The policy: one network that proposes and solves, and the one forward pass that both samples from it and trains it.
 
 transformers loads weights, configuration and tokenizer, peft adds the LoRA adapters, bitsandbytes quantises the frozen
-weights to NF4 on request. The forward pass below is our own. Sampling, prefill and the update run through the same
-lines: the log-prob that was sampled is the log-prob that is trained, up to rounding. The update reads the modules'
-tensors in place; sampling reads them stacked and, on a CPU, from a second copy (`pack`). Families: Qwen2/2.5, Qwen3,
+weights to NF4 on request. The forward pass below is our own. Sampling (sampler.py), prefill and the update run through
+the same lines: the log-prob that was sampled is the log-prob that is trained, up to rounding. The update reads the
+modules' tensors in place; sampling reads them stacked and, on a CPU, from a second copy. Families: Qwen2/2.5, Qwen3,
 Llama 3 (tests compare with transformers).
 
-As a command (interop.py): python model.py export runs/NAME OUT [--merge], python model.py chat runs/NAME.
-
-Order of reading: `load_policy`, `forward`, `pack`, `start_rollout` to `generate`, `logprobs`.
+Reading order: `load_policy`; `forward` and the `block` it repeats; `logprobs`, which the update differentiates; `pack`,
+the weights as the sampler wants them.
 
 Dimension suffixes: B rows, T positions, N response tokens of a whole batch, D model width, H heads, K key/value heads,
-C head width, V vocabulary, L layers. logp_N is one log-prob per response token.
+C head width, V vocabulary, L layers, S tokens of a shared beginning. logp_N is one log-prob per response token.
 """
 import logging
 import warnings
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -89,53 +89,54 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
                 dtype: torch.dtype | str | None = None, norms: bool = False) -> Policy:
     """Loads a hub name or a folder (Hugging Face format). `adapter` is a folder written by `save_policy`; with
     lora_rank 0 all weights are trained and `adapter` holds all of them. `norms`: the adapter has its own weights for
-    the layers' norms. `dtype` is that of the frozen weights and of
-    the activations: bf16 on CUDA and fp32 on a CPU if not given; "auto" is bf16 also on a CPU that multiplies it in
-    hardware, from BF16_WIDTH on. Raises ModelError."""
-    local = Path(name).expanduser()
-    if local.is_dir():
-        name = str(local)
-    elif name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise ModelError(f"--model {name}: no such folder; give a folder with config.json and weights, or a hub name"
-                         " like Qwen/Qwen2.5-Coder-3B")
-    source = str(adapter) if adapter and lora_rank == 0 else name
-    try:
-        config = AutoConfig.from_pretrained(name)
-        check_family(name, config)
-        if not isinstance(dtype, torch.dtype):
-            pays = device.startswith("cuda") or (dtype == "auto" and config.hidden_size >= BF16_WIDTH and bf16_pays())
-            dtype = torch.bfloat16 if pays else torch.float32
-        options = {"dtype": torch.float32 if lora_rank == 0 else dtype}
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        if load_in_4bit:
-            options |= quantised(dtype)
-        model = AutoModelForCausalLM.from_pretrained(source, config=config, device_map={"": device}, **options)
-    except (ModelError, torch.OutOfMemoryError):
-        raise
-    except ImportError as error:
-        raise ModelError(f"a package is missing ({error}); pip install -r requirements.txt") from error
-    except Exception as error:  # transformers, tokenizers, safetensors and the hub client share no base class
-        first = str(error).strip().split("\n")[0][:200]
-        if local.is_dir():
-            raise ModelError(f"--model {name}: cannot be loaded ({type(error).__name__}: {first}); the folder needs"
-                             " config.json, tokenizer files and intact *.safetensors weights") from error
-        raise ModelError(f"--model {name}: the model hub did not give it ({type(error).__name__}: {first.rstrip('.')});"
-                         " either pass a local folder with --model DIR, or run the built-in tiny model with"
-                         " --preset nano") from error
-    model.requires_grad_(False)
-    if lora_rank == 0:
-        model.requires_grad_(True)
-    else:
+    the layers' norms. `dtype` is that of the frozen weights and of the activations: bf16 on CUDA and fp32 on a CPU if
+    not given; "auto" is bf16 also on a CPU that multiplies it in hardware, from BF16_WIDTH on. Raises ModelError."""
+    model, tokenizer, dtype = read_checkpoint(name, device, dtype, load_in_4bit, lora_rank == 0, adapter)
+    base, config = model, model.config
+    model.requires_grad_(lora_rank == 0)
+    if lora_rank:
         model = add_adapter(model, lora_rank, lora_alpha, adapter, seed, norms)
-    base = model.get_base_model() if lora_rank else model
     model.eval()
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             # On some CPUs bitsandbytes repacks weights in evaluation mode into a form without a right gradient.
             module.train()
     limit = min(config.max_position_embeddings, tokenizer.model_max_length or 1 << 60)
-    return Policy(model, tokenizer, base.model, base.lm_head, config, stop_ids(name, config, tokenizer), dtype,
-                  limit)
+    return Policy(model, tokenizer, base.model, base.lm_head, config, stop_ids(name, config, tokenizer), dtype, limit)
+
+
+def read_checkpoint(name: str, device: str, dtype: torch.dtype | str | None, load_in_4bit: bool, trained: bool,
+                    weights: Path | None) -> tuple:
+    """(model, tokenizer, dtype of activations); every failure is one line. Where all weights are `trained` they are
+    fp32, and those of the folder `weights` are read if there is one."""
+    local = Path(name).expanduser()
+    if local.is_dir():
+        name = str(local)
+    elif name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        raise ModelError(f"--model {name}: no such folder; give a folder with config.json and weights, or a hub name"
+                         " like Qwen/Qwen2.5-Coder-3B")
+    try:
+        config = AutoConfig.from_pretrained(name)
+        check_family(name, config)
+        if not isinstance(dtype, torch.dtype):
+            pays = device.startswith("cuda") or (dtype == "auto" and config.hidden_size >= BF16_WIDTH and bf16_pays())
+            dtype = torch.bfloat16 if pays else torch.float32
+        options = {"dtype": torch.float32 if trained else dtype} | (quantised(dtype) if load_in_4bit else {})
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(str(weights) if trained and weights else name, config=config,
+                                                     device_map={"": device}, **options)
+        return model, tokenizer, dtype
+    except (ModelError, torch.OutOfMemoryError):
+        raise
+    except ImportError as error:
+        raise ModelError(f"a package is missing ({error}); pip install -r requirements.txt") from error
+    except Exception as error:  # transformers, tokenizers, safetensors and the hub client share no base class
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200].rstrip('.')}"
+        if local.is_dir():
+            raise ModelError(f"--model {name}: cannot be loaded ({reason}); the folder needs config.json, tokenizer"
+                             " files and intact *.safetensors weights") from error
+        raise ModelError(f"--model {name}: the model hub did not give it ({reason}); either pass a local folder with"
+                         " --model DIR, or run the built-in tiny model with --preset nano") from error
 
 
 def check_family(name: str, config) -> None:
@@ -197,15 +198,15 @@ def save_policy(policy: Policy, folder: Path) -> None:
 
 def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
     """Every id that ends a response: Qwen2.5-Instruct alone has two."""
-    found = [config.eos_token_id, tokenizer.eos_token_id]
+    named = [config.eos_token_id, tokenizer.eos_token_id]
     try:
-        found.append(GenerationConfig.from_pretrained(name).eos_token_id)
+        named.append(GenerationConfig.from_pretrained(name).eos_token_id)
     except OSError:
         pass  # the file is optional
-    flat = [i for entry in found for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
-    if not flat:
+    ids = [i for entry in named for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
+    if not ids:
         raise ModelError(f"--model {name}: neither its configuration nor its tokenizer names an end-of-text token")
-    return frozenset(flat)
+    return frozenset(ids)
 
 
 def encode(policy: Policy, text: str, chat: bool = False) -> list[int]:
@@ -230,93 +231,95 @@ def chat_template(policy: Policy):
 # ----------------------------------------------------------------------------------------------------------------
 # The forward pass
 
-@dataclass
-class Cache:
-    """Keys and values of the rows in flight, a tensor per layer; row b holds positions 0..pos_b of its own text and
-    nothing else."""
-    k_L: list[Tensor]  # each [slots, K, length, C]
-    v_L: list[Tensor]
+KV = tuple[Tensor, Tensor]  # keys and values of one layer, both [B, K, T, C] or, for one text, [K, T, C]
 
 
-def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache: Cache | None = None, length: int = 0,
-            keep: list | None = None, packed: list[dict] | None = None, prefix: list | None = None,
+def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | None = None, length: int = 0,
+            keep: list[KV] | None = None, packed: "Packed | None" = None, prefix_L: list[KV] | None = None,
             mask: Tensor | None = None) -> Tensor:
     """Token ids at their positions -> final hidden states, [B, T, D] in `policy.dtype`.
 
     Without a cache the rows are whole texts, padded on the right: attention is causal, so nothing real attends to
-    padding; `mask`, [B, 1, T, T], is for rows that are more than one text. `keep` receives each layer's (keys,
-    values), [B, K, T, C]; `prefix` is what one call for a text that all rows begin with has kept, [1, K, S, C], and the
-    rows then hold what follows it. With a cache T is 1: the token's keys and values are written at its position and it
-    attends to positions 0..pos of its row, within the first `length`. `packed` is from `pack`."""
+    padding; `mask`, [B, 1, T, T], is for rows that are more than one text. `keep` receives each layer's keys and
+    values; `prefix_L` is what one call for a text that all rows begin with has kept, [1, K, S, C], and the rows then
+    hold what follows it. With a cache T is 1: the token's keys and values are written at its position and it attends to
+    positions 0..pos of its row, within the first `length`. `packed` is from `pack`."""
     decoder, device = policy.decoder, ids_BT.device
     x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
     rope = rotary(decoder.rotary_emb, pos_BT, policy.dtype)
-    if cache is not None:
+    if cache_L is not None:
         mask = (torch.arange(length, device=device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
-    elif prefix is not None:
-        columns = torch.arange(prefix[0][0].shape[2] + ids_BT.shape[1], device=device)
-        mask = columns <= pos_BT[:1, :, None]  # [1, T, S + T]; all rows have the same positions
+    elif prefix_L is not None:
+        columns = torch.arange(prefix_L[0][0].shape[2] + ids_BT.shape[1], device=device)
+        # [1, 1, T, S + T], as all rows have the same positions. With three dimensions the same mask sends attention
+        # on a CPU down a path that takes 10 times as long.
+        mask = (columns <= pos_BT[0, :, None])[None, None]
     run = compiled_block() if policy.compile else block
     for index, layer in enumerate(decoder.layers):
-        weights = packed[index] if packed else None
+        stacks = packed.layers_L[index] if packed else None
         if policy.checkpoint_layers and torch.is_grad_enabled():
-            x_BTD, _, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False)
-        elif cache is not None:
-            x_BTD, _, _ = run(policy, layer, x_BTD, rope, mask, weights, (cache.k_L[index], cache.v_L[index]), pos_BT)
+            x_BTD, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False)
+        elif cache_L is not None:
+            x_BTD, _ = run(policy, layer, x_BTD, rope, mask, stacks, None, cache_L[index], pos_BT)
         else:
-            x_BTD, k, v = run(policy, layer, x_BTD, rope, mask, weights, prefix[index] if prefix else None)
+            x_BTD, new = run(policy, layer, x_BTD, rope, mask, stacks, prefix_L[index] if prefix_L else None)
             if keep is not None:
-                keep.append((k, v))
+                keep.append(new)
     return rms_norm(decoder.norm, x_BTD, policy.adapter_on)
 
 
-def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None = None,
-          weights: dict | None = None, past: tuple | None = None, pos_BT: Tensor | None = None) -> tuple:
-    """One layer: (x_BTD, the keys and the values of these tokens). `past` is the layer's cache if there is pos_BT, else
-    its part of the prefix."""
+def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None,
+          stacks: "dict[str, Stack] | None" = None, prefix: KV | None = None, cache: KV | None = None,
+          pos_BT: Tensor | None = None) -> tuple[Tensor, KV]:
+    """One layer: (x_BTD, the keys and values of these tokens)."""
     attention, mlp, on = layer.self_attn, layer.mlp, policy.adapter_on
-    B, T, _ = x_BTD.shape
-    h = rms_norm(layer.input_layernorm, x_BTD, on)
-    if weights is None:
-        q, k, v = (linear(projection, h, on) for projection in (attention.q_proj, attention.k_proj, attention.v_proj))
-    else:
-        C = attention.head_dim
-        q, k, v = packed_linear(weights["qkv"], h).split((attention.config.num_attention_heads * C,
-                                                          attention.config.num_key_value_heads * C,
-                                                          attention.config.num_key_value_heads * C), dim=-1)
-    q, k, v = (part.view(B, T, -1, attention.head_dim) for part in (q, k, v))
+    q, k, v = project(attention, "qkv", rms_norm(layer.input_layernorm, x_BTD, on), stacks, on)
+    q, k, v = (heads.unflatten(-1, (-1, attention.head_dim)) for heads in (q, k, v))  # [B, T, heads, C]
     if hasattr(attention, "q_norm"):  # Qwen3
         q, k = rms_norm(attention.q_norm, q, on), rms_norm(attention.k_norm, k, on)
-    q, k, v = rotate(q.transpose(1, 2), rope), rotate(k.transpose(1, 2), rope), v.transpose(1, 2)  # [B, heads, T, C]
-    if pos_BT is not None:
-        rows, positions = torch.arange(B, device=k.device), pos_BT[:, 0]
-        past[0][rows, :, positions] = k[:, :, 0]
-        past[1][rows, :, positions] = v[:, :, 0]
-        # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
-        # sum, but with a mask and bf16 on a CPU it takes 77 ms in place of 6 (64 rows of 800 positions, one layer).
-        q = q.reshape(B, k.shape[1], -1, q.shape[-1])
-        K = tuple(layer[:B, :, :mask.shape[-1]] for layer in past)
-        o = F.scaled_dot_product_attention(q, *K, attn_mask=mask).reshape(B, 1, -1)
-    else:
-        K = k, v
-        if past is not None:
-            K = tuple(torch.cat((old.expand(B, -1, -1, -1), new), dim=2) for old, new in zip(past, K))
-        o = F.scaled_dot_product_attention(q, *K, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        o = o.transpose(1, 2).reshape(B, T, -1)
-    if weights is None:
-        x_BTD = x_BTD + linear(attention.o_proj, o, on)
-        h = rms_norm(layer.post_attention_layernorm, x_BTD, on)
-        h = F.silu(linear(mlp.gate_proj, h, on)) * linear(mlp.up_proj, h, on)
-        return x_BTD + linear(mlp.down_proj, h, on), k, v
-    x_BTD = x_BTD + packed_linear(weights["o"], o)
-    gate, up = packed_linear(weights["gate_up"], rms_norm(layer.post_attention_layernorm, x_BTD, on)).chunk(2, dim=-1)
-    return x_BTD + packed_linear(weights["down"], F.silu(gate) * up), k, v
+    q, k, v = rotate(q.transpose(1, 2), rope), rotate(k.transpose(1, 2), rope), v.transpose(1, 2)
+    o = attend(q, k, v, mask, prefix) if cache is None else attend_cache(q, k, v, mask, cache, pos_BT[:, 0])
+    x_BTD = x_BTD + project(attention, "o", o, stacks, on)[0]
+    gate, up = project(mlp, "gate_up", rms_norm(layer.post_attention_layernorm, x_BTD, on), stacks, on)
+    return x_BTD + project(mlp, "down", F.silu(gate) * up, stacks, on)[0], (k, v)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prefix: KV | None) -> Tensor:
+    """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [B, T, H C]."""
+    if prefix is not None:
+        k, v = (torch.cat((old.expand(len(new), -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
+    o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    return o.transpose(1, 2).flatten(2)
+
+
+def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cache: KV, pos_B: Tensor) -> Tensor:
+    """One token of each row, first written into the cache at its position, to its row: [B, 1, H C]."""
+    B, rows = len(q), torch.arange(len(q), device=q.device)
+    for layer, new in zip(cache, (k, v)):
+        layer[rows, :, pos_B] = new[:, :, 0]
+    # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
+    # sum, but with a mask and bf16 on a CPU it takes 77 ms in place of 6 (64 rows of 800 positions, one layer).
+    q = q.reshape(B, k.shape[1], -1, q.shape[-1])
+    k, v = (layer[:B, :, :mask.shape[-1]] for layer in cache)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, 1, -1)
 
 
 @cache
 def compiled_block():
     """`block`, compiled once for all layers, row counts and lengths: compile time does not grow with depth."""
     return torch.compile(block, dynamic=True)
+
+
+STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
+          "down": ("down_proj",)}  # linear layers that read the same input
+
+
+def project(part: nn.Module, name: str, x: Tensor, stacks: "dict[str, Stack] | None", adapter_on: bool):
+    """The outputs of the linear layers of STACKS[name], from their modules or, where there are stacks, at once."""
+    modules = [getattr(part, module) for module in STACKS[name]]
+    if stacks is None:
+        return [linear(module, x, adapter_on) for module in modules]
+    return stacked_linear(stacks[name], x).split([module.out_features for module in modules], dim=-1)
 
 
 def linear(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
@@ -356,90 +359,11 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# Weights for sampling: a second, faster copy
-
-STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
-          "down": ("down_proj",)}
-
-
-def pack(policy: Policy, merge: bool, rows: int) -> list[dict] | None:
-    """The weights as they are now, laid out for sampling: one dict of stacks per layer and one for the head; None for
-    NF4, whose modules are used as they are. Layers that read the same input become one matmul. `merge` adds the LoRA
-    product to a fresh copy (never in place, which drifts); without it the A matrices are stacked under the weights and
-    one block-diagonal B follows, so that a layer's 7 adapters cost 4 small matmuls. On a CPU oneDNN reorders each
-    stack for `rows` rows, which makes the matmuls of 0.5B at 16 to 64 rows 1.2 to 1.7 times (bf16) and 1.5 to 4 times
-    (fp32) as fast."""
-    if any(type(module).__name__ == "Linear4bit" for module in policy.decoder.modules()):
-        return None
-    packed = []
-    for index, layer in enumerate(policy.decoder.layers):
-        parts = {**layer.self_attn._modules, **layer.mlp._modules}
-        packed.append({name: stack(policy, [parts[part] for part in names], merge, rows, (index, name))
-                       for name, names in STACKS.items()})
-    return packed + [{"head": stack(policy, [policy.head], merge, rows, "head")}]
-
-
-def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key) -> tuple:
-    """(weight, bias, up): y = x weight^T + bias, and where `up` is, the last columns of y are A x and up takes them."""
-    bases = [getattr(module, "base_layer", module) for module in modules]
-    weights, up = [base.weight for base in bases], None
-    out, dtype, frozen = sum(map(len, weights)), policy.dtype, not weights[0].requires_grad
-    if policy.adapter_on and bases[0] is not modules[0]:
-        down = [module.lora_A["default"].weight for module in modules]
-        ups = [module.lora_B["default"].weight * module.scaling["default"] for module in modules]
-        if merge:
-            weights = [weight.float() + b @ a for weight, a, b in zip(weights, down, ups)]
-        else:
-            weights, up = weights + down, torch.block_diag(*ups).to(dtype)
-    biases = [torch.zeros(len(base.weight), device=policy.device) if base.bias is None else base.bias for base in bases]
-    bias = None if all(base.bias is None for base in bases) else torch.cat(biases).to(dtype)
-    if bias is not None and up is not None:
-        bias = F.pad(bias, (0, up.shape[1]))
-    if onednn(policy):
-        return torch.ops.mkldnn._reorder_linear_weight(torch.cat([w.to(dtype) for w in weights]), rows), bias, up
-    if merge or not frozen or bases[0].weight.dtype != dtype or len(weights) == 1:
-        return (weights[0].to(dtype) if len(weights) == 1 else torch.cat([w.to(dtype) for w in weights])), bias, up
-    # Nothing but A changes, so the stack takes the place of the modules' own storage and costs no memory.
-    # Room for A even where it is switched off now: the stack is made once.
-    low = sum(len(m.lora_A["default"].weight) for m, base in zip(modules, bases) if m is not base)
-    if key not in policy.stacks:
-        buffer = torch.cat([base.weight.data for base in bases] + [weights[0].new_zeros(low, weights[0].shape[1])])
-        for base, part in zip(bases, buffer[:out].split([len(base.weight) for base in bases])):
-            base.weight.data = part
-        policy.stacks[key] = buffer
-    if up is None:
-        return policy.stacks[key][:out], bias, up
-    policy.stacks[key][out:] = torch.cat(weights[len(bases):]).to(dtype)
-    return policy.stacks[key], bias, up
-
-
-def onednn(policy: Policy) -> bool:
-    """Whether oneDNN's reordered weights are to be had: not under compilation, which does not know the layout."""
-    return (policy.device.type == "cpu" and not policy.compile and torch.backends.mkldnn.is_available()
-            and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-            and (policy.dtype == torch.float32 or bf16_pays()))
-
-
-def bf16_pays() -> bool:
-    """Whether this CPU multiplies bf16 in hardware (2 to 3 times fp32 on avx512_bf16, more with amx)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def packed_linear(stack: tuple, x: Tensor) -> Tensor:
-    weight, bias, up = stack
-    if weight.is_mkldnn:
-        y = torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
-    else:
-        y = F.linear(x, weight, bias)
-    return y if up is None else y[..., :len(up)] + F.linear(y[..., len(up):], up)
-
-
-# ----------------------------------------------------------------------------------------------------------------
 # Log-probs: the sampler and the update go through the same two functions
 
-def logits_of(policy: Policy, hidden_ND: Tensor, temperature: float, packed: tuple | None = None) -> Tensor:
+def logits_of(policy: Policy, hidden_ND: Tensor, temperature: float, packed: "Packed | None" = None) -> Tensor:
     """fp32 logits divided by the temperature, [N, V]."""
-    y_NV = packed_linear(packed, hidden_ND) if packed else linear(policy.head, hidden_ND, policy.adapter_on)
+    y_NV = stacked_linear(packed.head, hidden_ND) if packed else linear(policy.head, hidden_ND, policy.adapter_on)
     return y_NV.float() if temperature == 1 else y_NV.float() / temperature
 
 
@@ -454,38 +378,36 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     A row is (prompt ids, response ids). Rows with the same prompt share it: their texts are laid side by side, see
     `side_by_side`. Logits exist for LOGIT_BUDGET numbers at a time, so that no [B, T, V] tensor is ever held (7.4 GB
     for 12k tokens of Qwen's vocabulary)."""
-    texts, place = side_by_side(rows, policy.share_prompts), {}
-    ids, pos, part = [], [], []
+    ids_BT, pos_BT, mask, at_N2 = lay_out(rows, policy.share_prompts, policy.device)
+    hidden_ND = forward(policy, ids_BT, pos_BT, mask=mask)[at_N2[:, 0], at_N2[:, 1]]
+    ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
+    size = max(1, LOGIT_BUDGET // policy.head.weight.shape[0])
+    chunks = [chunk_logprobs(policy, *chunk, temperature) for chunk in zip(hidden_ND.split(size), ids_N.split(size))]
+    return torch.cat([logp_N for logp_N, _ in chunks]), torch.cat([entropy_N for _, entropy_N in chunks])
+
+
+def lay_out(rows: list[tuple[list[int], list[int]]], longest: int, device) -> tuple:
+    """(ids_BT, pos_BT, mask, at_N2) of the texts of `side_by_side`. The mask is None where each is one row alone; at_N2
+    says in which text and where the hidden state lies that predicts a response token: one place before it, and for the
+    first token at the prompt's end."""
+    texts = side_by_side(rows, longest)
+    ids, pos, owner, spots = [], [], [], {}  # owner: 0 for the prompt, then 1, 2, ... for each response of the text
     for b, text in enumerate(texts):
         prompt = rows[text[0]][0]
-        ids.append(list(prompt)), pos.append(list(range(len(prompt)))), part.append([0] * len(prompt))
+        ids.append(list(prompt)), pos.append(list(range(len(prompt)))), owner.append([0] * len(prompt))
         for number, i in enumerate(text, 1):
-            response = rows[i][1]
-            # The hidden state before a token predicts it: the prompt's last one for the response's first token.
-            place[i] = [(b, len(prompt) - 1), *((b, t) for t in range(len(ids[b]), len(ids[b]) + len(response) - 1))]
+            response, start = rows[i][1], len(ids[b])
+            spots[i] = [(b, len(prompt) - 1), *((b, t) for t in range(start, start + len(response) - 1))]
             ids[b] += response
             pos[b] += range(len(prompt), len(prompt) + len(response))
-            part[b] += [number] * len(response)
-    ids_BT, pos_BT, part_BT = (fill(lists, policy.device) for lists in (ids, pos, part))
+            owner[b] += [number] * len(response)
+    ids_BT, pos_BT, owner_BT = (fill(lists, device) for lists in (ids, pos, owner))
     mask = None
     if max(map(len, texts)) > 1:
-        order = torch.arange(ids_BT.shape[1], device=policy.device)
-        shown = (part_BT[:, None, :] == 0) | (part_BT[:, None, :] == part_BT[:, :, None])
+        order = torch.arange(ids_BT.shape[1], device=device)
+        shown = (owner_BT[:, None, :] == 0) | (owner_BT[:, None, :] == owner_BT[:, :, None])
         mask = (shown & (order <= order[:, None]))[:, None]
-    hidden_BTD = forward(policy, ids_BT, pos_BT, mask=mask)
-    at_N2 = torch.tensor([spot for i in range(len(rows)) for spot in place[i]], device=policy.device)
-    ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
-    hidden_ND = hidden_BTD[at_N2[:, 0], at_N2[:, 1]]
-    size = max(1, LOGIT_BUDGET // policy.head.weight.shape[0])
-    parts = []
-    for hidden, ids in zip(hidden_ND.split(size), ids_N.split(size)):
-        if policy.head.weight.requires_grad and torch.is_grad_enabled():
-            parts.append(checkpoint(score, policy, hidden, ids, temperature, use_reentrant=False))
-        elif hidden.requires_grad and type(policy.head) is nn.Linear:
-            parts.append(FrozenHead.apply(hidden, policy, ids, temperature))
-        else:
-            parts.append(score(policy, hidden, ids, temperature))
-    return torch.cat([logp for logp, _ in parts]), torch.cat([entropy for _, entropy in parts])
+    return ids_BT, pos_BT, mask, torch.tensor([spot for i in range(len(rows)) for spot in spots[i]], device=device)
 
 
 def side_by_side(rows: list[tuple[list[int], list[int]]], longest: int) -> list[list[int]]:
@@ -504,15 +426,24 @@ def side_by_side(rows: list[tuple[list[int], list[int]]], longest: int) -> list[
     return texts
 
 
-def score(policy: Policy, hidden_ND: Tensor, ids_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def chunk_logprobs(policy: Policy, hidden_ND: Tensor, ids_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """(logp_N, entropy_N), keeping no logits for the backward pass."""
+    if policy.head.weight.requires_grad and torch.is_grad_enabled():
+        return checkpoint(head_logprobs, policy, hidden_ND, ids_N, temperature, use_reentrant=False)
+    if hidden_ND.requires_grad and type(policy.head) is nn.Linear:
+        return FrozenHead.apply(hidden_ND, policy, ids_N, temperature)
+    return head_logprobs(policy, hidden_ND, ids_N, temperature)
+
+
+def head_logprobs(policy: Policy, hidden_ND: Tensor, ids_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     logits_NV = logits_of(policy, hidden_ND, temperature)
     entropy_N = logits_NV.logsumexp(-1) - (logits_NV.softmax(-1) * logits_NV).sum(-1)
     return pick_logp(logits_NV, ids_N), entropy_N
 
 
 class FrozenHead(torch.autograd.Function):
-    """`score` under a head that is not trained. The log-prob of a token depends on its own hidden state alone, so its
-    gradient is made while the logits are there: two matmuls with the vocabulary where recomputing takes three."""
+    """`head_logprobs` under a head that is not trained. The log-prob of a token depends on its own hidden state alone,
+    so its gradient is made while the logits are there: two matmuls with the vocabulary where recomputing takes three."""
 
     @staticmethod
     def forward(ctx, hidden_ND, policy, ids_N, temperature):
@@ -538,7 +469,7 @@ class FrozenHead(torch.autograd.Function):
         if grad_entropy_N is not None:  # only with an entropy bonus: worth recomputing
             with torch.enable_grad():
                 leaf_ND = hidden_ND.detach().requires_grad_()
-                _, entropy_N = score(ctx.policy, leaf_ND, ids_N, ctx.temperature)
+                _, entropy_N = head_logprobs(ctx.policy, leaf_ND, ids_N, ctx.temperature)
                 grad_ND = grad_ND + torch.autograd.grad(entropy_N, leaf_ND, grad_entropy_N)[0]
         return grad_ND, None, None, None
 
@@ -560,3 +491,99 @@ def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
 def fill(rows: list[list[int]], device) -> Tensor:
     width = max(map(len, rows))
     return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Weights for sampling: a second, faster copy
+
+class Stack(NamedTuple):
+    """Linear layers as one: y = x weight^T + bias; where `up` is, the last columns of y are A x, which up takes."""
+    weight: Tensor
+    bias: Tensor | None
+    up: Tensor | None
+
+
+@dataclass
+class Packed:
+    layers_L: list[dict[str, Stack]]  # by the names of STACKS
+    head: Stack
+
+
+def pack(policy: Policy, merge: bool, rows: int) -> Packed | None:
+    """The weights as they are now, laid out for sampling; None for NF4, whose modules are used as they are. Layers that
+    read the same input become one matmul. `merge` adds the LoRA product to a fresh copy (never in place, which drifts);
+    without it the A matrices are stacked under the weights and one block-diagonal B follows, so that a layer's 7
+    adapters cost 4 small matmuls. On a CPU oneDNN reorders each stack for `rows` rows, which makes the matmuls of 0.5B
+    at 16 to 64 rows 1.2 to 1.7 times (bf16) and 1.5 to 4 times (fp32) as fast."""
+    if any(type(module).__name__ == "Linear4bit" for module in policy.decoder.modules()):
+        return None
+    layers = []
+    for index, layer in enumerate(policy.decoder.layers):
+        modules = {**layer.self_attn._modules, **layer.mlp._modules}
+        layers.append({name: stack(policy, [modules[part] for part in parts], merge, rows, (index, name))
+                       for name, parts in STACKS.items()})
+    return Packed(layers, stack(policy, [policy.head], merge, rows, "head"))
+
+
+def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key) -> Stack:
+    """The modules as one layer, in memory as suits the device; `key` names them in `policy.stacks`."""
+    bases = [getattr(module, "base_layer", module) for module in modules]
+    weights, up, bias, dtype = [base.weight for base in bases], None, None, policy.dtype
+    if policy.adapter_on and bases[0] is not modules[0]:
+        down = [module.lora_A["default"].weight for module in modules]
+        ups = [module.lora_B["default"].weight * module.scaling["default"] for module in modules]
+        if merge:
+            weights = [weight.float() + b @ a for weight, a, b in zip(weights, down, ups)]
+        else:
+            weights, up = weights + down, torch.block_diag(*ups).to(dtype)
+    if bases[0].bias is not None:  # q, k and v have one together, or none has
+        bias = torch.cat([base.bias for base in bases]).to(dtype)
+        bias = bias if up is None else F.pad(bias, (0, up.shape[1]))
+    if onednn(policy):
+        weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat([w.to(dtype) for w in weights]), rows)
+    elif len(weights) == 1:
+        weight = weights[0].to(dtype)
+    elif merge or bases[0].weight.requires_grad or bases[0].weight.dtype != dtype:
+        weight = torch.cat([w.to(dtype) for w in weights])
+    else:
+        weight = stack_in_place(policy, modules, bases, key)
+        out = sum(base.out_features for base in bases)
+        if up is None:
+            weight = weight[:out]
+        else:
+            weight[out:] = torch.cat(down).to(dtype)
+    return Stack(weight, bias, up)
+
+
+def stack_in_place(policy: Policy, modules: list[nn.Module], bases: list[nn.Module], key) -> Tensor:
+    """Nothing but A changes, so the stack takes the place of the modules' own storage and costs no memory. It is made
+    once, with room for A even where that is switched off now."""
+    if key not in policy.stacks:
+        low = sum(len(module.lora_A["default"].weight) for module, base in zip(modules, bases) if module is not base)
+        weights = [base.weight.data for base in bases]
+        policy.stacks[key] = torch.cat([*weights, weights[0].new_zeros(low, weights[0].shape[1])])
+        for base, view in zip(bases, policy.stacks[key].split([*map(len, weights)] + [low])):
+            base.weight.data = view
+    return policy.stacks[key]
+
+
+def onednn(policy: Policy) -> bool:
+    """Whether oneDNN's reordered weights are to be had: not under compilation, which does not know the layout."""
+    return (policy.device.type == "cpu" and not policy.compile and torch.backends.mkldnn.is_available()
+            and (policy.dtype == torch.float32 or bf16_pays()))
+
+
+def bf16_pays() -> bool:
+    """Whether this CPU multiplies bf16 in hardware (2 to 3 times fp32 on avx512_bf16, more with amx)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def stacked_linear(stack: Stack, x: Tensor) -> Tensor:
+    if stack.weight.is_mkldnn:
+        y = torch.ops.mkldnn._linear_pointwise(x.contiguous(), stack.weight, stack.bias, "none", [], "")
+    else:
+        y = F.linear(x, stack.weight, stack.bias)
+    if stack.up is None:
+        return y
+    out = len(stack.up)
+    return y[..., :out] + F.linear(y[..., out:], stack.up)

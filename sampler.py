@@ -1,20 +1,33 @@
 """
-The sampler: one rollout decodes many requests at once (continuous batching). It is fed with `add` while `advance`
-decodes; `generate` does both for a list of prompts.
+The sampler: one continuous batch. A rollout has a number of slots, each of which decodes one response; `add` queues
+requests while `advance` decodes, what ends makes room for what waits, and nothing is padded. `generate` does both for
+a list of prompts. Sampling goes through the forward pass of model.py, so the log-probs noted here are those the update
+recomputes.
+
+Reading order: what there is (Sample to Rollout), `start_rollout`, `add`, `advance`, and what that does in turn: from
+the queue into slots (`refill`), a token for every row (`decode_step`, `draw`), and out of them (`harvest`); the memory
+for keys and values; CUDA graphs; `generate`.
+
+Dimension suffixes, besides model.py's: B slots, N the tokens of one response, C (in `draw`) chunks of the vocabulary.
 """
+import math
 import random
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from model import Cache, Policy, encode, fill, forward, logits_of, pack, pad, pick_logp
+from model import KV, Packed, Policy, forward, logits_of, pack, pad, pick_logp
 
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
-SHORTEST_PREFIX, MOST_PREFIXES = 32, 16  # tokens of a shared beginning worth a call of its own; beginnings kept
+SHORTEST_PREFIX, MOST_PREFIXES = 64, 16  # tokens of a shared beginning worth a call of its own; beginnings kept
 CHUNK = 128            # tokens whose probabilities `draw` adds up first
 
+
+# ----------------------------------------------------------------------------------------------------------------
+# What there is
 
 @dataclass
 class Sample:
@@ -35,21 +48,34 @@ class Request:
 
 
 @dataclass(eq=False)
-class Draft:
-    """One response in the making. `sample` holds tokens only where the row had to leave its slot for a while."""
+class Sequence:
+    """One response being decoded, or waiting for a slot. `sample` holds tokens only where it had to leave its slot for
+    a while."""
     request: Request
     index: int
     sample: Sample
-    since: int = 0  # steps the rollout had made when the draft took its slot
+    since: int = 0  # steps the rollout had made when it took its slot
 
     def text(self) -> list[int]:
         return self.request.prompt + self.sample.ids
 
 
+@dataclass
+class State:
+    """What a decode step reads and writes, on the device; the first dimension is the slots."""
+    tok_B: Tensor       # the token to run next
+    pos_B: Tensor       # its position
+    count_B: Tensor     # tokens made
+    limit_B: Tensor     # tokens wanted at most
+    done_B: Tensor
+    uniform_BN: Tensor  # column t decides token t
+    ids_BN: Tensor      # the responses so far; one column more than tokens, for rows that are done
+    logp_BN: Tensor
+
+
 @dataclass(eq=False)
 class Rollout:
-    """All state of one continuous batch. Rows 0..len(rows)-1 are live and rows[b] is written by slot b; the state of a
-    slot is on the device and read back every `read_every` steps."""
+    """All state of one continuous batch. Rows 0..len(rows)-1 are live and rows[b] is written by slot b."""
     policy: Policy
     slots: int
     max_length: int              # longest prompt + response
@@ -59,29 +85,25 @@ class Rollout:
     read_every: int              # decode steps between two readings of the done flags
     share_prefix: bool
     graphs: dict | None          # (rows, length) -> captured CUDA graph; None: no graphs
-    packed: list[dict] | None
+    packed: Packed | None
     stops: Tensor
-    cache: Cache
-    tok_B: Tensor                # the token to run next
-    pos_B: Tensor                # its position
-    count_B: Tensor              # tokens made
-    limit_B: Tensor              # tokens wanted at most
-    done_B: Tensor
-    uniform_BN: Tensor           # column t decides token t
-    ids_BN: Tensor               # the responses so far; one column more than tokens, for rows that are done
-    logp_BN: Tensor
-    queue: deque = field(default_factory=deque)
-    rows: list[Draft] = field(default_factory=list)
-    prefixes: dict[tuple, list] = field(default_factory=dict)
-    half: tuple = (None, None)   # the request whose samples did not all find a slot: its keys and values
+    state: State
+    cache_L: list[KV]            # [slots, K, length, C]: row b holds positions 0..pos_b of its own text, nothing else
+    queue: deque[Sequence] = field(default_factory=deque)
+    rows: list[Sequence] = field(default_factory=list)
+    prefixes: dict[tuple, list[KV]] = field(default_factory=dict)
+    half: tuple = (None, None)   # the request whose responses did not all find a slot: its keys and values
     requests: int = 0
     steps: int = 0
     made: int = 0                # tokens decoded, with those that rows made past their ends
 
     def length(self) -> int:
         """Positions that the cache has room for."""
-        return self.cache.k_L[0].shape[2]
+        return self.cache_L[0][0].shape[2]
 
+
+# ----------------------------------------------------------------------------------------------------------------
+# The interface
 
 @torch.no_grad()  # not inference mode: stacks may take the place of the modules' weights, which gradients go through
 def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_new_tokens: int = 1024,
@@ -99,28 +121,29 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
     if graphs is None:
         graphs = cuda and packed and policy.compile  # --compile False leaves both out
     weights = pack(policy, merge, slots) if packed else None
-
-    def zeros(*shape, dtype=torch.long) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=policy.device)
-    layers, columns = len(policy.decoder.layers), max_new_tokens + 1
+    stops = torch.tensor(sorted(policy.stop_ids), dtype=torch.long, device=policy.device)
     rollout = Rollout(policy, slots, max_length, temperature, seed, kv_gb * 2**30, read_every or (8 if cuda else 1),
-                      share_prefix, {} if graphs and weights else None, weights,
-                      torch.tensor(sorted(policy.stop_ids), dtype=torch.long, device=policy.device),
-                      Cache([None] * layers, [None] * layers),
-                      zeros(slots), zeros(slots), zeros(slots), zeros(slots), ~zeros(slots, dtype=torch.bool),
-                      zeros(slots, columns, dtype=torch.float64), zeros(slots, columns),
-                      zeros(slots, columns, dtype=torch.float32))
+                      share_prefix, {} if graphs and weights else None, weights, stops,
+                      new_state(policy, slots, max_new_tokens + 1), [None] * len(policy.decoder.layers))
     # With graphs the worst case at once if it fits; else rows start short and the cache grows, at the cost of slots.
     at_once = rollout.graphs is not None and capacity(rollout, max_length) == slots
     resize(rollout, max_length if at_once else bucket(rollout, 1))
     return rollout
 
 
+def new_state(policy: Policy, slots: int, columns: int) -> State:
+    def zeros(*shape, dtype=torch.long) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=policy.device)
+    return State(zeros(slots), zeros(slots), zeros(slots), zeros(slots), ~zeros(slots, dtype=torch.bool),
+                 zeros(slots, columns, dtype=torch.float64), zeros(slots, columns),
+                 zeros(slots, columns, dtype=torch.float32))
+
+
 def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] | None = None, tag=None,
         key: str | None = None) -> Request:
     """Queues n responses to a prompt; `limit` is the most tokens of each, or of all. Their draws are fixed by the
     rollout's seed and `key` (the request's number if not given). Raises ValueError."""
-    width = rollout.ids_BN.shape[1] - 1
+    width = rollout.state.ids_BN.shape[1] - 1
     limits = limit if isinstance(limit, list) else [limit or width] * n
     if not prompt or len(prompt) + max(limits) > rollout.max_length or not 0 < min(limits) <= max(limits) <= width:
         raise ValueError(f"prompts must have 1 to {rollout.max_length - max(limits)} tokens here, not {len(prompt)}")
@@ -130,7 +153,7 @@ def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] 
         noise = torch.Generator().manual_seed(source.getrandbits(63))
         request.uniform_NT = torch.rand(n, max(limits), generator=noise, dtype=torch.float64)
     rollout.requests += 1
-    rollout.queue.extend(Draft(request, j, Sample([], [], "length")) for j in range(n))
+    rollout.queue.extend(Sequence(request, j, Sample([], [], "length")) for j in range(n))
     return request
 
 
@@ -145,154 +168,121 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     refill(rollout)
     if not rollout.rows:
         return []
-    live, top = len(rollout.rows), max(position(rollout, draft) for draft in rollout.rows) + rollout.read_every
+    top = max(position(rollout, sequence) for sequence in rollout.rows) + rollout.read_every
     top = min(top, rollout.max_length)  # a row that would go on beyond it is done by then
     if top > rollout.length():
         make_room(rollout, bucket(rollout, top))
-        live = len(rollout.rows)
-    rows, length = live, min(top, rollout.length())
-    if rollout.graphs is not None or rollout.policy.compile:
-        rows, length = min(rollout.slots, max(2, 1 << (live - 1).bit_length())), bucket(rollout, length)
-        rows, length = min(rows, rollout.cache.k_L[0].shape[0]), min(length, rollout.length())
+    rows, length = step_shape(rollout, min(top, rollout.length()))
     for _ in range(rollout.read_every):
         if rollout.graphs is None:
             decode_step(rollout, rows, length)
         else:
             replay(rollout, rows, length)
     rollout.steps += rollout.read_every
-    rollout.made += live * rollout.read_every
+    rollout.made += len(rollout.rows) * rollout.read_every
     return harvest(rollout)
 
 
-def position(rollout: Rollout, draft: Draft) -> int:
-    """Of the token that the draft's row runs next, known without reading the device; a row that is done may be short of
-    it."""
-    return len(draft.request.prompt) + len(draft.sample.ids) - 1 + rollout.steps - draft.since
+@torch.inference_mode()
+def stop_rows(rollout: Rollout, ended: Callable[[Request, list[int]], bool]) -> None:
+    """Live rows for whose request and ids so far `ended` holds end with their next token."""
+    for b, sample in enumerate(read_samples(rollout, list(range(len(rollout.rows))))):
+        if ended(rollout.rows[b].request, sample.ids):
+            rollout.state.limit_B[b] = 0
 
 
-def bucket(rollout: Rollout, length: int) -> int:
-    """A length from 256, 512, 768, 1024, 1280, 1536, 1920, ...: graphs and reallocations are few, and a quarter of
-    what is read is wasted at most once rows are long."""
-    size = 256
-    while size < length:
-        size += max(256, size // 4 // 128 * 128)
-    return min(size, rollout.max_length)
-
-
-def capacity(rollout: Rollout, length: int) -> int:
-    """Rows of that length that fit into the memory for keys and values; at least one."""
-    policy = rollout.policy
-    row = (2 * len(policy.decoder.layers) * policy.config.num_key_value_heads * length
-           * policy.decoder.layers[0].self_attn.head_dim * policy.dtype.itemsize)
-    return max(1, min(rollout.slots, int(rollout.kv_bytes / row)))
-
-
-def resize(rollout: Rollout, length: int) -> None:
-    """A cache of as many rows of `length` as fit, layer by layer so that old and new never both exist in full."""
-    policy, rows, live = rollout.policy, capacity(rollout, length), len(rollout.rows)
-    shape = (rows, policy.config.num_key_value_heads, length, policy.decoder.layers[0].self_attn.head_dim)
-    for layers in (rollout.cache.k_L, rollout.cache.v_L):
-        for index, old in enumerate(layers):
-            layers[index] = torch.zeros(shape, dtype=policy.dtype, device=policy.device)
-            if live:
-                used = min(length, old.shape[2])
-                layers[index][:live, :, :used] = old[:live, :, :used]
-    if rollout.graphs:
-        rollout.graphs.clear()  # they hold the old addresses
-
-
-def make_room(rollout: Rollout, length: int) -> None:
-    """A longer cache. Rows that no longer fit, the shortest, go back to the queue with what they have; running them
-    through the model again later is cheaper than to keep slots empty for the worst case."""
-    fits = capacity(rollout, length)
-    order = sorted(range(len(rollout.rows)), key=lambda b: position(rollout, rollout.rows[b]))
-    leave = sorted(order[:max(0, len(rollout.rows) - fits)])
-    for b in reversed(leave):
-        draft = rollout.rows[b]
-        draft.sample = read_sample(rollout, b)
-        rollout.queue.appendleft(draft)
-    drop_rows(rollout, leave)
-    resize(rollout, length)
-
+# ----------------------------------------------------------------------------------------------------------------
+# From the queue into slots
 
 def refill(rollout: Rollout) -> None:
-    """Drafts from the queue into free slots, an eighth of the slots at a time: prefilling one by one is slow."""
-    rows, length, drafts, queue = rollout.rows, rollout.length(), [], rollout.queue
-    if not queue or (rows and (capacity(rollout, length) - len(rows)) * 8 < capacity(rollout, length)):
+    """Prefills what `admit` takes from the queue. The fresh responses to a prompt share that, here and next time."""
+    groups: dict[tuple, list[Sequence]] = {}
+    for sequence in admit(rollout):
+        fresh = not sequence.sample.ids
+        groups.setdefault((id(sequence.request), -1 if fresh else sequence.index), []).append(sequence)
+    if not groups:
         return
-    if not rows and capacity(rollout, length) < rollout.slots:
+    missing = []
+    for (_, index), group in groups.items():
+        if group[0].request is rollout.half[0] and index == -1:
+            place(rollout, group, (0, rollout.half[1]))
+        else:
+            missing.append(group)
+    for i, *pieces in prefill(rollout, [group[0].text()[:-1] for group in missing]):
+        place(rollout, missing[i], *pieces)
+    rollout.half = (None, None)
+    request, queue = group[0].request, rollout.queue
+    if queue and queue[0].request is request and not queue[0].sample.ids:
+        b, last = rollout.rows.index(group[0]), len(request.prompt) - 1
+        rollout.half = request, [(k[b, :, :last].clone(), v[b, :, :last].clone()) for k, v in rollout.cache_L]
+
+
+def admit(rollout: Rollout) -> list[Sequence]:
+    """Takes from the queue what there is room for, an eighth of the slots at a time: prefilling one by one is slow. The
+    cache grows where one of them needs it, and shrinks where that makes room for more."""
+    live, length, queue, admitted = len(rollout.rows), rollout.length(), rollout.queue, []
+    fits = capacity(rollout, length)
+    if not queue or (live and (fits - live) * 8 < fits):
+        return []
+    if not live and fits < rollout.slots:
         length = bucket(rollout, 1)
     while queue:
         needed = len(queue[0].text()) + rollout.read_every
         longer = length if needed <= length else bucket(rollout, needed)
-        if len(rows) + len(drafts) >= capacity(rollout, longer):
+        if live + len(admitted) >= capacity(rollout, longer):
             break
         length = longer
-        drafts.append(queue.popleft())
-    if drafts and length != rollout.length():
+        admitted.append(queue.popleft())
+    if admitted and length != rollout.length():
         resize(rollout, length)
-    groups: dict[tuple, list[Draft]] = {}  # the fresh samples of a request share their prefill
-    for draft in drafts:
-        groups.setdefault((id(draft.request), -1 if not draft.sample.ids else draft.index), []).append(draft)
-    groups = list(groups.values())
-    known = [i for i, group in enumerate(groups) if group[0].request is rollout.half[0] and not group[0].sample.ids]
-    missing = [i for i in range(len(groups)) if i not in known]
-    found = prefill(rollout, [groups[i][0].text()[:-1] for i in missing])
-    for i, layers in [(i, rollout.half[1]) for i in known] + [(missing[m], layers) for m, layers in found]:
-        place(rollout, groups[i], layers)
-    rollout.half = (None, None)
-    if groups and queue and queue[0].request is groups[-1][0].request and not queue[0].sample.ids:
-        b, last = rows.index(groups[-1][0]), len(queue[0].request.prompt) - 1
-        rollout.half = (queue[0].request, [(k[b, :, :last].clone(), v[b, :, :last].clone())
-                                           for k, v in zip(rollout.cache.k_L, rollout.cache.v_L)])
+    return admitted
 
 
-def place(rollout: Rollout, group: list[Draft], layers: list[tuple]) -> None:
-    """Drafts with one text into the next free slots; the first step runs the text's last token."""
-    text, first = group[0].text(), len(rollout.rows)
-    last, made, slots = len(text) - 1, len(group[0].sample.ids), slice(first, first + len(group))
-    for index, (k, v) in enumerate(layers):
-        rollout.cache.k_L[index][slots, :, :last] = k
-        rollout.cache.v_L[index][slots, :, :last] = v
-    rollout.tok_B[slots], rollout.pos_B[slots], rollout.count_B[slots] = text[-1], last, made
-    rollout.done_B[slots] = False
-    limits = [draft.request.limits[draft.index] for draft in group]
-    rollout.limit_B[slots] = torch.tensor(limits, device=rollout.tok_B.device)
+def place(rollout: Rollout, group: list[Sequence], *pieces: tuple[int, list[KV]]) -> None:
+    """Sequences with one text into the next free slots; the first step runs the text's last token. Each of the pieces
+    is (first position, keys and values from there on)."""
+    state, device, request = rollout.state, rollout.policy.device, group[0].request
+    text, made, first = group[0].text(), group[0].sample, len(rollout.rows)
+    slots = slice(first, first + len(group))
+    for start, kv_L in pieces:
+        for layer, new in zip(rollout.cache_L, kv_L):
+            for old, part in zip(layer, new):
+                old[slots, :, start:start + part.shape[1]] = part
+    state.tok_B[slots], state.pos_B[slots], state.count_B[slots] = text[-1], len(text) - 1, len(made.ids)
+    state.done_B[slots] = False
+    state.limit_B[slots] = torch.tensor([request.limits[sequence.index] for sequence in group], device=device)
     if rollout.temperature:
-        uniform_NT = group[0].request.uniform_NT[[draft.index for draft in group]]
-        rollout.uniform_BN[slots, :uniform_NT.shape[1]] = uniform_NT.to(rollout.tok_B.device)
-    if made:
-        rollout.ids_BN[first, :made] = torch.tensor(group[0].sample.ids, device=rollout.tok_B.device)
-        rollout.logp_BN[first, :made] = torch.tensor(group[0].sample.logps, device=rollout.tok_B.device)
-    for draft in group:
-        draft.since = rollout.steps
-        rollout.rows.append(draft)
+        uniform_NT = request.uniform_NT[[sequence.index for sequence in group]]
+        state.uniform_BN[slots, :uniform_NT.shape[1]] = uniform_NT.to(device)
+    if made.ids:
+        state.ids_BN[first, :len(made.ids)] = torch.tensor(made.ids, device=device)
+        state.logp_BN[first, :len(made.ids)] = torch.tensor(made.logps, device=device)
+    for sequence in group:
+        sequence.since = rollout.steps
+        rollout.rows.append(sequence)
 
 
-def prefill(rollout: Rollout, texts: list[list[int]]):
-    """Yields (index of a text, its keys and values [K, T, C] per layer), texts of like length together, at most
-    PREFILL_TOKENS at a time so that few are held at once."""
-    policy = rollout.policy
+def prefill(rollout: Rollout, texts: list[list[int]]) -> Iterator[tuple]:
+    """Yields (index of a text, *pieces as `place` wants them). Texts of like length behind the same beginning run
+    together, at most PREFILL_TOKENS at a time so that few are held at once."""
     prefixes = [find_prefix(rollout, text, texts) for text in texts]
-    order = sorted(range(len(texts)), key=lambda i: (prefixes[i], -len(texts[i])))
+    own = [len(text) - len(prefix) for text, prefix in zip(texts, prefixes)]
+    order = sorted(range(len(texts)), key=lambda i: (prefixes[i], -own[i]))
     while order:
-        prefix, longest = prefixes[order[0]], len(texts[order[0]]) - len(prefixes[order[0]])
+        prefix, longest, count = prefixes[order[0]], own[order[0]], 1
         if not longest:  # a prompt of one token
-            yield order.pop(0), []
+            yield order.pop(0),
             continue
-        count = 1
         while (count < min(len(order), PREFILL_TOKENS // longest) and prefixes[order[count]] == prefix
-               and 4 * (len(texts[order[count]]) - len(prefix)) >= 3 * longest):  # a quarter is padding at most
+               and 4 * own[order[count]] >= 3 * longest):  # a quarter is padding at most
             count += 1
-        part, order, kept = order[:count], order[count:], []
-        ids_BT, pos_BT = pad([texts[i][len(prefix):] for i in part], policy.device)
-        before = rollout.prefixes.get(prefix)
-        forward(policy, ids_BT, pos_BT + len(prefix), keep=kept, packed=rollout.packed, prefix=before)
-        for b, i in enumerate(part):
-            own = len(texts[i]) - len(prefix)
-            yield i, [tuple(part[b, :, :own] if before is None else
-                            torch.cat((before[index][which][0], part[b, :, :own]), dim=1)
-                            for which, part in enumerate(layer)) for index, layer in enumerate(kept)]
+        batch, order, kept = order[:count], order[count:], []
+        ids_BT, pos_BT = pad([texts[i][len(prefix):] for i in batch], rollout.policy.device)
+        shared_L = rollout.prefixes.get(prefix)
+        forward(rollout.policy, ids_BT, pos_BT + len(prefix), keep=kept, packed=rollout.packed, prefix_L=shared_L)
+        for b, i in enumerate(batch):
+            mine = len(prefix), [(k[b, :, :own[i]], v[b, :, :own[i]]) for k, v in kept]
+            yield (i, mine) if shared_L is None else (i, (0, [(k[0], v[0]) for k, v in shared_L]), mine)
 
 
 def find_prefix(rollout: Rollout, text: list[int], texts: list[list[int]]) -> tuple:
@@ -304,9 +294,10 @@ def find_prefix(rollout: Rollout, text: list[int], texts: list[list[int]]) -> tu
     known = [prefix for prefix in rollout.prefixes if len(prefix) < len(text) and tuple(text[:len(prefix)]) == prefix]
     if known or len(rollout.prefixes) >= MOST_PREFIXES:
         return max(known, key=len, default=())
-    waiting = {id(draft.request): draft.request.prompt for draft in rollout.queue}
-    others = (other for other in (*texts, *waiting.values()) if other is not text)
-    shared = sorted((common(text[:-1], other) for other in others), reverse=True)
+    waiting = {id(sequence.request): sequence.request.prompt for sequence in rollout.queue}
+    alike = [other for other in (*texts, *waiting.values())
+             if other is not text and other[:SHORTEST_PREFIX] == text[:SHORTEST_PREFIX]]
+    shared = sorted((common(text[:-1], other) for other in alike), reverse=True)
     saved, length = max(((number * length, length) for number, length in enumerate(shared, 1)), default=(0, 0))
     if length < SHORTEST_PREFIX:
         return ()
@@ -320,26 +311,28 @@ def common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
+# ----------------------------------------------------------------------------------------------------------------
+# A token for every row
+
 def decode_step(rollout: Rollout, rows: int, length: int) -> None:
     """One token for each of the first `rows` slots, written on the device; nothing is read back. Rows that are done
     stand still: what they write, they write again."""
-    tok_B, pos_B, count_B, done_B = (state[:rows] for state in (rollout.tok_B, rollout.pos_B, rollout.count_B,
-                                                                rollout.done_B))
-    hidden_BD = forward(rollout.policy, tok_B[:, None], pos_B[:, None], rollout.cache, length, packed=rollout.packed)
-    head = rollout.packed[-1]["head"] if rollout.packed else None
-    logits_BV = logits_of(rollout.policy, hidden_BD[:, 0], rollout.temperature or 1.0, head)
+    tok_B, pos_B, count_B, limit_B, done_B, uniform_BN, ids_BN, logp_BN = (
+        tensor[:rows] for tensor in vars(rollout.state).values())
+    hidden_BTD = forward(rollout.policy, tok_B[:, None], pos_B[:, None], rollout.cache_L, length, packed=rollout.packed)
+    logits_BV = logits_of(rollout.policy, hidden_BTD[:, 0], rollout.temperature or 1.0, rollout.packed)
     if rollout.temperature:
-        new_B, logp_B = draw(logits_BV, rollout.uniform_BN[:rows].gather(1, count_B[:, None]))
+        new_B, logp_B = draw(logits_BV, uniform_BN.gather(1, count_B[:, None]))
     else:
         new_B = logits_BV.argmax(-1)
         logp_B = pick_logp(logits_BV, new_B)
-    rollout.ids_BN[:rows].scatter_(1, count_B[:, None], new_B[:, None])
-    rollout.logp_BN[:rows].scatter_(1, count_B[:, None], logp_B[:, None])
+    ids_BN.scatter_(1, count_B[:, None], new_B[:, None])
+    logp_BN.scatter_(1, count_B[:, None], logp_B[:, None])
     live_B = ~done_B
     tok_B.copy_(new_B)
     pos_B += live_B
     count_B += live_B
-    done_B |= live_B & ((new_B[:, None] == rollout.stops).any(-1) | (count_B >= rollout.limit_B[:rows]))
+    done_B |= live_B & ((new_B[:, None] == rollout.stops).any(-1) | (count_B >= limit_B))
 
 
 def draw(logits_BV: Tensor, uniform_B1: Tensor) -> tuple[Tensor, Tensor]:
@@ -365,65 +358,142 @@ def draw(logits_BV: Tensor, uniform_B1: Tensor) -> tuple[Tensor, Tensor]:
     return new_B1[:, 0], logp_B1[:, 0].float()
 
 
-def replay(rollout: Rollout, rows: int, length: int) -> None:
-    """`decode_step` as a CUDA graph, captured at the first use of a (rows, length)."""
-    if (rows, length) not in rollout.graphs:
-        state = rollout.tok_B, rollout.done_B
-        was = [tensor.clone() for tensor in state]
-        rollout.done_B.fill_(True)  # a first run compiles and warms up, and every row stands still
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(2):
-                decode_step(rollout, rows, length)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            decode_step(rollout, rows, length)
-        for tensor, before in zip(state, was):
-            tensor.copy_(before)
-        rollout.graphs[rows, length] = graph
-    rollout.graphs[rows, length].replay()
-
-
-def read_sample(rollout: Rollout, b: int) -> Sample:
-    count = int(rollout.count_B[b])
-    ids = rollout.ids_BN[b, :count].tolist()
-    stopped = ids and ids[-1] in rollout.policy.stop_ids
-    return Sample(ids, rollout.logp_BN[b, :count].tolist(), "stop" if stopped else "length")
-
+# ----------------------------------------------------------------------------------------------------------------
+# Out of the slots
 
 def harvest(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
-    finished, done = [], rollout.done_B[:len(rollout.rows)].nonzero()[:, 0].tolist()
-    for b in done:
-        draft, sample = rollout.rows[b], read_sample(rollout, b)
-        draft.request.waiting -= 1
-        if not draft.request.waiting:
-            draft.request.uniform_NT = None
-        finished.append((draft.request, draft.index, sample))
+    finished, done = [], rollout.state.done_B[:len(rollout.rows)].nonzero()[:, 0].tolist()
+    for b, sample in zip(done, read_samples(rollout, done)):
+        request = rollout.rows[b].request
+        request.waiting -= 1
+        if not request.waiting:
+            request.uniform_NT = None
+        finished.append((request, rollout.rows[b].index, sample))
     drop_rows(rollout, done)
     return finished
 
 
+def read_samples(rollout: Rollout, rows: list[int]) -> list[Sample]:
+    """What these rows have made so far, in three readings of the device."""
+    if not rows:
+        return []
+    counts = rollout.state.count_B[rows].tolist()
+    ids, logps = (tensor[rows, :max(counts)].tolist() for tensor in (rollout.state.ids_BN, rollout.state.logp_BN))
+    return [Sample(ids[:n], logps[:n], "stop" if n and ids[n - 1] in rollout.policy.stop_ids else "length")
+            for n, ids, logps in zip(counts, ids, logps)]
+
+
 def drop_rows(rollout: Rollout, gone: list[int]) -> None:
     """Frees slots; the last live rows move into them, so that live rows stay together."""
-    live = len(rollout.rows) - len(gone)
+    state, live, all_rows = rollout.state, len(rollout.rows) - len(gone), range(len(rollout.rows))
     holes = [b for b in gone if b < live]
-    movers = [b for b in range(live, len(rollout.rows)) if b not in set(gone)]
+    movers = sorted({*all_rows[live:]} - {*gone})
     if holes:
         used = max(position(rollout, rollout.rows[b]) for b in movers)
-        for layers in (rollout.cache.k_L, rollout.cache.v_L):
-            for layer in layers:
-                layer[holes, :, :used] = layer[movers, :, :used]
-        for state in (rollout.tok_B, rollout.pos_B, rollout.count_B, rollout.limit_B, rollout.done_B,
-                      rollout.uniform_BN, rollout.ids_BN, rollout.logp_BN):
-            state[holes] = state[movers]
+        for layer in (tensor for kv in rollout.cache_L for tensor in kv):
+            layer[holes, :, :used] = layer[movers, :, :used]
+        for tensor in vars(state).values():
+            tensor[holes] = tensor[movers]
         for hole, mover in zip(holes, movers):
             rollout.rows[hole] = rollout.rows[mover]
-    rollout.done_B[live:live + len(gone)] = True
-    rollout.pos_B[live:live + len(gone)] = 0
+    state.done_B[all_rows[live:]] = True
+    state.pos_B[all_rows[live:]] = 0
     del rollout.rows[live:]
 
+
+# ----------------------------------------------------------------------------------------------------------------
+# The memory for keys and values
+
+def position(rollout: Rollout, sequence: Sequence) -> int:
+    """Of the token that the row runs next, known without reading the device; a row that is done may be short of it."""
+    return len(sequence.request.prompt) + len(sequence.sample.ids) - 1 + rollout.steps - sequence.since
+
+
+def bucket(rollout: Rollout, length: int) -> int:
+    """A length from 256, 512, 768, 1024, 1280, 1536, 1920, ...: graphs and reallocations are few, and a quarter of
+    what is read is wasted at most once rows are long."""
+    size = 256
+    while size < length:
+        size += max(256, size // 4 // 128 * 128)
+    return min(size, rollout.max_length)
+
+
+def row_shape(policy: Policy, length: int) -> tuple[int, int, int]:
+    return policy.config.num_key_value_heads, length, policy.decoder.layers[0].self_attn.head_dim
+
+
+def capacity(rollout: Rollout, length: int) -> int:
+    """Rows of that length that fit into the memory for keys and values; at least one."""
+    policy = rollout.policy
+    row_bytes = 2 * len(policy.decoder.layers) * math.prod(row_shape(policy, length)) * policy.dtype.itemsize
+    return max(1, min(rollout.slots, int(rollout.kv_bytes / row_bytes)))
+
+
+def resize(rollout: Rollout, length: int) -> None:
+    """A cache of as many rows of `length` as fit, layer by layer so that old and new never both exist in full."""
+    policy, live = rollout.policy, len(rollout.rows)
+    shape = (capacity(rollout, length), *row_shape(policy, length))
+    for index, layer in enumerate(rollout.cache_L):
+        rollout.cache_L[index] = tuple(torch.zeros(shape, dtype=policy.dtype, device=policy.device) for _ in "kv")
+        if live:
+            for new, old in zip(rollout.cache_L[index], layer):
+                used = min(length, old.shape[2])
+                new[:live, :, :used] = old[:live, :, :used]
+    if rollout.graphs:
+        rollout.graphs.clear()  # they hold the old addresses
+
+
+def make_room(rollout: Rollout, length: int) -> None:
+    """A longer cache. Rows that no longer fit, the shortest, go back to the queue with what they have; running them
+    through the model again later is cheaper than to keep slots empty for the worst case."""
+    order = sorted(range(len(rollout.rows)), key=lambda b: position(rollout, rollout.rows[b]))
+    leave = sorted(order[:max(0, len(rollout.rows) - capacity(rollout, length))])
+    for b, sample in zip(leave, read_samples(rollout, leave)):
+        rollout.rows[b].sample = sample
+    rollout.queue.extendleft(rollout.rows[b] for b in reversed(leave))
+    drop_rows(rollout, leave)
+    resize(rollout, length)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Compiled layers and CUDA graphs: few shapes, each used often
+
+def step_shape(rollout: Rollout, length: int) -> tuple[int, int]:
+    """(rows, length) of the next steps: as many rows as live and `length` positions, or the next of a few steps."""
+    rows = len(rollout.rows)
+    if rollout.graphs is None and not rollout.policy.compile:
+        return rows, length
+    most = min(rollout.slots, len(rollout.cache_L[0][0]))
+    return min(most, max(2, 1 << (rows - 1).bit_length())), min(bucket(rollout, length), rollout.length())
+
+
+def replay(rollout: Rollout, rows: int, length: int) -> None:
+    """`decode_step` as a CUDA graph, captured at the first use of a (rows, length)."""
+    if (rows, length) not in rollout.graphs:
+        rollout.graphs[rows, length] = capture(rollout, rows, length)
+    rollout.graphs[rows, length].replay()
+
+
+def capture(rollout: Rollout, rows: int, length: int) -> torch.cuda.CUDAGraph:
+    state = rollout.state.tok_B, rollout.state.done_B
+    was = [tensor.clone() for tensor in state]
+    rollout.state.done_B.fill_(True)  # a first run compiles and warms up, and every row stands still
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            decode_step(rollout, rows, length)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        decode_step(rollout, rows, length)
+    for tensor, before in zip(state, was):
+        tensor.copy_(before)
+    return graph
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# All at once
 
 def generate(policy: Policy, prompts: list[list[int]], n: int | list[int] = 1, max_new_tokens: int = 256,
              temperature: float = 1.0, seed: int = 0, slots: int = 64, kv_gb: float = 4.0,

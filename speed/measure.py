@@ -28,6 +28,7 @@ from transformers import (AutoModelForCausalLM, AutoTokenizer, GenerationConfig,
                           StoppingCriteriaList)
 
 import model as M
+import sampler as S
 import tasks
 import train
 from speed.executors import bench_executor
@@ -142,14 +143,14 @@ def workload(args, vocabulary: int) -> list[tuple[list[int], list[int]]]:
     return work
 
 
-def ours(policy: Policy, work: list, args, **switches) -> "M.Rollout":
+def ours(policy: Policy, work: list, args, **switches) -> S.Rollout:
     longest = max(len(prompt) for prompt, _ in work) + args.response_max
-    rollout = M.start_rollout(policy, args.slots, longest, args.response_max, seed=args.seed, kv_gb=args.kv_gb,
+    rollout = S.start_rollout(policy, args.slots, longest, args.response_max, seed=args.seed, kv_gb=args.kv_gb,
                               **switches)
     for prompt, lengths in sorted(work, key=lambda item: -len(item[0])):
-        M.add(rollout, prompt, len(lengths), lengths)
-    while not M.idle(rollout):
-        for request, j, sample in M.advance(rollout):
+        S.add(rollout, prompt, len(lengths), lengths)
+    while not S.idle(rollout):
+        for request, j, sample in S.advance(rollout):
             assert len(sample.ids) == request.limits[j]
     return rollout
 
@@ -443,10 +444,10 @@ def step(args) -> dict:
         lengths = [max(4, min(args.response_max, round(rng.lognormvariate(0, 0.9) * args.response_median)))
                    for _ in range(n)]
         work.append((tag[0].kind, prompt, lengths))
-        return M.add(rollout, prompt, n, limit=lengths, tag=tag, key=key)
+        return S.add(rollout, prompt, n, limit=lengths, tag=tag, key=key)
 
     def go_on(rollout):
-        finished = M.advance(rollout)
+        finished = S.advance(rollout)
         for request, number, sample in finished:
             row = request.tag[number]
             texts[id(sample.ids)] = scripted(row, random.Random(f"{row.prompt} {number}"))

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import model as M
-from model import ModelError, adapter_off, forward, generate, load_policy, logits_of, logprobs, pad
+import sampler as S
+from model import ModelError, adapter_off, forward, load_policy, logits_of, logprobs, pad
+from sampler import generate
 
 LLAMA3 = dict(rope_theta=10000.0, rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0,
                                                    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -233,7 +234,7 @@ def test_each_unique_prompt_is_prefilled_once(policy, monkeypatch):
         if cache is None:
             seen.append(ids.shape[0])
         return original(policy, ids, pos, cache, *rest, **options)
-    monkeypatch.setattr(M, "forward", spy)
+    monkeypatch.setattr(S, "forward", spy)
     generate(policy, prompts_of([8, 12, 3]), n=5, max_new_tokens=4, slots=4)
     assert sum(seen) == 3
 
@@ -270,33 +271,6 @@ def test_chunks_and_layer_checkpoints_change_no_gradient(policy, monkeypatch):
     assert max(sizes) == 6, "logits must only exist for a chunk at a time"
     for a, b in zip(plain, chunked):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-class Calls(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.seen.append(function)
-        return function(*args, **(kwargs or {}))
-
-
-def test_kept_attention_changes_no_gradient_and_is_not_run_again(policy):
-    rows = list(zip(prompts_of([40, 9]), prompts_of([30, 12], seed=9)))
-    policy.checkpoint_layers = True
-    gradients, forwards = {}, {}
-    try:
-        for keep in (True, False):
-            policy.keep_attention = keep
-            with Calls() as calls:
-                gradients[keep] = loss_gradients(policy, rows)
-            forwards[keep] = calls.seen.count(M.ATTENTION[0])
-    finally:
-        policy.checkpoint_layers, policy.keep_attention = False, True
-    layers = len(policy.decoder.layers)
-    assert forwards == {True: layers, False: 2 * layers}
-    assert all(torch.equal(a, b) for a, b in zip(gradients[True], gradients[False]))
 
 
 def test_entropy_is_that_of_the_full_distribution(policy):

@@ -1,4 +1,4 @@
-"""The sampling engine of model.py: every switch on = off, fed while it runs = all at once, and what is recorded of a
+"""The sampler: every switch on = off, fed while it runs = all at once, and what is recorded of a
 sample is what the update recomputes."""
 import random
 import shutil
@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import model as M
-from model import add, advance, draw, generate, idle, load_policy, logprobs, start_rollout
+import sampler as S
+from model import load_policy, logprobs
+from sampler import add, advance, draw, generate, idle, start_rollout
 from test_model import prompts_of, sampled_logps, trained_like
 
 FAMILIES = {"qwen2": {}, "qwen3": dict(head_dim=16), "llama": {}}
@@ -214,7 +216,7 @@ def test_rows_that_lose_their_slot_come_back_unchanged(endless):
     """Keys and values for two long rows only: the others are put off, and their tokens stay what they were."""
     prompts = prompts_of([200, 210, 220, 190])
     wanted = generate(endless, prompts, max_new_tokens=200, seed=1)
-    row = M.capacity
+    row = S.capacity
     bytes_per_position = 2 * 2 * 2 * 8 * 4
     rollout = start_rollout(endless, 4, 420, 200, seed=1, kv_gb=4 * 256 * bytes_per_position / 2**30)
     assert row(rollout, 256) == 4 and row(rollout, 420) == 2
@@ -246,7 +248,7 @@ def test_a_shared_header_is_run_once(endless, monkeypatch):
         if cache is None:
             tokens.append(ids.numel())
         return original(policy, ids, pos, cache, *rest, **options)
-    monkeypatch.setattr(M, "forward", spy)
+    monkeypatch.setattr(S, "forward", spy)
     prompts = headed([10, 10, 10, 10, 10, 10], header=100)
     generate(endless, prompts, n=2, max_new_tokens=2)
     assert sum(tokens) == 100 + 6 * 9  # each prompt's last token is left to the first step
