@@ -10,14 +10,15 @@ Llama 3 (tests compare with transformers).
 Reading order: `load_policy`; `forward` and the `block` it repeats; `logprobs`, which the update differentiates; `pack`,
 the weights as the sampler wants them.
 
-Dimension suffixes: B rows, T positions, N response tokens of a whole batch, D model width, H heads, K key/value heads,
+Dimension suffixes: B rows, T positions, M = B T tokens, N response tokens of a whole batch, D model width, H heads, K key/value heads,
 C head width, V vocabulary, L layers, S tokens of a shared beginning. logp_N is one log-prob per response token.
 """
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -244,70 +245,99 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | 
     values; `prefix_L` is what one call for a text that all rows begin with has kept, [1, K, S, C], and the rows then
     hold what follows it. With a cache T is 1: the token's keys and values are written at its position and it attends to
     positions 0..pos of its row, within the first `length`. `packed` is from `pack`."""
-    decoder, device = policy.decoder, ids_BT.device
-    x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
-    rope = rotary(decoder.rotary_emb, pos_BT, policy.dtype)
+    decoder, device, (B, T) = policy.decoder, ids_BT.device, ids_BT.shape
     if cache_L is not None:
         mask = (torch.arange(length, device=device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
     elif prefix_L is not None:
-        columns = torch.arange(prefix_L[0][0].shape[2] + ids_BT.shape[1], device=device)
+        columns = torch.arange(prefix_L[0][0].shape[2] + T, device=device)
         # [1, 1, T, S + T], as all rows have the same positions. With three dimensions the same mask sends attention
         # on a CPU down a path that takes 10 times as long.
         mask = (columns <= pos_BT[0, :, None])[None, None]
-    run = compiled_block() if policy.compile else block
+    x_MD = F.embedding(ids_BT.flatten(), decoder.embed_tokens.weight).to(policy.dtype)
+    rope = rotary(decoder.rotary_emb, pos_BT.flatten(), policy.dtype)
+    recompute = policy.checkpoint_layers and torch.is_grad_enabled()
+    if policy.compile and torch.is_grad_enabled() and not x_MD.requires_grad:
+        x_MD.requires_grad_()  # as after every other layer: else the first would be compiled on its own
     for index, layer in enumerate(decoder.layers):
-        stacks = packed.layers_L[index] if packed else None
-        if policy.checkpoint_layers and torch.is_grad_enabled():
-            x_BTD, _ = checkpoint(run, policy, layer, x_BTD, rope, mask, use_reentrant=False)
-        elif cache_L is not None:
-            x_BTD, _ = run(policy, layer, x_BTD, rope, mask, stacks, None, cache_L[index], pos_BT)
+        if cache_L is not None:
+            look = partial(attend_cache, mask=mask, cache=cache_L[index], pos_B=pos_BT[:, 0])
         else:
-            x_BTD, new = run(policy, layer, x_BTD, rope, mask, stacks, prefix_L[index] if prefix_L else None)
-            if keep is not None:
-                keep.append(new)
-    return rms_norm(decoder.norm, x_BTD, policy.adapter_on)
+            look = partial(attend, B=B, mask=mask, prefix=prefix_L[index] if prefix_L else None)
+        inputs = policy, layer, x_MD, rope, packed.layers_L[index] if packed else None, look
+        x_MD, new = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+        if keep is not None:
+            keep.append(tuple(part.unflatten(0, (B, T)).transpose(1, 2) for part in new))
+    return rms_norm(decoder.norm, x_MD, policy.adapter_on).unflatten(0, (B, T))
 
 
-def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None,
-          stacks: "dict[str, Stack] | None" = None, prefix: KV | None = None, cache: KV | None = None,
-          pos_BT: Tensor | None = None) -> tuple[Tensor, KV]:
-    """One layer: (x_BTD, the keys and values of these tokens)."""
-    attention, mlp, on = layer.self_attn, layer.mlp, policy.adapter_on
-    q, k, v = project(attention, "qkv", rms_norm(layer.input_layernorm, x_BTD, on), stacks, on)
-    q, k, v = (heads.unflatten(-1, (-1, attention.head_dim)) for heads in (q, k, v))  # [B, T, heads, C]
+def block(policy: Policy, layer: nn.Module, x_MD: Tensor, rope: tuple, stacks: "dict[str, Stack] | None",
+          look: Callable) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One layer of M = B T tokens: (x_MD, their keys and values, [M, K, C]). `look` is the attention, all that knows
+    of rows; what stands before and after it treats each token alone, and is compiled."""
+    q, k, v = fused(policy, before_attention, (x_MD, *rope), layer, stacks, policy.adapter_on)
+    o_MD = look(q, k, v)
+    return fused(policy, after_attention, (x_MD, o_MD), layer, stacks, policy.adapter_on), (k, v)
+
+
+def before_attention(x_MD: Tensor, cos: Tensor, sin: Tensor, layer: nn.Module, stacks: "dict[str, Stack] | None",
+                     on: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [M, H, C], keys and values [M, K, C]."""
+    attention = layer.self_attn
+    q, k, v = project(attention, "qkv", rms_norm(layer.input_layernorm, x_MD, on), stacks, on)
+    q, k, v = (heads.unflatten(-1, (-1, attention.head_dim)) for heads in (q, k, v))
     if hasattr(attention, "q_norm"):  # Qwen3
         q, k = rms_norm(attention.q_norm, q, on), rms_norm(attention.k_norm, k, on)
-    q, k, v = rotate(q.transpose(1, 2), rope), rotate(k.transpose(1, 2), rope), v.transpose(1, 2)
-    o = attend(q, k, v, mask, prefix) if cache is None else attend_cache(q, k, v, mask, cache, pos_BT[:, 0])
-    x_BTD = x_BTD + project(attention, "o", o, stacks, on)[0]
-    gate, up = project(mlp, "gate_up", rms_norm(layer.post_attention_layernorm, x_BTD, on), stacks, on)
-    return x_BTD + project(mlp, "down", F.silu(gate) * up, stacks, on)[0], (k, v)
+    return rotate(q, cos, sin), rotate(k, cos, sin), v
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prefix: KV | None) -> Tensor:
-    """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [B, T, H C]."""
+def after_attention(x_MD: Tensor, o_MD: Tensor, layer: nn.Module, stacks: "dict[str, Stack] | None",
+                    on: bool) -> Tensor:
+    x_MD = x_MD + project(layer.self_attn, "o", o_MD, stacks, on)[0]
+    gate, up = project(layer.mlp, "gate_up", rms_norm(layer.post_attention_layernorm, x_MD, on), stacks, on)
+    return x_MD + project(layer.mlp, "down", F.silu(gate) * up, stacks, on)[0]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | None, prefix: KV | None) -> Tensor:
+    """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [M, H C]."""
+    q, k, v = (part.unflatten(0, (B, -1)).transpose(1, 2) for part in (q, k, v))  # [B, heads, T, C]
     if prefix is not None:
-        k, v = (torch.cat((old.expand(len(new), -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
+        k, v = (torch.cat((old.expand(B, -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-    return o.transpose(1, 2).flatten(2)
+    return o.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cache: KV, pos_B: Tensor) -> Tensor:
-    """One token of each row, first written into the cache at its position, to its row: [B, 1, H C]."""
+    """One token of each row, first written into the cache at its position, to its row: [B, H C]."""
     B, rows = len(q), torch.arange(len(q), device=q.device)
+    if has_kernel(q):
+        from kernels import decode_attention  # it needs Triton, which a CPU does without
+        return decode_attention(q, k, v, *cache, pos_B).flatten(1)
     for layer, new in zip(cache, (k, v)):
-        layer[rows, :, pos_B] = new[:, :, 0]
+        layer[rows, :, pos_B] = new
     # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
     # sum, but with a mask and bf16 on a CPU it takes 77 ms in place of 6 (64 rows of 800 positions, one layer).
     q = q.reshape(B, k.shape[1], -1, q.shape[-1])
     k, v = (layer[:B, :, :mask.shape[-1]] for layer in cache)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, 1, -1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, -1)
+
+
+def has_kernel(q: Tensor) -> bool:
+    return q.is_cuda
+
+
+def fused(policy: Policy, function: Callable, tokens: tuple[Tensor, ...], *rest):
+    """function(*tokens, *rest), compiled once for any number of tokens, the tensors' first dimension; depth, row counts
+    and lengths add nothing to the compile time. One token alone would get code of its own and goes uncompiled."""
+    if not policy.compile or len(tokens[0]) < 2:
+        return function(*tokens, *rest)
+    for tensor in tokens:
+        torch._dynamo.mark_dynamic(tensor, 0)
+    return compiled(function)(*tokens, *rest)
 
 
 @cache
-def compiled_block():
-    """`block`, compiled once for all layers, row counts and lengths: compile time does not grow with depth."""
-    return torch.compile(block, dynamic=True)
+def compiled(function: Callable) -> Callable:
+    return torch.compile(function)
 
 
 STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
@@ -345,15 +375,14 @@ def rms_norm(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
     return module.weight.to(x.dtype) * wide.to(x.dtype)
 
 
-def rotary(module: nn.Module, pos_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin, [B, 1, T, C], from transformers' inverse frequencies (llama3 scaling is already in them)."""
-    angle = pos_BT[:, None, :, None].float() * module.inv_freq.float()
+def rotary(module: nn.Module, pos_M: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin, [M, 1, C], from transformers' inverse frequencies (llama3 scaling is already in them)."""
+    angle = pos_M[:, None, None].float() * module.inv_freq.float()
     angle = torch.cat((angle, angle), dim=-1)
     return ((angle.cos() * module.attention_scaling).to(dtype), (angle.sin() * module.attention_scaling).to(dtype))
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rope
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-right, left), dim=-1) * sin
 
