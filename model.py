@@ -10,8 +10,9 @@ Llama 3 (tests compare with transformers).
 Reading order: `load_policy`; `forward` and the `block` it repeats; `logprobs`, which the update differentiates; `pack`,
 the weights as the sampler wants them.
 
-Dimension suffixes: B rows, T positions, M = B T tokens, N response tokens of a whole batch, D model width, H heads, K key/value heads,
-C head width, V vocabulary, L layers, S tokens of a shared beginning. logp_N is one log-prob per response token.
+Dimension suffixes: B rows, T positions, M = B T tokens, N response tokens of a whole batch, D model width, H heads, K
+key/value heads, C head width, V vocabulary, L layers, S tokens of a shared beginning. logp_N is one log-prob per
+response token.
 """
 import logging
 import warnings
@@ -26,12 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
-LOGIT_BUDGET = 2**25   # logits held at once in `logprobs`: 128 MB of fp32, 220 tokens of Qwen's vocabulary
+# Logits held at once in `logprobs`. On a CPU 128 MB of fp32, 220 tokens of Qwen's vocabulary; on CUDA 0.5 GB of bf16 and
+# as much of slopes, for matmuls of full size.
+LOGIT_BUDGET = {"cpu": 2**25, "cuda": 2**28}
 BF16_WIDTH = 512       # on avx512_bf16 sampling gains a factor 1.5 at width 896 and nothing at 128 (nano)
 
 # The libraries tell of retries, optional kernels and their own deprecations; none of it is the user's to act on, and
@@ -156,12 +159,11 @@ def check_family(name: str, config) -> None:
 
 
 def quantised(dtype: torch.dtype) -> dict:
-    """from_pretrained's options for frozen NF4 weights (bitsandbytes)."""
+    """from_pretrained's options for frozen NF4 weights."""
     try:
         import bitsandbytes  # noqa: F401  # not needed, and not there, on every machine
     except ImportError as error:
         raise ModelError("--load_in_4bit needs the bitsandbytes package: pip install bitsandbytes") from error
-    from transformers import BitsAndBytesConfig
     return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
                                                       bnb_4bit_compute_dtype=dtype)}
 
@@ -410,7 +412,7 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     ids_BT, pos_BT, mask, at_N2 = lay_out(rows, policy.share_prompts, policy.device)
     hidden_ND = forward(policy, ids_BT, pos_BT, mask=mask)[at_N2[:, 0], at_N2[:, 1]]
     ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
-    size = max(1, LOGIT_BUDGET // policy.head.weight.shape[0])
+    size = max(1, LOGIT_BUDGET[policy.device.type] // policy.head.weight.shape[0])
     chunks = [chunk_logprobs(policy, *chunk, temperature) for chunk in zip(hidden_ND.split(size), ids_N.split(size))]
     return torch.cat([logp_N for logp_N, _ in chunks]), torch.cat([entropy_N for _, entropy_N in chunks])
 
@@ -471,19 +473,15 @@ def head_logprobs(policy: Policy, hidden_ND: Tensor, ids_N: Tensor, temperature:
 
 
 class FrozenHead(torch.autograd.Function):
-    """`head_logprobs` under a head that is not trained. The log-prob of a token depends on its own hidden state alone,
-    so its gradient is made while the logits are there: two matmuls with the vocabulary where recomputing takes three."""
+    """`head_logprobs` under a head that is not trained. A token's log-prob depends on its own hidden state alone, so
+    its gradient is made while the logits are there: two matmuls with the vocabulary where recomputing takes three."""
 
     @staticmethod
     def forward(ctx, hidden_ND, policy, ids_N, temperature):
-        logits_NV = logits_of(policy, hidden_ND, temperature)
-        lse_N = logits_NV.logsumexp(-1)
-        logp_N = logits_NV.gather(-1, ids_N[:, None])[:, 0] - lse_N
-        p_NV = (logits_NV - lse_N[:, None]).exp_()
-        entropy_N = lse_N - torch.bmm(p_NV[:, None], logits_NV[:, :, None])[:, 0, 0]
+        logits_NV = linear(policy.head, hidden_ND, policy.adapter_on)
+        logp_N, entropy_N, slope_NV = fused(policy, logit_slopes, (logits_NV, ids_N), temperature)
         del logits_NV
-        p_NV[torch.arange(len(ids_N), device=ids_N.device), ids_N] -= 1
-        slope_ND = (p_NV.to(hidden_ND.dtype) @ policy.head.weight) * (-1 / temperature)
+        slope_ND = (slope_NV @ policy.head.weight) * (-1 / temperature)
         ctx.save_for_backward(hidden_ND, ids_N, slope_ND)
         ctx.policy, ctx.temperature = policy, temperature
         ctx.set_materialize_grads(False)
@@ -501,6 +499,16 @@ class FrozenHead(torch.autograd.Function):
                 _, entropy_N = head_logprobs(ctx.policy, leaf_ND, ids_N, ctx.temperature)
                 grad_ND = grad_ND + torch.autograd.grad(entropy_N, leaf_ND, grad_entropy_N)[0]
         return grad_ND, None, None, None
+
+
+def logit_slopes(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(logp_N, entropy_N, softmax less the token itself: -temperature times logp's slope by the logits)."""
+    x_NV = logits_NV.float() if temperature == 1 else logits_NV.float() / temperature
+    lse_N = x_NV.logsumexp(-1)
+    p_NV = (x_NV - lse_N[:, None]).exp()
+    entropy_N = lse_N - (p_NV * x_NV).sum(-1)
+    slope_NV = p_NV.to(logits_NV.dtype).scatter_add(1, ids_N[:, None], logits_NV.new_full((len(ids_N), 1), -1.0))
+    return x_NV.gather(-1, ids_N[:, None])[:, 0] - lse_N, entropy_N, slope_NV
 
 
 def update_bytes(policy: Policy) -> float:
