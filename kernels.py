@@ -143,7 +143,8 @@ def decode_attention(q_BHC: Tensor, new_k_BKC: Tensor, new_v_BKC: Tensor, k_BKTC
     strides = [stride for x in (*new, k_BKTC, v_BKTC) for stride in x.stride()[:2]]
     attend[(B, K, S)](*new, k_BKTC, v_BKTC, pos_B, part, lse, math.log2(math.e) / math.sqrt(C), T, *strides, S=S, G=G,
                       GP=max(16, triton.next_power_of_2(G)), C=C, CP=CP, split=split, block=block,
-                      precision="ieee" if exact else "tf32", wide=INTERPRETED, num_warps=4, num_stages=1 if exact else 3)
+                      precision="ieee" if exact else "tf32", wide=INTERPRETED, num_warps=4,
+                      num_stages=1 if exact else 3)
     if S > 1:
         merge[(B, H)](part, lse, pos_B, out, T, H=H, S=S, SP=triton.next_power_of_2(S), G=G, C=C, CP=CP, split=split,
                       num_warps=1)

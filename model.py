@@ -32,8 +32,8 @@ from transformers.utils import logging as transformers_logging
 
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
-# Logits held at once in `logprobs`. On a CPU 128 MB of fp32, 220 tokens of Qwen's vocabulary; on CUDA 0.5 GB of bf16 and
-# as much of slopes, for matmuls of full size.
+# Logits held at once in `logprobs`: on a CPU 128 MB of fp32, 220 tokens of Qwen's vocabulary; on CUDA 0.5 GB of bf16
+# and as much of slopes, for matmuls of full size.
 LOGIT_BUDGET = {"cpu": 2**25, "cuda": 2**28}
 BF16_WIDTH = 512       # on avx512_bf16 sampling gains a factor 1.5 at width 896 and nothing at 128 (nano)
 
@@ -69,6 +69,7 @@ class Policy:
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
     stacks: dict = field(default_factory=dict)  # weights that `stack` has put side by side
+    device_memory: object = None  # what the sampler keeps on the device from one rollout to the next
 
     @property
     def device(self) -> torch.device:
@@ -249,7 +250,8 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | 
     positions 0..pos of its row, within the first `length`. `packed` is from `pack`."""
     decoder, device, (B, T) = policy.decoder, ids_BT.device, ids_BT.shape
     if cache_L is not None:
-        mask = (torch.arange(length, device=device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
+        if not has_kernel(ids_BT):
+            mask = (torch.arange(length, device=device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
     elif prefix_L is not None:
         columns = torch.arange(prefix_L[0][0].shape[2] + T, device=device)
         # [1, 1, T, S + T], as all rows have the same positions. With three dimensions the same mask sends attention
@@ -308,7 +310,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | None, prefix:
     return o.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cache: KV, pos_B: Tensor) -> Tensor:
+def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KV, pos_B: Tensor) -> Tensor:
     """One token of each row, first written into the cache at its position, to its row: [B, H C]."""
     B, rows = len(q), torch.arange(len(q), device=q.device)
     if has_kernel(q):
@@ -323,8 +325,8 @@ def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cache: KV, pos_B
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, -1)
 
 
-def has_kernel(q: Tensor) -> bool:
-    return q.is_cuda
+def has_kernel(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 def fused(policy: Policy, function: Callable, tokens: tuple[Tensor, ...], *rest):
@@ -392,10 +394,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------------
 # Log-probs: the sampler and the update go through the same two functions
 
-def logits_of(policy: Policy, hidden_ND: Tensor, temperature: float, packed: "Packed | None" = None) -> Tensor:
-    """fp32 logits divided by the temperature, [N, V]."""
-    y_NV = stacked_linear(packed.head, hidden_ND) if packed else linear(policy.head, hidden_ND, policy.adapter_on)
-    return y_NV.float() if temperature == 1 else y_NV.float() / temperature
+def head_logits(policy: Policy, hidden_ND: Tensor, packed: "Packed | None" = None) -> Tensor:
+    """[N, V], in `policy.dtype`."""
+    return stacked_linear(packed.head, hidden_ND) if packed else linear(policy.head, hidden_ND, policy.adapter_on)
+
+
+def logits_of(policy: Policy, hidden_ND: Tensor, temperature: float) -> Tensor:
+    return scaled(head_logits(policy, hidden_ND), temperature)
+
+
+def scaled(logits_NV: Tensor, temperature: float) -> Tensor:
+    """fp32 logits divided by the temperature."""
+    return logits_NV.float() if temperature == 1 else logits_NV.float() / temperature
 
 
 def pick_logp(logits_NV: Tensor, ids_N: Tensor) -> Tensor:
@@ -478,7 +488,7 @@ class FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_ND, policy, ids_N, temperature):
-        logits_NV = linear(policy.head, hidden_ND, policy.adapter_on)
+        logits_NV = head_logits(policy, hidden_ND)
         logp_N, entropy_N, slope_NV = fused(policy, logit_slopes, (logits_NV, ids_N), temperature)
         del logits_NV
         slope_ND = (slope_NV @ policy.head.weight) * (-1 / temperature)
@@ -503,7 +513,7 @@ class FrozenHead(torch.autograd.Function):
 
 def logit_slopes(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
     """(logp_N, entropy_N, softmax less the token itself: -temperature times logp's slope by the logits)."""
-    x_NV = logits_NV.float() if temperature == 1 else logits_NV.float() / temperature
+    x_NV = scaled(logits_NV, temperature)
     lse_N = x_NV.logsumexp(-1)
     p_NV = (x_NV - lse_N[:, None]).exp()
     entropy_N = lse_N - (p_NV * x_NV).sum(-1)
@@ -546,20 +556,37 @@ class Packed:
     head: Stack
 
 
-def pack(policy: Policy, merge: bool, rows: int) -> Packed | None:
-    """The weights as they are now, laid out for sampling; None for NF4, whose modules are used as they are. Layers that
-    read the same input become one matmul. `merge` adds the LoRA product to a fresh copy (never in place, which drifts);
-    without it the A matrices are stacked under the weights and one block-diagonal B follows, so that a layer's 7
-    adapters cost 4 small matmuls. On a CPU oneDNN reorders each stack for `rows` rows, which makes the matmuls of 0.5B
-    at 16 to 64 rows 1.2 to 1.7 times (bf16) and 1.5 to 4 times (fp32) as fast."""
-    if any(type(module).__name__ == "Linear4bit" for module in policy.decoder.modules()):
+def pack(policy: Policy, merge: bool, rows: int, into: Packed | None = None) -> Packed | None:
+    """The weights as they are now, laid out for sampling, in the memory of an earlier call's result if that is given;
+    None for NF4, whose modules are used as they are. Layers that read the same input become one matmul. `merge` adds
+    the LoRA product to a fresh copy (never in place, which drifts); without it the A matrices are stacked under the
+    weights and one block-diagonal B follows, so that a layer's 7 adapters cost 4 small matmuls. On a CPU oneDNN
+    reorders each stack for `rows` rows, which makes the matmuls of 0.5B at 16 to 64 rows 1.2 to 1.7 times (bf16) and
+    1.5 to 4 times (fp32) as fast."""
+    if nf4(policy):
         return None
     layers = []
     for index, layer in enumerate(policy.decoder.layers):
-        modules = {**layer.self_attn._modules, **layer.mlp._modules}
-        layers.append({name: stack(policy, [modules[part] for part in parts], merge, rows, (index, name))
+        modules, old = {**layer.self_attn._modules, **layer.mlp._modules}, into and into.layers_L[index]
+        layers.append({name: rewrite(old and old[name], stack(policy, [modules[part] for part in parts], merge, rows,
+                                                              (index, name)))
                        for name, parts in STACKS.items()})
-    return Packed(layers, stack(policy, [policy.head], merge, rows, "head"))
+    head = rewrite(into and into.head, stack(policy, [policy.head], merge, rows, "head"))
+    return into or Packed(layers, head)
+
+
+def nf4(policy: Policy) -> bool:
+    return any(type(module).__name__ == "Linear4bit" for module in policy.decoder.modules())
+
+
+def rewrite(old: Stack | None, new: Stack) -> Stack:
+    """The new weights where the old ones are: a CUDA graph reads them from there."""
+    if old is None:
+        return new
+    for target, source in zip(old, new):
+        if target is not None and target.data_ptr() != source.data_ptr():
+            target.copy_(source)
+    return old
 
 
 def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key) -> Stack:
