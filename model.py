@@ -288,7 +288,7 @@ def before_attention(x_MD: Tensor, cos: Tensor, sin: Tensor, layer: nn.Module, s
     """Queries [M, H, C], keys and values [M, K, C]."""
     attention = layer.self_attn
     q, k, v = project(attention, "qkv", rms_norm(layer.input_layernorm, x_MD, on), stacks, on)
-    q, k, v = (heads.unflatten(-1, (-1, attention.head_dim)) for heads in (q, k, v))
+    q, k, v = (heads.view(len(x_MD), -1, attention.head_dim) for heads in (q, k, v))
     if hasattr(attention, "q_norm"):  # Qwen3
         q, k = rms_norm(attention.q_norm, q, on), rms_norm(attention.k_norm, k, on)
     return rotate(q, cos, sin), rotate(k, cos, sin), v
@@ -350,10 +350,9 @@ STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("
 
 def project(part: nn.Module, name: str, x: Tensor, stacks: "dict[str, Stack] | None", adapter_on: bool):
     """The outputs of the linear layers of STACKS[name], from their modules or, where there are stacks, at once."""
-    modules = [getattr(part, module) for module in STACKS[name]]
     if stacks is None:
-        return [linear(module, x, adapter_on) for module in modules]
-    return stacked_linear(stacks[name], x).split([module.out_features for module in modules], dim=-1)
+        return [linear(getattr(part, module), x, adapter_on) for module in STACKS[name]]
+    return stacked_linear(stacks[name], x).split(stacks[name].sizes, dim=-1)
 
 
 def linear(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
@@ -553,6 +552,7 @@ class Stack(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     up: Tensor | None
+    sizes: list[int]  # columns of each layer
 
 
 @dataclass
@@ -588,7 +588,7 @@ def rewrite(old: Stack | None, new: Stack) -> Stack:
     """The new weights where the old ones are: a CUDA graph reads them from there."""
     if old is None:
         return new
-    for target, source in zip(old, new):
+    for target, source in zip(old[:3], new):
         if target is not None and target.data_ptr() != source.data_ptr():
             target.copy_(source)
     return old
@@ -598,6 +598,7 @@ def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key)
     """The modules as one layer, in memory as suits the device; `key` names them in `policy.stacks`."""
     bases = [getattr(module, "base_layer", module) for module in modules]
     weights, up, bias, dtype = [base.weight for base in bases], None, None, policy.dtype
+    sizes = [len(weight) for weight in weights]
     if policy.adapter_on and bases[0] is not modules[0]:
         down = [module.lora_A["default"].weight for module in modules]
         ups = [module.lora_B["default"].weight * module.scaling["default"] for module in modules]
@@ -616,12 +617,11 @@ def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key)
         weight = torch.cat([w.to(dtype) for w in weights])
     else:
         weight = stack_in_place(policy, modules, bases, key)
-        out = sum(base.out_features for base in bases)
         if up is None:
-            weight = weight[:out]
+            weight = weight[:sum(sizes)]
         else:
-            weight[out:] = torch.cat(down).to(dtype)
-    return Stack(weight, bias, up)
+            weight[sum(sizes):] = torch.cat(down).to(dtype)
+    return Stack(weight, bias, up, sizes)
 
 
 def stack_in_place(policy: Policy, modules: list[nn.Module], bases: list[nn.Module], key) -> Tensor:

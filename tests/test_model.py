@@ -74,6 +74,7 @@ def test_adapter_changes_the_logits(policy):
     assert (on - off).abs().max() > 0.01
 
 
+@pytest.mark.quick
 def test_padding_is_never_attended(policy):
     texts = prompts_of([3, 17, 9])
     with torch.no_grad():
@@ -158,6 +159,7 @@ def test_real_checkpoint_equals_transformers_and_itself():
 
 # ---- sampling ---------------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_logprob_is_the_recomputed_one(tiny, family):
     policy = trained_like(load_policy(tiny(family.split()[0], **FAMILIES[family]), lora_rank=4))
@@ -170,6 +172,7 @@ def test_sampled_logprob_is_the_recomputed_one(tiny, family):
     assert (wrong - logp).abs().max() > 0.01, "temperature must matter, or this test shows nothing"
 
 
+@pytest.mark.quick
 def test_greedy_equals_transformers_generate_for_ragged_prompts_and_few_slots(policy):
     prompts = prompts_of([4, 25, 1, 9, 9, 16, 2], seed=5)
     ours = generate(policy, prompts, max_new_tokens=15, temperature=0, slots=3)
@@ -203,6 +206,7 @@ def test_samples_follow_the_softmax(policy):
     assert free >= 5 and chi < free + 4 * (2 * free) ** 0.5  # four standard deviations of chi-square
 
 
+@pytest.mark.quick
 def test_every_stop_id_ends_a_response_and_is_kept_in_it(policy):
     prompts = prompts_of([5] * 6)
     free = generate(policy, prompts, max_new_tokens=12, seed=0)
@@ -256,6 +260,7 @@ def loss_gradients(policy, rows):
     return [parameter.grad.clone() for parameter in policy.trained()]
 
 
+@pytest.mark.quick
 def test_chunks_and_layer_checkpoints_change_no_gradient(policy, monkeypatch):
     rows = list(zip(prompts_of([5, 9, 2]), prompts_of([7, 1, 12], seed=9)))
     plain = loss_gradients(policy, rows)
@@ -308,6 +313,7 @@ def test_norms_train_beside_lora_and_switch_off_with_it(tiny):
     assert torch.equal(off, logprobs(frozen, all_rows(prompts, samples))[0]) and not torch.allclose(off, logp)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_responses_that_share_their_prompt_get_the_same_gradient(tiny, family, recompute):

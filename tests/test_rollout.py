@@ -37,8 +37,8 @@ def endless(policy):
     policy.stop_ids = was
 
 
-def headed(lengths, header=40, seed=0):
-    """Prompts that share a header, as those of one task type do."""
+def headed(lengths, header=80, seed=0):
+    """Prompts that share a header, as those of one task type do; long enough to be run once."""
     [head] = prompts_of([header], seed + 100)
     return [head + prompt for prompt in prompts_of(lengths, seed)]
 
@@ -252,6 +252,7 @@ def test_decoding_with_the_kernel_gives_the_same_samples(tiny):
 
 # ---- feeding ----------------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_fed_while_running_equals_all_at_once(endless):
     prompts = headed([3, 17, 9, 30, 8]) + prompts_of([1, 2])
     whole = start_rollout(endless, 4, 200, 20, seed=3)
@@ -280,6 +281,7 @@ def test_what_advance_does_depends_on_the_calls_alone(endless):
     assert trace() == trace()
 
 
+@pytest.mark.quick
 def test_rows_end_at_their_own_limits_and_overrun_is_dropped(endless):
     prompts, limits = prompts_of([5, 9]), [[1, 4, 7], [2, 16, 3]]
     for read_every in (1, 4, 8):
@@ -298,6 +300,23 @@ def test_a_stop_within_a_reading_ends_the_response_there(policy):
         samples = [sample for group in groups for sample in group]
         assert any(s.finish == "stop" for s in samples)
         assert not any(policy.stop_ids & set(s.ids[:-1]) for s in samples)
+
+
+def test_stopped_rows_end_with_their_next_token_and_no_other_row_does(endless):
+    rollout = start_rollout(endless, 4, 64, 16, seed=1)
+    for tag, prompt in enumerate(prompts_of([5, 9, 7])):
+        add(rollout, prompt, 1, 10, tag=tag)
+    wanted = {tag: sample.ids for (tag, _), sample in run(rollout).items()}
+    for tag, prompt in enumerate(prompts_of([5, 9, 7])):
+        add(rollout, prompt, 1, 10, tag=tag, key=str(tag))
+    for _ in range(4):
+        advance(rollout)
+    seen = []
+    S.stop_rows(rollout, lambda request, ids: seen.append((request.tag, len(ids))) or request.tag == 1)
+    assert sorted(seen) == [(0, 4), (1, 4), (2, 4)]
+    stopped = {tag: sample.ids for (tag, _), sample in run(rollout).items()}
+    assert {tag: len(ids) for tag, ids in stopped.items()} == {0: 10, 1: 5, 2: 10}
+    assert stopped == {tag: ids[:len(stopped[tag])] for tag, ids in wanted.items()}
 
 
 def test_requests_that_do_not_fit_are_refused(policy):
@@ -382,6 +401,7 @@ def test_a_draw_is_the_inverse_of_the_distribution_at_its_number(vocabulary, tem
     torch.testing.assert_close(drawn_logp, logp.gather(1, ids[:, None])[:, 0].float(), rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.quick
 def test_draws_at_the_ends_and_of_impossible_tokens():
     logits = torch.full((3, 300), float("-inf"))
     logits[:, [0, 140, 290]] = 0.0
