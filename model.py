@@ -68,6 +68,7 @@ class Policy:
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
+    merge: bool | None = None    # sampling adds the LoRA product to its weights; None: where that is exact enough
     stacks: dict = field(default_factory=dict)  # weights that `stack` has put side by side
     device_memory: object = None  # what the sampler keeps on the device from one rollout to the next
 
@@ -335,7 +336,7 @@ def fused(policy: Policy, function: Callable, tokens: tuple[Tensor, ...], *rest)
     if not policy.compile or len(tokens[0]) < 2:
         return function(*tokens, *rest)
     for tensor in tokens:
-        torch._dynamo.mark_dynamic(tensor, 0)
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
     return compiled(function)(*tokens, *rest)
 
 

@@ -375,8 +375,8 @@ def step(shape: str, dry: bool):
 
 @part("1.5b", "3b", "7b")
 def memory(shape: str, dry: bool):
-    """Peaks by phase of a preset's sampling and update with the process held to 24 and to 48 GB; a quarter of what is
-    free goes to keys and values, as in training half does."""
+    """Peaks by phase of a preset's sampling and update with the process held to 24 and to 48 GB; half of what is free
+    goes to keys and values, as in training."""
     policy = random_policy(shape, dry)
     policy.checkpoint_layers = True
     rng, cuda = random.Random(0), device() == "cuda"

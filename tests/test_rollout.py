@@ -136,14 +136,25 @@ def test_compilation_changes_nothing_and_never_happens_again(tiny):
         return headed([rng.randint(1, 200) for _ in range(9)]) + prompts_of([1, 9, 150], seed)
     wanted = [generate(policy, work(seed), n=2, max_new_tokens=100, seed=seed, slots=6) for seed in range(3)]
     policy.compile = True
-    same(wanted[0], generate(policy, work(0), n=2, max_new_tokens=100, seed=0, slots=6))
     rows = list(zip(prompts_of([5, 9, 2]), prompts_of([7, 3, 12], seed=9)))
-    logprobs(policy, rows)[0].sum().backward()
-    compiled = torch.cat([p.grad.flatten() for p in policy.trained()])
-    warm = dict(counters["stats"])
-    for seed in (1, 2):
+
+    def step(seed, rows):
+        """All uses of the layers: sampling and reading, with the adapter and without, alone and beside each other."""
         same(wanted[seed], generate(policy, work(seed), n=2, max_new_tokens=100, seed=seed, slots=6))
-    assert counters["stats"]["unique_graphs"] == warm["unique_graphs"]
+        with M.adapter_off(policy):
+            generate(policy, work(seed)[:2], max_new_tokens=5)
+        for texts in (rows[:1], [(rows[0][0], response) for _, response in rows], rows):
+            for policy.checkpoint_layers in (True, False):
+                policy.model.zero_grad()
+                logprobs(policy, texts)[0].sum().backward()
+            with torch.no_grad(), M.adapter_off(policy):
+                logprobs(policy, texts)
+        return torch.cat([p.grad.flatten() for p in policy.trained()])
+    compiled = step(0, rows)
+    warm = counters["stats"]["unique_graphs"]
+    for seed in (1, 2):
+        step(seed, list(zip(prompts_of([6, 30, 3], seed), prompts_of([20, 2, 9], seed + 9))))
+    assert counters["stats"]["unique_graphs"] == warm
     policy.compile = False
     policy.model.zero_grad()
     logprobs(policy, rows)[0].sum().backward()
