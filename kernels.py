@@ -43,7 +43,7 @@ from torch import Tensor
 
 # The interpreter multiplies the bits of bf16 as integers; under it operands are widened, which changes no product.
 INTERPRETED = triton.knobs.runtime.interpret
-WAVES = 8 * 132  # programs that keep the card busy, when the rows are half as long as the cache
+WAVES = 1024  # programs that keep 132 processors busy, the rows being half as long as the cache
 
 
 @triton.jit

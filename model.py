@@ -269,7 +269,10 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | 
         else:
             look = partial(attend, B=B, mask=mask, prefix=prefix_L[index] if prefix_L else None)
         inputs = policy, layer, x_MD, rope, packed.layers_L[index] if packed else None, look
-        x_MD, new = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+        if recompute:
+            x_MD, new = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x_MD, new = block(*inputs)
         if keep is not None:
             keep.append(tuple(part.unflatten(0, (B, T)).transpose(1, 2) for part in new))
     return rms_norm(decoder.norm, x_MD, policy.adapter_on).unflatten(0, (B, T))

@@ -311,7 +311,7 @@ def update_flops(policy: Policy, texts: list, recompute: bool) -> float:
 
 @part("0.5b", "3b")
 def update(shape: str, dry: bool):
-    """8 prompts of 512 tokens with a response of 1,024 each; 8 answers of 128 to one prompt. Layers recomputed, kept."""
+    """8 prompts of 512 tokens with a response of 1,024 each; 8 answers of 128 to one. Layers recomputed and not."""
     policy, rng, (_, matmul) = random_policy(shape, dry), random.Random(0), rates(dry)
     long, short = ((24, 16), (24, 4)) if dry else ((512, 1024), (512, 128))
     shared = tokens(rng, policy, short[0])

@@ -209,6 +209,21 @@ def test_a_second_rollout_captures_nothing_and_samples_from_the_changed_weights(
             trained_like(one, std=0.1 * (seed + 2))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("merge, compiled", [(True, False), (False, False), (False, True)])
+def test_graphs_outlive_a_rollout_on_cuda(tiny, merge, compiled):
+    policy = trained_like(load_policy(tiny(), "cuda", lora_rank=4, dtype=torch.float32))
+    policy.compile = compiled
+    graphs, switches = None, dict(max_new_tokens=30, temperature=0.8, slots=40, merge=merge)
+    for seed in range(3):
+        prompts = headed([3, 17, 9, 30], seed=seed)
+        wanted = generate(policy, prompts, n=12, seed=seed, graphs=False, **switches)
+        same(wanted, generate(policy, prompts, n=12, seed=seed, graphs=True, **switches))
+        graphs = graphs or list(policy.device_memory.graphs)
+        assert list(policy.device_memory.graphs) == graphs and len(graphs) == 6  # 2, 4, 8, 16, 32, 40 rows
+        trained_like(policy, std=0.1 * (seed + 2))
+
+
 def test_memory_is_taken_over_by_smaller_rollouts_and_given_up_for_larger_ones(policy, recorded):
     prompts = prompts_of([5, 20, 9])
 
