@@ -10,14 +10,16 @@ Llama 3 (tests compare with transformers).
 Reading order: `load_policy`; `forward` and the `block` it repeats; `logprobs`, which the update differentiates; `pack`,
 the weights as the sampler wants them.
 
-Dimension suffixes: B rows, T positions, N response tokens of a whole batch, D model width, H heads, K key/value heads,
-C head width, V vocabulary, L layers, S tokens of a shared beginning. logp_N is one log-prob per response token.
+Dimension suffixes: B rows, T positions, M = B T tokens, N response tokens of a whole batch, D model width, H heads, K
+key/value heads, C head width, V vocabulary, L layers, S tokens of a shared beginning. logp_N is one log-prob per
+response token.
 """
 import logging
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +32,9 @@ from transformers.utils import logging as transformers_logging
 
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
-LOGIT_BUDGET = 2**25   # logits held at once in `logprobs`: 128 MB of fp32, 220 tokens of Qwen's vocabulary
+# Logits held at once in `logprobs`: on a CPU 128 MB of fp32, 220 tokens of Qwen's vocabulary; on CUDA 0.5 GB of bf16
+# and as much of slopes, for matmuls of full size.
+LOGIT_BUDGET = {"cpu": 2**25, "cuda": 2**28}
 BF16_WIDTH = 512       # on avx512_bf16 sampling gains a factor 1.5 at width 896 and nothing at 128 (nano)
 
 # The libraries tell of retries, optional kernels and their own deprecations; none of it is the user's to act on, and
@@ -64,7 +68,9 @@ class Policy:
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
+    merge: bool | None = None    # sampling adds the LoRA product to its weights; None: where that is exact enough
     stacks: dict = field(default_factory=dict)  # weights that `stack` has put side by side
+    device_memory: object = None  # what the sampler keeps on the device from one rollout to the next
 
     @property
     def device(self) -> torch.device:
@@ -243,65 +249,103 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | 
     values; `prefix_L` is what one call for a text that all rows begin with has kept, [1, K, S, C], and the rows then
     hold what follows it. With a cache T is 1: the token's keys and values are written at its position and it attends to
     positions 0..pos of its row, within the first `length`. `packed` is from `pack`."""
-    decoder, device = policy.decoder, ids_BT.device
-    x_BTD = F.embedding(ids_BT, decoder.embed_tokens.weight).to(policy.dtype)
-    rope = rotary(decoder.rotary_emb, pos_BT, policy.dtype)
+    decoder, device, (B, T) = policy.decoder, ids_BT.device, ids_BT.shape
     if cache_L is not None:
-        mask = (torch.arange(length, device=device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
+        if not has_kernel(ids_BT):
+            mask = (torch.arange(length, device=device) <= pos_BT)[:, None, None, :]  # [B, 1, 1, length]
     elif prefix_L is not None:
-        columns = torch.arange(prefix_L[0][0].shape[2] + ids_BT.shape[1], device=device)
+        columns = torch.arange(prefix_L[0][0].shape[2] + T, device=device)
         # [1, 1, T, S + T], as all rows have the same positions. With three dimensions the same mask sends attention
         # on a CPU down a path that takes 10 times as long.
         mask = (columns <= pos_BT[0, :, None])[None, None]
-    run, recompute = compiled_block() if policy.compile else block, policy.checkpoint_layers and torch.is_grad_enabled()
+    x_MD = F.embedding(ids_BT.flatten(), decoder.embed_tokens.weight).to(policy.dtype)
+    rope = rotary(decoder.rotary_emb, pos_BT.flatten(), policy.dtype)
+    recompute = policy.checkpoint_layers and torch.is_grad_enabled()
+    if policy.compile and torch.is_grad_enabled() and not x_MD.requires_grad:
+        x_MD.requires_grad_()  # as after every other layer: else the first would be compiled on its own
     for index, layer in enumerate(decoder.layers):
-        inputs = (policy, layer, x_BTD, rope, mask, packed and packed.layers_L[index], prefix_L and prefix_L[index],
-                  cache_L and cache_L[index], pos_BT)
-        x_BTD, new = checkpoint(run, *inputs, use_reentrant=False) if recompute else run(*inputs)
+        if cache_L is not None:
+            look = partial(attend_cache, mask=mask, cache=cache_L[index], pos_B=pos_BT[:, 0])
+        else:
+            look = partial(attend, B=B, mask=mask, prefix=prefix_L[index] if prefix_L else None)
+        inputs = policy, layer, x_MD, rope, packed.layers_L[index] if packed else None, look
+        if recompute:
+            x_MD, new = checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        else:
+            x_MD, new = block(*inputs)
         if keep is not None:
-            keep.append(new)
-    return rms_norm(decoder.norm, x_BTD, policy.adapter_on)
+            keep.append(tuple(part.unflatten(0, (B, T)).transpose(1, 2) for part in new))
+    return rms_norm(decoder.norm, x_MD, policy.adapter_on).unflatten(0, (B, T))
 
 
-def block(policy: Policy, layer: nn.Module, x_BTD: Tensor, rope: tuple, mask: Tensor | None,
-          stacks: "dict[str, Stack] | None", prefix: KV | None, cache: KV | None, pos_BT: Tensor) -> tuple[Tensor, KV]:
-    """One layer: (x_BTD, the keys and values of these tokens)."""
-    attention, mlp, on = layer.self_attn, layer.mlp, policy.adapter_on
-    q, k, v = project(attention, "qkv", rms_norm(layer.input_layernorm, x_BTD, on), stacks, on)
-    q, k, v = (heads.view(*x_BTD.shape[:2], -1, attention.head_dim) for heads in (q, k, v))  # [B, T, heads, C]
+def block(policy: Policy, layer: nn.Module, x_MD: Tensor, rope: tuple, stacks: "dict[str, Stack] | None",
+          look: Callable) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One layer of M = B T tokens: (x_MD, their keys and values, [M, K, C]). `look` is the attention, all that knows
+    of rows; what stands before and after it treats each token alone, and is compiled."""
+    q, k, v = fused(policy, before_attention, (x_MD, *rope), layer, stacks, policy.adapter_on)
+    o_MD = look(q, k, v)
+    return fused(policy, after_attention, (x_MD, o_MD), layer, stacks, policy.adapter_on), (k, v)
+
+
+def before_attention(x_MD: Tensor, cos: Tensor, sin: Tensor, layer: nn.Module, stacks: "dict[str, Stack] | None",
+                     on: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [M, H, C], keys and values [M, K, C]."""
+    attention = layer.self_attn
+    q, k, v = project(attention, "qkv", rms_norm(layer.input_layernorm, x_MD, on), stacks, on)
+    q, k, v = (heads.view(len(x_MD), -1, attention.head_dim) for heads in (q, k, v))
     if hasattr(attention, "q_norm"):  # Qwen3
         q, k = rms_norm(attention.q_norm, q, on), rms_norm(attention.k_norm, k, on)
-    q, k, v = rotate(q.transpose(1, 2), rope), rotate(k.transpose(1, 2), rope), v.transpose(1, 2)
-    o = attend(q, k, v, mask, prefix) if cache is None else attend_cache(q, k, v, mask, cache, pos_BT[:, 0])
-    x_BTD = x_BTD + project(attention, "o", o, stacks, on)[0]
-    gate, up = project(mlp, "gate_up", rms_norm(layer.post_attention_layernorm, x_BTD, on), stacks, on)
-    return x_BTD + project(mlp, "down", F.silu(gate) * up, stacks, on)[0], (k, v)
+    return rotate(q, cos, sin), rotate(k, cos, sin), v
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, prefix: KV | None) -> Tensor:
-    """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [B, T, H C]."""
+def after_attention(x_MD: Tensor, o_MD: Tensor, layer: nn.Module, stacks: "dict[str, Stack] | None",
+                    on: bool) -> Tensor:
+    x_MD = x_MD + project(layer.self_attn, "o", o_MD, stacks, on)[0]
+    gate, up = project(layer.mlp, "gate_up", rms_norm(layer.post_attention_layernorm, x_MD, on), stacks, on)
+    return x_MD + project(layer.mlp, "down", F.silu(gate) * up, stacks, on)[0]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | None, prefix: KV | None) -> Tensor:
+    """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [M, H C]."""
+    q, k, v = (part.unflatten(0, (B, -1)).transpose(1, 2) for part in (q, k, v))  # [B, heads, T, C]
     if prefix is not None:
-        k, v = (torch.cat((old.expand(len(new), -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
+        k, v = (torch.cat((old.expand(B, -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-    return o.transpose(1, 2).flatten(2)
+    return o.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, cache: KV, pos_B: Tensor) -> Tensor:
-    """One token of each row, first written into the cache at its position, to its row: [B, 1, H C]."""
+def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KV, pos_B: Tensor) -> Tensor:
+    """One token of each row, first written into the cache at its position, to its row: [B, H C]."""
     B, rows = len(q), torch.arange(len(q), device=q.device)
+    if has_kernel(q):
+        from kernels import decode_attention  # it needs Triton, which a CPU does without
+        return decode_attention(q, k, v, *cache, pos_B).flatten(1)
     for layer, new in zip(cache, (k, v)):
-        layer[rows, :, pos_B] = new[:, :, 0]
+        layer[rows, :, pos_B] = new
     # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
     # sum, but with a mask and bf16 on a CPU it takes 77 ms in place of 6 (64 rows of 800 positions, one layer).
     q = q.reshape(B, k.shape[1], -1, q.shape[-1])
     k, v = (layer[:B, :, :mask.shape[-1]] for layer in cache)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, 1, -1)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).reshape(B, -1)
+
+
+def has_kernel(x: Tensor) -> bool:
+    return x.is_cuda
+
+
+def fused(policy: Policy, function: Callable, tokens: tuple[Tensor, ...], *rest):
+    """function(*tokens, *rest), compiled once for any number of tokens, the tensors' first dimension; depth, row counts
+    and lengths add nothing to the compile time. One token alone would get code of its own and goes uncompiled."""
+    if not policy.compile or len(tokens[0]) < 2:
+        return function(*tokens, *rest)
+    for tensor in tokens:
+        torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return compiled(function)(*tokens, *rest)
 
 
 @cache
-def compiled_block():
-    """`block`, compiled once for all layers, row counts and lengths: compile time does not grow with depth."""
-    return torch.compile(block, dynamic=True)
+def compiled(function: Callable) -> Callable:
+    return torch.compile(function)
 
 
 STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
@@ -338,15 +382,14 @@ def rms_norm(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
     return module.weight.to(x.dtype) * wide.to(x.dtype)
 
 
-def rotary(module: nn.Module, pos_BT: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin, [B, 1, T, C], from transformers' inverse frequencies (llama3 scaling is already in them)."""
-    angle = pos_BT[:, None, :, None].float() * module.inv_freq.float()
+def rotary(module: nn.Module, pos_M: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin, [M, 1, C], from transformers' inverse frequencies (llama3 scaling is already in them)."""
+    angle = pos_M[:, None, None].float() * module.inv_freq.float()
     angle = torch.cat((angle, angle), dim=-1)
     return ((angle.cos() * module.attention_scaling).to(dtype), (angle.sin() * module.attention_scaling).to(dtype))
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = rope
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-right, left), dim=-1) * sin
 
@@ -354,10 +397,18 @@ def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------------
 # Log-probs: the sampler and the update go through the same two functions
 
-def logits_of(policy: Policy, hidden_ND: Tensor, temperature: float, packed: "Packed | None" = None) -> Tensor:
-    """fp32 logits divided by the temperature, [N, V]."""
-    y_NV = stacked_linear(packed.head, hidden_ND) if packed else linear(policy.head, hidden_ND, policy.adapter_on)
-    return y_NV.float() if temperature == 1 else y_NV.float() / temperature
+def head_logits(policy: Policy, hidden_ND: Tensor, packed: "Packed | None" = None) -> Tensor:
+    """[N, V], in `policy.dtype`."""
+    return stacked_linear(packed.head, hidden_ND) if packed else linear(policy.head, hidden_ND, policy.adapter_on)
+
+
+def logits_of(policy: Policy, hidden_ND: Tensor, temperature: float) -> Tensor:
+    return scaled(head_logits(policy, hidden_ND), temperature)
+
+
+def scaled(logits_NV: Tensor, temperature: float) -> Tensor:
+    """fp32 logits divided by the temperature."""
+    return logits_NV.float() if temperature == 1 else logits_NV.float() / temperature
 
 
 def pick_logp(logits_NV: Tensor, ids_N: Tensor) -> Tensor:
@@ -374,7 +425,7 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     ids_BT, pos_BT, mask, at_N2 = lay_out(rows, policy.share_prompts, policy.device)
     hidden_ND = forward(policy, ids_BT, pos_BT, mask=mask)[at_N2[:, 0], at_N2[:, 1]]
     ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
-    size = max(1, LOGIT_BUDGET // policy.head.weight.shape[0])
+    size = max(1, LOGIT_BUDGET[policy.device.type] // policy.head.weight.shape[0])
     chunks = [chunk_logprobs(policy, *chunk, temperature) for chunk in zip(hidden_ND.split(size), ids_N.split(size))]
     return torch.cat([logp_N for logp_N, _ in chunks]), torch.cat([entropy_N for _, entropy_N in chunks])
 
@@ -440,14 +491,10 @@ class FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_ND, policy, ids_N, temperature):
-        logits_NV = logits_of(policy, hidden_ND, temperature)
-        lse_N = logits_NV.logsumexp(-1)
-        logp_N = logits_NV.gather(-1, ids_N[:, None])[:, 0] - lse_N
-        p_NV = (logits_NV - lse_N[:, None]).exp_()
-        entropy_N = lse_N - torch.bmm(p_NV[:, None], logits_NV[:, :, None])[:, 0, 0]
+        logits_NV = head_logits(policy, hidden_ND)
+        logp_N, entropy_N, slope_NV = fused(policy, logit_slopes, (logits_NV, ids_N), temperature)
         del logits_NV
-        p_NV[torch.arange(len(ids_N), device=ids_N.device), ids_N] -= 1
-        slope_ND = (p_NV.to(hidden_ND.dtype) @ policy.head.weight) * (-1 / temperature)
+        slope_ND = (slope_NV @ policy.head.weight) * (-1 / temperature)
         ctx.save_for_backward(hidden_ND, ids_N, slope_ND)
         ctx.policy, ctx.temperature = policy, temperature
         ctx.set_materialize_grads(False)
@@ -465,6 +512,21 @@ class FrozenHead(torch.autograd.Function):
                 _, entropy_N = head_logprobs(ctx.policy, leaf_ND, ids_N, ctx.temperature)
                 grad_ND = grad_ND + torch.autograd.grad(entropy_N, leaf_ND, grad_entropy_N)[0]
         return grad_ND, None, None, None
+
+
+def logit_slopes(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(logp_N, entropy_N, softmax less the token itself: -temperature times logp's slope by the logits)."""
+    x_NV = scaled(logits_NV, temperature)
+    lse_N = x_NV.logsumexp(-1)
+    p_NV = (x_NV - lse_N[:, None]).exp_()
+    if torch.compiler.is_compiling():  # in one reading; without a compiler the other form makes fewer passes
+        entropy_N = lse_N - (p_NV * x_NV).sum(-1)
+        here_NV = torch.arange(p_NV.shape[1], device=ids_N.device) == ids_N[:, None]
+        p_NV = torch.where(here_NV, p_NV - 1, p_NV)
+    else:
+        entropy_N = lse_N - torch.bmm(p_NV[:, None], x_NV[:, :, None])[:, 0, 0]
+        p_NV[torch.arange(len(ids_N), device=ids_N.device), ids_N] -= 1
+    return x_NV.gather(-1, ids_N[:, None])[:, 0] - lse_N, entropy_N, p_NV.to(logits_NV.dtype)
 
 
 def update_bytes(policy: Policy) -> float:
@@ -503,20 +565,37 @@ class Packed:
     head: Stack
 
 
-def pack(policy: Policy, merge: bool, rows: int) -> Packed | None:
-    """The weights as they are now, laid out for sampling; None for NF4, whose modules are used as they are. Layers that
-    read the same input become one matmul. `merge` adds the LoRA product to a fresh copy (never in place, which drifts);
-    without it the A matrices are stacked under the weights and one block-diagonal B follows, so that a layer's 7
-    adapters cost 4 small matmuls. On a CPU oneDNN reorders each stack for `rows` rows, which makes the matmuls of 0.5B
-    at 16 to 64 rows 1.2 to 1.7 times (bf16) and 1.5 to 4 times (fp32) as fast."""
-    if any(type(module).__name__ == "Linear4bit" for module in policy.decoder.modules()):
+def pack(policy: Policy, merge: bool, rows: int, into: Packed | None = None) -> Packed | None:
+    """The weights as they are now, laid out for sampling, in the memory of an earlier call's result if that is given;
+    None for NF4, whose modules are used as they are. Layers that read the same input become one matmul. `merge` adds
+    the LoRA product to a fresh copy (never in place, which drifts); without it the A matrices are stacked under the
+    weights and one block-diagonal B follows, so that a layer's 7 adapters cost 4 small matmuls. On a CPU oneDNN
+    reorders each stack for `rows` rows, which makes the matmuls of 0.5B at 16 to 64 rows 1.2 to 1.7 times (bf16) and
+    1.5 to 4 times (fp32) as fast."""
+    if nf4(policy):
         return None
     layers = []
     for index, layer in enumerate(policy.decoder.layers):
-        modules = {**layer.self_attn._modules, **layer.mlp._modules}
-        layers.append({name: stack(policy, [modules[part] for part in parts], merge, rows, (index, name))
+        modules, old = {**layer.self_attn._modules, **layer.mlp._modules}, into and into.layers_L[index]
+        layers.append({name: rewrite(old and old[name], stack(policy, [modules[part] for part in parts], merge, rows,
+                                                              (index, name)))
                        for name, parts in STACKS.items()})
-    return Packed(layers, stack(policy, [policy.head], merge, rows, "head"))
+    head = rewrite(into and into.head, stack(policy, [policy.head], merge, rows, "head"))
+    return into or Packed(layers, head)
+
+
+def nf4(policy: Policy) -> bool:
+    return any(type(module).__name__ == "Linear4bit" for module in policy.decoder.modules())
+
+
+def rewrite(old: Stack | None, new: Stack) -> Stack:
+    """The new weights where the old ones are: a CUDA graph reads them from there."""
+    if old is None:
+        return new
+    for target, source in zip(old[:3], new):
+        if target is not None and target.data_ptr() != source.data_ptr():
+            target.copy_(source)
+    return old
 
 
 def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key) -> Stack:

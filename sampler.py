@@ -11,14 +11,17 @@ Dimension suffixes, besides model.py's: B slots, N tokens of one response, C (in
 """
 import math
 import random
-from collections import deque
+import weakref
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from model import KV, Packed, Policy, forward, logits_of, pack, pad, pick_logp
+from model import KV, Packed, Policy, forward, fused, head_logits, nf4, pack, pad, pick_logp, scaled
 
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
 # Tokens of a shared beginning that are worth a call of their own; beginnings kept. Chat prompts of three kinds to the
@@ -77,17 +80,30 @@ class State:
 
 
 @dataclass(eq=False)
+class DeviceMemory:
+    """What CUDA graphs read and write, at addresses that stay: with graphs it is the policy's (`Policy.device_memory`),
+    and the next rollout that it is large enough for takes it over, graphs and all."""
+    state: State
+    stops: Tensor
+    flat_L: list[KV]             # memory for keys and values, laid out anew as rows get longer
+    packed: dict[tuple, Packed]  # by merge, adapter_on
+    graphs: dict[tuple, object]  # by rows and what else they were captured with
+    user: Callable = lambda: None  # the rollout that uses it, weakly
+
+
+@dataclass(eq=False)
 class Rollout:
     """All state of one continuous batch. Rows 0..len(rows)-1 are live and rows[b] is written by slot b."""
     policy: Policy
     slots: int
     max_length: int              # longest prompt + response
+    max_new_tokens: int
     temperature: float
     seed: int
     kv_bytes: float
     read_every: int              # decode steps between two readings of the done flags
     share_prefix: bool
-    graphs: dict | None          # (rows, length) -> captured CUDA graph; None: no graphs
+    memory: DeviceMemory | None  # None: no graphs
     packed: Packed | None
     stops: Tensor
     state: State
@@ -114,21 +130,24 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
     """An empty rollout that samples from the policy as it is now.
 
     `max_length` bounds prompt + response, `max_new_tokens` the response. Switches, None being what pays: `merge` LoRA
-    into the sampling weights (fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`,
-    CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
+    into the sampling weights (as the policy says, else in fp32 on a CPU, where that is exact enough), `packed` weights,
+    `share_prefix`, CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
     cuda = policy.device.type == "cuda"
     if merge is None:
-        merge = policy.dtype == torch.float32 and not cuda
+        merge = policy.dtype == torch.float32 and not cuda if policy.merge is None else policy.merge
     if graphs is None:
-        graphs = cuda and packed and policy.compile  # --compile False leaves both out
-    weights = pack(policy, merge, slots) if packed else None
-    stops = torch.tensor(sorted(policy.stop_ids), dtype=torch.long, device=policy.device)
-    rollout = Rollout(policy, slots, max_length, temperature, seed, kv_gb * 2**30, read_every or (8 if cuda else 1),
-                      share_prefix, {} if graphs and weights else None, weights, stops,
-                      new_state(policy, slots, max_new_tokens + 1), [None] * len(policy.decoder.layers))
+        graphs = cuda and packed and policy.compile and not nf4(policy)  # --compile False leaves both out
+    memory = take_memory(policy, slots, max_length, max_new_tokens, kv_gb * 2**30) if graphs else None
+    weights = pack(policy, merge, slots, memory and memory.packed.get((merge, policy.adapter_on))) if packed else None
+    rollout = Rollout(policy, slots, max_length, max_new_tokens, temperature, seed, kv_gb * 2**30,
+                      read_every or (8 if cuda else 1), share_prefix, memory, weights,
+                      memory.stops if graphs else stop_tensor(policy),
+                      memory.state if graphs else new_state(policy, slots, max_new_tokens + 1),
+                      [None] * len(policy.decoder.layers))
+    if graphs:
+        memory.packed[merge, policy.adapter_on], memory.user = weights, weakref.ref(rollout)
     # With graphs the worst case at once if it fits; else rows start short and the cache grows, at the cost of slots.
-    at_once = rollout.graphs is not None and capacity(rollout, max_length) == slots
-    resize(rollout, max_length if at_once else bucket(rollout, 1))
+    resize(rollout, max_length if graphs and capacity(rollout, max_length) == slots else bucket(rollout, 1))
     return rollout
 
 
@@ -145,9 +164,9 @@ def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] 
     """Queues n responses to a prompt; `limit` is the most tokens of each, or of all. Their draws are fixed by the
     rollout's seed and `key` (the request's number if not given). Each ends at a stop token or at one of the texts
     `stops`. Raises ValueError."""
-    width = rollout.state.ids_BN.shape[1] - 1
-    limits = limit if isinstance(limit, list) else [limit or width] * n
-    if not prompt or len(prompt) + max(limits) > rollout.max_length or not 0 < min(limits) <= max(limits) <= width:
+    most = rollout.max_new_tokens
+    limits = limit if isinstance(limit, list) else [limit or most] * n
+    if not prompt or len(prompt) + max(limits) > rollout.max_length or not 0 < min(limits) <= max(limits) <= most:
         raise ValueError(f"prompts must have 1 to {rollout.max_length - max(limits)} tokens here, not {len(prompt)}")
     request = Request(prompt, limits, tag, stops, None, n)
     if rollout.temperature:
@@ -174,12 +193,11 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     top = min(top, rollout.max_length)  # a row that would go on beyond it is done by then
     if top > rollout.length():
         make_room(rollout, bucket(rollout, top))
-    rows, length = step_shape(rollout, min(top, rollout.length()))
     for _ in range(rollout.read_every):
-        if rollout.graphs is None:
-            decode_step(rollout, rows, length)
+        if rollout.memory is None:
+            decode_step(rollout, len(rollout.rows), min(top, rollout.length()))
         else:
-            replay(rollout, rows, length)
+            replay(rollout)
     rollout.steps += rollout.read_every
     rollout.made += len(rollout.rows) * rollout.read_every
     end_at_stops(rollout)
@@ -196,13 +214,13 @@ def refill(rollout: Rollout) -> None:
     for sequence in admit(rollout):
         groups.setdefault((sequence.request, sequence.index if sequence.sample.ids else None), []).append(sequence)
     groups = list(groups.values())
-    for i, *pieces in prefill(rollout, [group[0].text()[:-1] for group in groups]):
-        place(rollout, groups[i], *pieces)
+    for batch, *pieces in prefill(rollout, [group[0].text()[:-1] for group in groups]):
+        place(rollout, [groups[i] for i in batch], *pieces)
     if groups:
         first, queue, rollout.half = groups[-1][0], rollout.queue, (None, None)
         if queue and queue[0].request is first.request and not queue[0].sample.ids:
             b, last = rollout.rows.index(first), len(first.request.prompt) - 1
-            kept_L = [(k[b, :, :last].clone(), v[b, :, :last].clone()) for k, v in rollout.cache_L]
+            kept_L = [tuple(part[b:b + 1, :, :last].clone() for part in layer) for layer in rollout.cache_L]
             rollout.half = first.request.prompt[:last], kept_L
 
 
@@ -227,43 +245,48 @@ def admit(rollout: Rollout) -> list[Sequence]:
     return admitted
 
 
-def place(rollout: Rollout, group: list[Sequence], *pieces: tuple[int, list[KV]]) -> None:
-    """Sequences with one text into the next free slots; the first step runs the text's last token. Each of the pieces
-    is (first position, keys and values from there on)."""
-    state, device, request = rollout.state, rollout.policy.device, group[0].request
-    text, made, first = group[0].text(), group[0].sample, len(rollout.rows)
-    slots = slice(first, first + len(group))
+def place(rollout: Rollout, groups: list[list[Sequence]], *pieces: tuple[int, list[KV]]) -> None:
+    """Sequences, those of a group with one text, into the next free slots; the first step runs a text's last token.
+    Each of the pieces is (first position, keys and values from there on) of all texts or, with one row, of each."""
+    state, device, first = rollout.state, rollout.policy.device, len(rollout.rows)
+    source, sequences = zip(*((i, sequence) for i, group in enumerate(groups) for sequence in group))
+    slots, source = slice(first, first + len(sequences)), torch.tensor(source, device=device)
     for start, kv_L in pieces:
         for layer, new in zip(rollout.cache_L, kv_L):
             for old, part in zip(layer, new):
-                old[slots, :, start:start + part.shape[1]] = part
-    state.tok_B[slots], state.pos_B[slots], state.count_B[slots] = text[-1], len(text) - 1, len(made.ids)
+                old[slots, :, start:start + part.shape[2]] = part if len(part) in (1, len(source)) else part[source]
+    texts = [sequence.text() for sequence in sequences]
+    numbers = [(text[-1], len(text) - 1, len(sequence.sample.ids), sequence.request.limits[sequence.index])
+               for text, sequence in zip(texts, sequences)]
+    for tensor, new in zip((state.tok_B, state.pos_B, state.count_B, state.limit_B),
+                           torch.tensor(numbers).T.to(device)):
+        tensor[slots] = new
     state.done_B[slots] = False
-    state.limit_B[slots] = torch.tensor([request.limits[sequence.index] for sequence in group], device=device)
     if rollout.temperature:
-        uniform_NT = request.uniform_NT[[sequence.index for sequence in group]]
-        state.uniform_BN[slots, :uniform_NT.shape[1]] = uniform_NT.to(device)
-    if made.ids:
-        state.ids_BN[first, :len(made.ids)] = torch.tensor(made.ids, device=device)
-        state.logp_BN[first, :len(made.ids)] = torch.tensor(made.logps, device=device)
-    for sequence in group:
+        uniform_BN = pad_sequence([sequence.request.uniform_NT[sequence.index] for sequence in sequences], True)
+        state.uniform_BN[slots, :uniform_BN.shape[1]] = uniform_BN.to(device)
+    for b, sequence in enumerate(sequences, first):
+        made = sequence.sample
+        if made.ids:
+            state.ids_BN[b, :len(made.ids)] = torch.tensor(made.ids, device=device)
+            state.logp_BN[b, :len(made.ids)] = torch.tensor(made.logps, device=device)
         sequence.since = rollout.steps
         rollout.rows.append(sequence)
 
 
 def prefill(rollout: Rollout, texts: list[list[int]]) -> Iterator[tuple]:
-    """Yields (index of a text, *pieces as `place` wants them). Texts of like length behind the same beginning run
+    """Yields (indices of texts, *pieces as `place` wants them). Texts of like length behind the same beginning run
     together, at most PREFILL_TOKENS at a time so that few are held at once."""
     order = list(range(len(texts)))
     if rollout.half[0] in texts:
-        yield order.pop(texts.index(rollout.half[0])), (0, rollout.half[1])
-    prefixes = {i: find_prefix(rollout, texts[i], texts) for i in order}
-    own = {i: len(texts[i]) - len(prefixes[i]) for i in order}
+        yield [order.pop(texts.index(rollout.half[0]))], (0, rollout.half[1])
+    prefixes = find_prefixes(rollout, texts)
+    own = [len(text) - len(prefix) for text, prefix in zip(texts, prefixes)]
     order.sort(key=lambda i: (prefixes[i], -own[i]))
     while order:
         prefix, longest, count = prefixes[order[0]], own[order[0]], 1
         if not longest:  # a prompt of one token
-            yield order.pop(0),
+            yield [order.pop(0)],
             continue
         while (count < min(len(order), PREFILL_TOKENS // longest) and prefixes[order[count]] == prefix
                and 4 * own[order[count]] >= 3 * longest):  # a quarter is padding at most
@@ -272,24 +295,27 @@ def prefill(rollout: Rollout, texts: list[list[int]]) -> Iterator[tuple]:
         ids_BT, pos_BT = pad([texts[i][len(prefix):] for i in batch], rollout.policy.device)
         shared_L = rollout.prefixes.get(prefix)
         forward(rollout.policy, ids_BT, pos_BT + len(prefix), keep=kept, packed=rollout.packed, prefix_L=shared_L)
-        before = [(0, [(k[0], v[0]) for k, v in shared_L])] if prefix else []
-        for b, i in enumerate(batch):
-            yield i, *before, (len(prefix), [(k[b, :, :own[i]], v[b, :, :own[i]]) for k, v in kept])
+        yield batch, *([(0, shared_L)] if prefix else []), (len(prefix), kept)
 
 
-def find_prefix(rollout: Rollout, text: list[int], texts: list[list[int]]) -> tuple:
-    """The beginning that `text` shares with others, () if there is none; its keys and values are in the rollout's
-    store, where a new one goes. Of all beginnings that the waiting texts have in common with this one, the one that
+def find_prefixes(rollout: Rollout, texts: list[list[int]]) -> list[tuple]:
+    """For each text the beginning that it shares with others, () if there is none; its keys and values are in the
+    rollout's store, where new ones go. Of all beginnings that the waiting texts have in common with it, the one that
     saves most tokens: instructions, rather than instructions and an example that two of them share."""
     if not rollout.share_prefix:
-        return ()
+        return [()] * len(texts)
+    waiting = {id(sequence.request): sequence.request.prompt for sequence in rollout.queue}
+    alike = defaultdict(list)  # only texts with the same first tokens are compared
+    for text in (*texts, *waiting.values()):
+        alike[tuple(text[:SHORTEST_PREFIX])].append(text)
+    return [find_prefix(rollout, text, alike[tuple(text[:SHORTEST_PREFIX])]) for text in texts]
+
+
+def find_prefix(rollout: Rollout, text: list[int], alike: list[list[int]]) -> tuple:
     known = [prefix for prefix in rollout.prefixes if len(prefix) < len(text) and tuple(text[:len(prefix)]) == prefix]
     if known or len(rollout.prefixes) >= MOST_PREFIXES:
         return max(known, key=len, default=())
-    waiting = {id(sequence.request): sequence.request.prompt for sequence in rollout.queue}
-    alike = [other for other in (*texts, *waiting.values())
-             if other is not text and other[:SHORTEST_PREFIX] == text[:SHORTEST_PREFIX]]
-    shared = sorted((common(text[:-1], other) for other in alike), reverse=True)
+    shared = sorted((common(text[:-1], other) for other in alike if other is not text), reverse=True)
     _, length = max(((number * length, length) for number, length in enumerate(shared, 1)), default=(0, 0))
     if length < SHORTEST_PREFIX:
         return ()
@@ -311,13 +337,14 @@ def decode_step(rollout: Rollout, rows: int, length: int) -> None:
     stand still: what they write, they write again."""
     tok_B, pos_B, count_B, limit_B, done_B, uniform_BN, ids_BN, logp_BN = (
         tensor[:rows] for tensor in vars(rollout.state).values())
-    hidden_BTD = forward(rollout.policy, tok_B[:, None], pos_B[:, None], rollout.cache_L, length, packed=rollout.packed)
-    logits_BV = logits_of(rollout.policy, hidden_BTD[:, 0], rollout.temperature or 1.0, rollout.packed)
+    policy, packed = rollout.policy, rollout.packed
+    hidden_BTD = forward(policy, tok_B[:, None], pos_B[:, None], rollout.cache_L, length, packed=packed)
+    logits_BV = head_logits(policy, hidden_BTD[:, 0], packed)
     if rollout.temperature:
-        new_B, logp_B = draw(logits_BV, uniform_BN.gather(1, count_B[:, None]))
+        new_B, logp_B = fused(policy, draw, (logits_BV, uniform_BN.gather(1, count_B[:, None])), rollout.temperature)
     else:
         new_B = logits_BV.argmax(-1)
-        logp_B = pick_logp(logits_BV, new_B)
+        logp_B = pick_logp(logits_BV.float(), new_B)
     ids_BN.scatter_(1, count_B[:, None], new_B[:, None])
     logp_BN.scatter_(1, count_B[:, None], logp_B[:, None])
     live_B = ~done_B
@@ -327,27 +354,33 @@ def decode_step(rollout: Rollout, rows: int, length: int) -> None:
     done_B |= live_B & ((new_B[:, None] == rollout.stops).any(-1) | (count_B >= limit_B))
 
 
-def draw(logits_BV: Tensor, uniform_B1: Tensor) -> tuple[Tensor, Tensor]:
-    """(ids_B, logp_B): a draw from the softmax by one uniform number a row, in two stages of inversion: first which
-    CHUNK of the vocabulary, then which token in it. Gumbel noise for every logit took half of a decode step of 0.5B on
-    a CPU, and noise from outside the step is new in every replay of a graph. Overwrites the logits."""
-    B, V = logits_BV.shape
-    p_BV = logits_BV.sub_(logits_BV.amax(-1, keepdim=True)).exp_()
-    whole = V // CHUNK * CHUNK
-    sums_BC = p_BV[:, :whole].reshape(B, -1, CHUNK).sum(-1)
-    if whole < V:
-        sums_BC = torch.cat((sums_BC, p_BV[:, whole:].sum(-1, keepdim=True)), dim=-1)
-    below_BC = sums_BC.double().cumsum(-1)
+def draw(logits_BV: Tensor, uniform_B1: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """(ids_B, logp_B): a draw from softmax(logits / temperature) by one uniform number a row, in two stages of
+    inversion: first which CHUNK of the vocabulary, then which token in it. Each chunk's maximum and its sum of
+    exponentials below it come from one reading of the logits; of the second stage's only one chunk a row is read.
+    Gumbel noise for every logit took half of a decode step of 0.5B on a CPU, and noise from outside the step is new in
+    every replay of a graph. May overwrite the logits."""
+    V = logits_BV.shape[1]
+    x_BV = scaled(logits_BV, temperature)
+    if V % CHUNK:
+        x_BV = F.pad(x_BV, (0, -V % CHUNK), value=float("-inf"))
+    x_BCW = x_BV.unflatten(1, (-1, CHUNK))
+    top_BC1 = x_BCW.amax(-1, keepdim=True).clamp_(min=-1e30)
+    p_BCW = x_BCW.sub_(top_BC1).exp_()  # of each token within its chunk, its most likely one having 1
+    shift_BC = (top_BC1 - top_BC1.amax(1, keepdim=True))[..., 0]
+    sum_BC = (p_BCW.sum(-1) * shift_BC.exp()).double()
+    below_BC = sum_BC.cumsum(-1)
     total_B1 = below_BC[:, -1:]
     target_B1 = uniform_B1 * total_B1
-    chunk_B1 = (below_BC <= target_B1).sum(-1, keepdim=True).clamp_(max=sums_BC.shape[1] - 1)
-    rest_B1 = target_B1 - (below_BC - sums_BC).gather(1, chunk_B1)
-    ids_BC = chunk_B1 * CHUNK + torch.arange(CHUNK, device=logits_BV.device)
-    inner_BC = (p_BV.gather(1, ids_BC.clamp(max=V - 1)) * (ids_BC < V)).double().cumsum(-1)
-    rest_B1 = torch.minimum(rest_B1, inner_BC[:, -1:] * (1 - 1e-9))  # the two sums differ by rounding
-    new_B1 = chunk_B1 * CHUNK + (inner_BC <= rest_B1).sum(-1, keepdim=True)
-    logp_B1 = p_BV.gather(1, new_B1).log() - total_B1.log()
-    return new_B1[:, 0], logp_B1[:, 0].float()
+    chunk_B1 = (below_BC <= target_B1).sum(-1, keepdim=True).clamp_(max=sum_BC.shape[1] - 1)
+    rest_B1 = target_B1 - (below_BC - sum_BC).gather(1, chunk_B1)
+    p_BW = p_BCW.gather(1, chunk_B1[..., None].expand(-1, -1, CHUNK))[:, 0]
+    shift_B1 = shift_BC.gather(1, chunk_B1)
+    inner_BW = p_BW.double().cumsum(-1)
+    rest_B1 = torch.minimum(rest_B1 / shift_B1.exp(), inner_BW[:, -1:] * (1 - 1e-9)).clamp_(min=0)  # rounding
+    place_B1 = (inner_BW <= rest_B1).sum(-1, keepdim=True)
+    logp_B1 = p_BW.gather(1, place_B1).log() + shift_B1 - total_B1.log()
+    return (chunk_B1 * CHUNK + place_B1)[:, 0], logp_B1[:, 0].float()
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -394,8 +427,9 @@ def read_samples(rollout: Rollout, rows: list[int]) -> list[Sample]:
     """What these rows have made so far, in three readings of the device."""
     if not rows:
         return []
-    counts = rollout.state.count_B[rows].tolist()
-    ids, logps = (tensor[rows, :max(counts)].tolist() for tensor in (rollout.state.ids_BN, rollout.state.logp_BN))
+    rows_R = torch.tensor(rows, device=rollout.policy.device)
+    counts = rollout.state.count_B[rows_R].tolist()
+    ids, logps = (tensor[rows_R, :max(counts)].tolist() for tensor in (rollout.state.ids_BN, rollout.state.logp_BN))
     ended = [rollout.rows[b].stopped or n and ids[n - 1] in rollout.policy.stop_ids
              for b, n, ids in zip(rows, counts, ids)]
     return [Sample(ids[:n], logps[:n], "stop" if ended else "length")
@@ -409,12 +443,13 @@ def drop_rows(rollout: Rollout, gone: list[int]) -> None:
     movers = sorted({*range(live, were)} - {*gone})
     if holes:
         used = max(position(rollout, rollout.rows[b]) for b in movers)
+        for hole, mover in zip(holes, movers):
+            rollout.rows[hole] = rollout.rows[mover]
+        holes, movers = torch.tensor([holes, movers], device=rollout.policy.device)
         for layer in (tensor for kv in rollout.cache_L for tensor in kv):
             layer[holes, :, :used] = layer[movers, :, :used]
         for tensor in vars(state).values():
             tensor[holes] = tensor[movers]
-        for hole, mover in zip(holes, movers):
-            rollout.rows[hole] = rollout.rows[mover]
     state.done_B[live:were] = True
     state.pos_B[live:were] = 0
     del rollout.rows[live:]
@@ -453,13 +488,13 @@ def resize(rollout: Rollout, length: int) -> None:
     policy, live = rollout.policy, len(rollout.rows)
     shape = (capacity(rollout, length), *row_shape(policy, length))
     for index, layer in enumerate(rollout.cache_L):
-        rollout.cache_L[index] = tuple(torch.zeros(shape, dtype=policy.dtype, device=policy.device) for _ in "kv")
-        if live:
-            for new, old in zip(rollout.cache_L[index], layer):
-                used = min(length, old.shape[2])
-                new[:live, :, :used] = old[:live, :, :used]
-    if rollout.graphs:
-        rollout.graphs.clear()  # they hold the old addresses
+        held = [old[:live, :, :length].clone() for old in layer] if live else []
+        if rollout.memory is None:
+            rollout.cache_L[index] = tuple(torch.zeros(shape, dtype=policy.dtype, device=policy.device) for _ in "kv")
+        else:
+            rollout.cache_L[index] = tuple(flat[:math.prod(shape)].view(shape) for flat in rollout.memory.flat_L[index])
+        for new, old in zip(rollout.cache_L[index], held):
+            new[:live, :, :old.shape[2]] = old
 
 
 def make_room(rollout: Rollout, length: int) -> None:
@@ -475,39 +510,58 @@ def make_room(rollout: Rollout, length: int) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# Compiled layers and CUDA graphs: few shapes, each used often
+# CUDA graphs, and what lives as long as they
 
-def step_shape(rollout: Rollout, length: int) -> tuple[int, int]:
-    """(rows, length) of the next steps: as many rows as live and `length` positions, or the next of a few steps."""
-    rows = len(rollout.rows)
-    if rollout.graphs is None and not rollout.policy.compile:
-        return rows, length
-    most = min(rollout.slots, len(rollout.cache_L[0][0]))
-    return min(most, max(2, 1 << (rows - 1).bit_length())), min(bucket(rollout, length), rollout.length())
+def take_memory(policy: Policy, slots: int, max_length: int, max_new_tokens: int, kv_bytes: float) -> DeviceMemory:
+    """The policy's, if it is free and large enough; else that is given up and new memory takes its place."""
+    numbers = math.prod(row_shape(policy, max_length)) * slots
+    numbers = int(min(numbers, kv_bytes / (2 * len(policy.decoder.layers) * policy.dtype.itemsize)))
+    stops, old = stop_tensor(policy), policy.device_memory
+    if old and (old.user() is None or idle(old.user())) and torch.equal(old.stops, stops):
+        rows, columns = old.state.ids_BN.shape
+        if rows >= slots and columns > max_new_tokens and old.flat_L[0][0].numel() >= numbers:
+            old.state.done_B.fill_(True)
+            old.state.pos_B.zero_()
+            return old
+    policy.device_memory = old = None
+    numbers = max(numbers, math.prod(row_shape(policy, max_length)))  # one row at least
+    flat_L = [tuple(torch.zeros(numbers, dtype=policy.dtype, device=policy.device) for _ in "kv")
+              for _ in policy.decoder.layers]
+    policy.device_memory = DeviceMemory(new_state(policy, slots, max_new_tokens + 1), stops, flat_L, {}, {})
+    return policy.device_memory
 
 
-def replay(rollout: Rollout, rows: int, length: int) -> None:
-    """`decode_step` as a CUDA graph, captured at the first use of a (rows, length)."""
-    if (rows, length) not in rollout.graphs:
-        rollout.graphs[rows, length] = capture(rollout, rows, length)
-    rollout.graphs[rows, length].replay()
+def stop_tensor(policy: Policy) -> Tensor:
+    return torch.tensor(sorted(policy.stop_ids), dtype=torch.long, device=policy.device)
 
 
-def capture(rollout: Rollout, rows: int, length: int) -> torch.cuda.CUDAGraph:
-    state = rollout.state.tok_B, rollout.state.done_B
-    was = [tensor.clone() for tensor in state]
-    rollout.state.done_B.fill_(True)  # a first run compiles and warms up, and every row stands still
+def replay(rollout: Rollout) -> None:
+    """`decode_step` of the live rows, or the next of a few numbers of rows, as a CUDA graph. Where one is missing all
+    numbers are captured, the largest first: the others then find room in its memory."""
+    most, graphs = len(rollout.cache_L[0][0]), rollout.memory.graphs
+    ladder = sorted({min(rows, most) for rows in (2, 4, 8, 16, *range(32, most + 32, 32))})
+    key = rollout.length(), rollout.temperature, rollout.policy.adapter_on, id(rollout.packed)
+    rows = next(rows for rows in ladder if rows >= len(rollout.rows))
+    if (rows, *key) not in graphs:
+        tok_B, done_B = rollout.state.tok_B.clone(), rollout.state.done_B.clone()
+        rollout.state.done_B.fill_(True)  # warming up, every row stands still
+        for size in reversed(ladder):
+            if (size, *key) not in graphs:
+                graphs[size, *key] = capture(rollout, size)
+        rollout.state.tok_B.copy_(tok_B)
+        rollout.state.done_B.copy_(done_B)
+    graphs[rows, *key].replay()
+
+
+def capture(rollout: Rollout, rows: int) -> torch.cuda.CUDAGraph:
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            decode_step(rollout, rows, length)
+    with torch.cuda.stream(side):  # a first run compiles
+        decode_step(rollout, rows, rollout.length())
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        decode_step(rollout, rows, length)
-    for tensor, before in zip(state, was):
-        tensor.copy_(before)
+    graph, living = torch.cuda.CUDAGraph(), next(iter(rollout.memory.graphs.values()), None)
+    with torch.cuda.graph(graph, pool=living and living.pool()):
+        decode_step(rollout, rows, rollout.length())
     return graph
 
 

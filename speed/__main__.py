@@ -8,12 +8,14 @@ weights, dtype and seed, in alternating repeats; medians and ratios.
     python -m speed step --model DIR           # a whole step, against generate, the same judging, peft
     python -m speed executor --data DIR        # against a pebble pool and a process per program
     python -m speed all --shape nano           # random weights in the shape of a family member
+    python -m speed gpu --help                 # the engine alone on a CUDA card, in parts with time limits
 
 Figures go to the screen and as one JSON object to the last line, with --save also to results/speed-MACHINE.json.
 """
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 
 import torch
@@ -78,6 +80,9 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["gpu"]:  # options of its own
+        from speed import gpu
+        raise SystemExit(gpu.main(sys.argv[2:]))
     args = arguments()
     figures = {"machine": measure.machine(args.device), "model": args.name if args.model else f"random {args.name}",
                "dtype": args.dtype, "torch": torch.__version__}

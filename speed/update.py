@@ -93,7 +93,7 @@ def memory(args) -> dict:
     embedding = V * D * (1 if tied else 2)
     adapter = 16 * L * (4 * D + 2 * (D + K * C) + 3 * (D + I))
     kv = 2 * 2 * L * K * C * args.length / gb
-    row = (2 * args.length * (L * D + 12 * D + 6 * I) + 3 * 4 * LOGIT_BUDGET) / gb
+    row = (2 * args.length * (L * D + 12 * D + 6 * I) + 4 * LOGIT_BUDGET["cuda"]) / gb
     figures, trained = {}, 16 * adapter / gb
     print(f"memory of {args.model or args.shape}: adapter, gradients and AdamW {trained:.2f} GB; keys and values of a"
           f" slot of {args.length} positions {kv:.3f} GB; update of one row of {args.length} tokens {row:.2f} GB")

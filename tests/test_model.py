@@ -267,7 +267,7 @@ def test_chunks_and_layer_checkpoints_change_no_gradient(policy, monkeypatch):
     sizes = []
     original = M.logits_of
     monkeypatch.setattr(M, "logits_of", lambda p, h, *rest: sizes.append(len(h)) or original(p, h, *rest))
-    monkeypatch.setattr(M, "LOGIT_BUDGET", 154 * 6)
+    monkeypatch.setitem(M.LOGIT_BUDGET, "cpu", 154 * 6)
     policy.checkpoint_layers = True
     try:
         chunked = loss_gradients(policy, rows)

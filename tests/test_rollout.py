@@ -1,8 +1,14 @@
 """The sampler: every switch on = off, fed while it runs = all at once, and what is recorded of a
 sample is what the update recomputes."""
+import copy
+import importlib.util
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,14 +136,25 @@ def test_compilation_changes_nothing_and_never_happens_again(tiny):
         return headed([rng.randint(1, 200) for _ in range(9)]) + prompts_of([1, 9, 150], seed)
     wanted = [generate(policy, work(seed), n=2, max_new_tokens=100, seed=seed, slots=6) for seed in range(3)]
     policy.compile = True
-    same(wanted[0], generate(policy, work(0), n=2, max_new_tokens=100, seed=0, slots=6))
     rows = list(zip(prompts_of([5, 9, 2]), prompts_of([7, 3, 12], seed=9)))
-    logprobs(policy, rows)[0].sum().backward()
-    compiled = torch.cat([p.grad.flatten() for p in policy.trained()])
-    warm = dict(counters["stats"])
-    for seed in (1, 2):
+
+    def step(seed, rows):
+        """All uses of the layers: sampling and reading, with the adapter and without, alone and beside each other."""
         same(wanted[seed], generate(policy, work(seed), n=2, max_new_tokens=100, seed=seed, slots=6))
-    assert counters["stats"]["unique_graphs"] == warm["unique_graphs"]
+        with M.adapter_off(policy):
+            generate(policy, work(seed)[:2], max_new_tokens=5)
+        for texts in (rows[:1], [(rows[0][0], response) for _, response in rows], rows):
+            for policy.checkpoint_layers in (True, False):
+                policy.model.zero_grad()
+                logprobs(policy, texts)[0].sum().backward()
+            with torch.no_grad(), M.adapter_off(policy):
+                logprobs(policy, texts)
+        return torch.cat([p.grad.flatten() for p in policy.trained()])
+    compiled = step(0, rows)
+    warm = counters["stats"]["unique_graphs"]
+    for seed in (1, 2):
+        step(seed, list(zip(prompts_of([6, 30, 3], seed), prompts_of([20, 2, 9], seed + 9))))
+    assert counters["stats"]["unique_graphs"] == warm
     policy.compile = False
     policy.model.zero_grad()
     logprobs(policy, rows)[0].sum().backward()
@@ -150,6 +167,113 @@ def test_graphs_on_cuda_change_nothing_and_noise_differs_between_replays(tiny):
     prompts = headed([3, 17, 9, 30])
     wanted = generate(policy, prompts, n=3, max_new_tokens=40, seed=1, graphs=False)
     same(wanted, generate(policy, prompts, n=3, max_new_tokens=40, seed=1, graphs=True))
+
+
+class Recorded:
+    """Stands in for a CUDA graph: runs what was captured, on the memory that was captured."""
+    captured = []
+
+    def __init__(self, rollout, rows):
+        self.rollout = copy.copy(rollout)
+        self.rollout.cache_L, self.rows = list(rollout.cache_L), rows
+        self.captured.append((rollout.length(), rows))
+
+    def replay(self):
+        S.decode_step(self.rollout, self.rows, self.rollout.length())
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    monkeypatch.setattr(S, "capture", Recorded)
+    monkeypatch.setattr(M, "onednn", lambda policy: False)
+    monkeypatch.setattr(Recorded, "captured", [])
+    return Recorded.captured
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_a_second_rollout_captures_nothing_and_samples_from_the_changed_weights(tiny, recorded, merge):
+    policy, plain = (trained_like(load_policy(tiny(), lora_rank=4)) for _ in range(2))
+    switches = dict(max_new_tokens=30, temperature=0.8, slots=6, merge=merge)
+    for seed in range(3):
+        prompts = headed([3, 17, 9, 30], seed=seed)
+        wanted = generate(plain, prompts, n=3, seed=seed, graphs=False, **switches)
+        same(wanted, generate(policy, prompts, n=3, seed=seed, graphs=True, read_every=4, **switches))
+        with M.adapter_off(plain), M.adapter_off(policy):
+            same(generate(plain, prompts, seed=seed, graphs=False, **switches),
+                 generate(policy, prompts, seed=seed, graphs=True, **switches))
+        if seed == 0:
+            once, memory = list(recorded), policy.device_memory
+            assert [rows for _, rows in once] == [6, 4, 2, 4, 2]  # the largest first; without the adapter anew
+        assert recorded == once and policy.device_memory is memory
+        for one in (policy, plain):
+            trained_like(one, std=0.1 * (seed + 2))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("merge, compiled", [(True, False), (False, False), (False, True)])
+def test_graphs_outlive_a_rollout_on_cuda(tiny, merge, compiled):
+    policy = trained_like(load_policy(tiny(), "cuda", lora_rank=4, dtype=torch.float32))
+    policy.compile = compiled
+    graphs, switches = None, dict(max_new_tokens=30, temperature=0.8, slots=40, merge=merge)
+    for seed in range(3):
+        prompts = headed([3, 17, 9, 30], seed=seed)
+        wanted = generate(policy, prompts, n=12, seed=seed, graphs=False, **switches)
+        same(wanted, generate(policy, prompts, n=12, seed=seed, graphs=True, **switches))
+        graphs = graphs or list(policy.device_memory.graphs)
+        assert list(policy.device_memory.graphs) == graphs and len(graphs) == 6  # 2, 4, 8, 16, 32, 40 rows
+        trained_like(policy, std=0.1 * (seed + 2))
+
+
+def test_memory_is_taken_over_by_smaller_rollouts_and_given_up_for_larger_ones(policy, recorded):
+    prompts = prompts_of([5, 20, 9])
+
+    def filled(graphs):
+        rollout = start_rollout(policy, slots, 20 + new, new, seed=1, graphs=graphs)
+        for i, prompt in enumerate(prompts):
+            add(rollout, prompt, 2, tag=i)
+        return rollout
+    for slots, new, kept in ((4, 20, False), (3, 10, True), (4, 40, False), (8, 20, False)):
+        before = policy.device_memory
+        rollout = filled(True)
+        assert (rollout.memory is before) == kept
+        with pytest.raises(ValueError):
+            add(rollout, prompts[0], 1, new + 1)
+        other = start_rollout(policy, 2, 30, 10, graphs=True)
+        assert other.memory is not rollout.memory  # it is in use
+        policy.device_memory = rollout.memory
+        assert {key: s.ids for key, s in run(rollout).items()} == {key: s.ids for key, s in run(filled(False)).items()}
+
+
+def test_rows_keep_their_keys_when_the_memory_is_laid_out_anew(endless, recorded):
+    prompts = prompts_of([200, 210, 220, 190])
+    wanted = generate(endless, prompts, max_new_tokens=200, seed=1, graphs=False)
+    per_position = 2 * 2 * 2 * 8 * 4
+    same(wanted, generate(endless, prompts, max_new_tokens=200, seed=1, graphs=True, slots=4,
+                          kv_gb=4 * 256 * per_position / 2**30))
+    assert {length for length, _ in recorded} == {256, 420}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_decoding_with_the_kernel_gives_the_same_samples(tiny):
+    """In a process of its own: Triton reads TRITON_INTERPRET when it is first imported."""
+    script = """if True:
+        import sys
+        sys.path[:0] = [".", "tests"]
+        import model as M
+        from sampler import generate
+        from test_model import prompts_of, trained_like
+        policy = trained_like(M.load_policy(sys.argv[1], lora_rank=4))
+        prompts = prompts_of([3, 17])
+        plain, kernel = [], []
+        for into, has in ((plain, False), (kernel, True)):
+            M.has_kernel = lambda x: has
+            into += [s for group in generate(policy, prompts, 2, 4, seed=1) for s in group]
+        assert [s.ids for s in plain] == [s.ids for s in kernel]
+        assert max(abs(a - b) for x, y in zip(plain, kernel) for a, b in zip(x.logps, y.logps)) < 1e-4
+        assert "kernels" in sys.modules
+    """
+    subprocess.run([sys.executable, "-c", script, tiny()], check=True, cwd=Path(M.__file__).parent,
+                   env=os.environ | {"TRITON_INTERPRET": "1"})
 
 
 # ---- feeding ----------------------------------------------------------------------------------------------------
@@ -273,6 +397,19 @@ def test_draws_follow_the_softmax_across_chunks():
     assert chi < len(likely) + 4 * (2 * len(likely)) ** 0.5
 
 
+@pytest.mark.parametrize("vocabulary", [154, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_draw_is_the_inverse_of_the_distribution_at_its_number(vocabulary, temperature, dtype):
+    torch.manual_seed(0)
+    logits, uniform = (torch.randn(300, vocabulary) * 4).to(dtype), torch.rand(300, 1, dtype=torch.float64)
+    logp = (logits.double() / temperature).log_softmax(-1)
+    wanted = (logp.exp().cumsum(-1) <= uniform).sum(-1)
+    ids, drawn_logp = draw(logits.clone(), uniform, temperature)
+    assert torch.equal(ids, wanted)
+    torch.testing.assert_close(drawn_logp, logp.gather(1, ids[:, None])[:, 0].float(), rtol=1e-5, atol=2e-6)
+
+
 @pytest.mark.quick
 def test_draws_at_the_ends_and_of_impossible_tokens():
     logits = torch.full((3, 300), float("-inf"))
@@ -280,6 +417,9 @@ def test_draws_at_the_ends_and_of_impossible_tokens():
     ids, logp = draw(logits, torch.tensor([[0.0], [0.5], [1 - 2.0**-53]], dtype=torch.float64))
     assert ids.tolist() == [0, 140, 290]
     torch.testing.assert_close(logp, torch.full((3,), -1.0986123))
+    logits = torch.full((1, 300), float("-inf"))
+    logits[:, 140] = 0.0
+    assert draw(logits, torch.zeros(1, 1, dtype=torch.float64))[0].tolist() == [140]
 
 
 def test_noise_differs_between_steps_and_samples(endless):
