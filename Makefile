@@ -1,4 +1,4 @@
-# `make train` and `make test` set up .venv by themselves; PYTHON picks the interpreter (3.11 or newer).
+# `make train`, `make test` and `make quick` set up .venv by themselves; PYTHON picks the interpreter (3.11 or newer).
 PYTHON ?= python3
 ARGS ?=
 bin := .venv/bin
@@ -7,17 +7,21 @@ train: .venv/ready
 	$(bin)/python train.py $(ARGS)
 
 test: .venv/ready
-	$(bin)/python -m pytest -q $(ARGS) tests
+	$(bin)/python -m pytest -q -n 2 --dist loadfile $(ARGS) tests
+
+# The seams, for use after every edit.
+quick: .venv/ready
+	$(bin)/python -m pytest -q -n 2 -m quick $(ARGS) tests
 
 .venv/ready: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' or 0)"
 	$(PYTHON) -m venv .venv
 	$(bin)/python -m pip install -q --upgrade pip
 	$(bin)/python -m pip install -q torch==2.13.0
-	$(bin)/python -m pip install -q -r requirements.txt pytest
+	$(bin)/python -m pip install -q -r requirements.txt pytest pytest-xdist triton
 	touch $@
 
 clean:
 	rm -rf .venv
 
-.PHONY: train test clean
+.PHONY: train test quick clean

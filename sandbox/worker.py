@@ -72,7 +72,7 @@ NAME_OF = type.__dict__["__name__"].__get__  # the class's own name: type(error)
 
 def is_name(text: str) -> bool:
     """Whether an error text can begin with this as the name of a class."""
-    return len(text) <= MAX_NAME and text.isidentifier() and text.isprintable()
+    return len(text) <= MAX_NAME and text.isidentifier()
 
 
 def describe(error: BaseException) -> str:
@@ -80,10 +80,11 @@ def describe(error: BaseException) -> str:
     "exception", and there may be no message."""
     name, message = NAME_OF(type(error)), ""
     try:
-        message = str(error)
+        text = str(error)
+        message = text[:MAX_ERROR] if type(text) is str else ""  # cut first: there may be no memory for a copy of it
     except BaseException:
         pass
-    return f"{name if is_name(name) else 'exception'}: {message if type(message) is str else ''}"[:MAX_ERROR]
+    return f"{name if is_name(name) else 'exception'}: {message}"[:MAX_ERROR]
 
 
 def call(code, entry: str, arguments: list) -> tuple[str, str]:

@@ -1,1 +1,1 @@
-"""Speed and memory: python -m speed"""
+"""Speed and memory: python -m speed WHAT. How this implementation compares with what one would otherwise run."""

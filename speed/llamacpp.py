@@ -1,7 +1,7 @@
-"""The llama.cpp trials of bench.py's `rollout`, on a CPU, by llama-cpp-python's low-level calls: a transformers model
-of the qwen2 family becomes a GGUF file of the same dtype, without a vocabulary; every prompt is prefilled once, its
-keys and values are copied to its responses, and `width` responses are decoded together, each as long as it should be
-and then replaced by the next. Needs the packages llama-cpp-python and gguf."""
+"""The llama.cpp trials of `rollout`, on a CPU, by llama-cpp-python's low-level calls: a transformers model of the
+qwen2 family becomes a GGUF file of the same dtype, without a vocabulary; every prompt is prefilled once, its keys and
+values are copied to its responses, and `width` responses are decoded together, each as long as it should be and then
+replaced by the next. Needs the packages llama-cpp-python and gguf."""
 import ctypes
 import logging
 import os

@@ -14,6 +14,7 @@ import collections
 import os
 import random
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -21,12 +22,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from speed.executors import official_seeds
-from executor import Executor, Job, same_value
+from executor import Executor, Job, Outcome
 from sandbox.parsing import parse_arguments
+from sandbox.values import same_value
+from speed.executors import official_seeds
 
 
-def seed_jobs(data):
+def seed_jobs(data: str | Path) -> list[Job]:
     """A Job for every official seed program, with all its inputs that are literals."""
     jobs = []
     for program, pairs in official_seeds(data).items():
@@ -41,20 +43,20 @@ def seed_jobs(data):
     return jobs
 
 
-def same_runs(some, others):
-    """Whether the Runs have the same kinds, and the same values where they have any."""
+def same_outcomes(some: list[Outcome], others: list[Outcome]) -> bool:
+    """Whether the Outcomes have the same kinds, and the same values where they have any."""
     return len(some) == len(others) and all(
         a.kind == b.kind and (a.kind != "ok" or same_value(a.value, b.value)) for a, b in zip(some, others))
 
 
-def resident_mb(pid):
+def resident_mb(pid: int | str) -> float:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except (OSError, IndexError):
         return 0.0
 
 
-def descendants(pid):
+def descendants(pid: int) -> list[int]:
     """All processes below `pid`, zombies too, since one that is never waited for would be a leak."""
     parents = collections.defaultdict(list)
     for entry in Path("/proc").iterdir():
@@ -63,24 +65,24 @@ def descendants(pid):
                 parents[int((entry / "stat").read_text().rpartition(")")[2].split()[1])].append(int(entry.name))
             except OSError:
                 pass
-    found = [pid]
-    for process in found:
-        found += parents[process]
-    return found[1:]
+    below = [pid]
+    for process in below:
+        below += parents[process]
+    return below[1:]
 
 
-def worker_processes(executor):
-    return [worker.process for slot in list(executor._slots) for worker in list(slot.values())]
+def worker_processes(executor: Executor) -> list[subprocess.Popen]:
+    return [worker.process for slot in list(executor.slots) for worker in list(slot.values())]
 
 
 class Killer(threading.Thread):
     """Sends SIGKILL to a random worker process every `seconds`, at moments that the executor does not choose."""
 
-    def __init__(self, executor, seconds):
+    def __init__(self, executor: Executor, seconds: float):
         super().__init__(daemon=True)
         self.executor, self.seconds, self.kills, self.done = executor, seconds, 0, threading.Event()
 
-    def run(self):
+    def run(self) -> None:
         while not self.done.wait(self.seconds * random.uniform(0.5, 1.5)):
             try:
                 random.choice(worker_processes(self.executor)).kill()
@@ -89,7 +91,7 @@ class Killer(threading.Thread):
                 pass
 
 
-def sample(executor, done, seconds):
+def sample(executor: Executor, done: int, seconds: float) -> dict[str, float]:
     workers = [resident_mb(process.pid) for process in worker_processes(executor)] or [0.0]
     row = dict(done=done, trainer_mb=resident_mb("self"), worker_mb=max(workers), workers_mb=sum(workers),
                files=len(os.listdir("/proc/self/fd")), processes=len(descendants(os.getpid())))
@@ -99,7 +101,7 @@ def sample(executor, done, seconds):
     return row
 
 
-def growth(rows, cached_jobs):
+def growth(rows: list[dict[str, float]], cached_jobs: int) -> dict[str, tuple[float, float]]:
     """{figure: (median in the first, in the last third of the samples)} once the cache of results was full; {} where
     there are fewer than 6 such samples."""
     rows = [row for row in rows if row["done"] > cached_jobs]
@@ -109,13 +111,13 @@ def growth(rows, cached_jobs):
             for name in rows[0] if name != "done"} if third >= 2 else {}
 
 
-def soak(args):
+def soak(args: argparse.Namespace) -> bool:
     jobs = seed_jobs(args.data)
     expected, rows, kinds, lost, different = {}, [], collections.Counter(), 0, 0
     with Executor(workers=2, cached_jobs=args.cached_jobs) as executor:
         for count in (1, 2):  # the undisturbed run
             calm = executor.run([Job(job.program, job.inputs, seeds=count) for job in jobs])
-            expected |= {(number, count): runs for number, runs in enumerate(calm)}
+            expected |= {(number, count): outcomes for number, outcomes in enumerate(calm)}
         killer = Killer(executor, args.kill) if args.kill else None
         if killer:
             killer.start()
@@ -128,14 +130,14 @@ def soak(args):
             batch = [Job(f"{jobs[number].program}\n# {done + index}", jobs[number].inputs, seeds=count)
                      for index, (number, count) in enumerate(picks)]
             came = collections.Counter()
-            for index, runs in executor.stream(batch):
+            for index, outcomes in executor.stream(batch):
                 came[index] += 1
-                kinds.update(run.kind for run in runs)
-                if not same_runs(runs, expected[picks[index]]):
+                kinds.update(outcome.kind for outcome in outcomes)
+                if not same_outcomes(outcomes, expected[picks[index]]):
                     different += 1
                     if different <= 10:
-                        pairs = zip(runs, expected[picks[index]])
-                        which, (was, should) = next(row for row in enumerate(pairs) if not same_runs(*zip(row[1])))
+                        pairs = zip(outcomes, expected[picks[index]])
+                        which, (was, should) = next(row for row in enumerate(pairs) if not same_outcomes(*zip(row[1])))
                         print(f"  run {which} of job {done + index} is {was}, undisturbed {should}", flush=True)
                 if time.monotonic() - sampled > args.sample:
                     sampled = time.monotonic()
@@ -155,7 +157,7 @@ def soak(args):
         print(f"{name:10} {before:8.1f} -> {after:8.1f}")
     left = descendants(os.getpid())
     verdict = "flat" if flat else "NOT FLAT" if figures else "too short to tell whether flat"
-    print(f"{done} jobs in {seconds:.0f} s, {sum(kinds.values())} runs {dict(kinds)}; kills"
+    print(f"{done} jobs in {seconds:.0f} s, {sum(kinds.values())} outcomes {dict(kinds)}; kills"
           f" {killer.kills if killer else 0}; lost {lost}; different {different}; processes left"
           f" {len(left)}; {verdict}")
     return flat and not lost and not different and not left

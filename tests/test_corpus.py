@@ -12,9 +12,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import executor
+from executor import Executor, Job, Outcome
+from sandbox import worker
+from sandbox.parsing import parse_arguments, parse_literal
+from sandbox.values import same_value
+from soak import same_outcomes, seed_jobs
 from speed.executors import official_seeds
-from executor import Executor, Job, Run, parse_arguments, parse_literal, same_value
-from soak import same_runs, seed_jobs
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +33,8 @@ def verdicts(jobs, workers):
         return ex.run(jobs)
 
 
-# ---- recorded values -----------------------------------------------------------------------------
-
+# ----------------------------------------------------------------------------------------------------------------
+# Recorded values
 
 def test_cruxeval_reproduces(data):
     rows = [json.loads(line) for line in (data / "cruxeval" / "cruxeval.jsonl").read_text().splitlines()]
@@ -44,8 +47,8 @@ def test_cruxeval_reproduces(data):
             jobs.append(Job(f"{row['code']}\ndef call(): return f({row['input']})", ((),), entry="call"))
             spliced += 1
     assert spliced == 12
-    wrong = [(row["id"], run) for row, (run,) in zip(rows, verdicts(jobs, 2))
-             if run.kind != "ok" or not same_value(run.value, parse_literal(row["output"]))]
+    wrong = [(row["id"], outcome) for row, (outcome,) in zip(rows, verdicts(jobs, 2))
+             if outcome.kind != "ok" or not same_value(outcome.value, parse_literal(row["output"]))]
     assert not wrong
 
 
@@ -61,7 +64,8 @@ def test_official_seeds_reproduce(data):
             pass
     assert len(pairs) > 2_000 and len(literal) > 0.9 * len(pairs)
     results = verdicts([job for job, _ in literal], 2)
-    right = sum(run.kind == "ok" and same_value(run.value, value) for (run,), (_, value) in zip(results, literal))
+    right = sum(outcome.kind == "ok" and same_value(outcome.value, value)
+                for (outcome,), (_, value) in zip(results, literal))
     print(f"{right} of {len(literal)} values reproduce ({right / len(literal):.2%}), {len(pairs)} pairs")
     assert right >= 0.98 * len(literal)
 
@@ -82,9 +86,10 @@ def test_verdicts_do_not_depend_on_workers_run_or_load(data):
         for process in busy:
             process.kill()
             process.join()
-    for what, runs in others.items():
-        assert not [job.program for job, a, b in zip(jobs, first, runs) if not same_runs(a, b)], what
-    assert {run.kind for runs in first for run in runs} >= {"ok", "error", "unserializable", "nondeterministic"}
+    for what, outcomes in others.items():
+        assert not [job.program for job, a, b in zip(jobs, first, outcomes) if not same_outcomes(a, b)], what
+    kinds = {outcome.kind for outcomes in first for outcome in outcomes}
+    assert kinds >= {"ok", "error", "unserializable", "nondeterministic"}
 
 
 def burn(parent):
@@ -92,8 +97,8 @@ def burn(parent):
         sum(range(10**5))
 
 
-# ---- junk as a child's answer --------------------------------------------------------------------
-
+# ----------------------------------------------------------------------------------------------------------------
+# Junk as a child's answer
 
 def colliding():
     """Records whose values all have the same hash: what a set or dict, here and in same_value, likes least."""
@@ -122,7 +127,7 @@ def crafted_records():
         '[0,"ok",' + '["l",' * 900 + "]" * 902, '[0,"error",' + "[" * 60_000, '[0,"error",' + "[" * 900 + "]" * 901,
         '[0,"ok","\\ud800"]', '[0,"error","\\ud800\\u0000"]', '[0,"ok",["' + "l" * 60_000 + '"]]', "\ufeff[0]",
         "\0" * 64_000,
-    ]  # fmt: skip
+    ]
     return [text.encode() for text in texts] + [b"\xff\xfe", b"\xef\xbb\xbf[0,\"ok\",1]", *colliding()]
 
 
@@ -141,32 +146,32 @@ def mutated(generator):
 
 
 class Answers:
-    """An executor._Worker without a process: its answers are what the test says, cut where it says."""
+    """An executor.Worker without a process: its answers are what the test says, cut where it says."""
 
     def __init__(self, inputs):
         self.back, self.write = os.pipe()
         os.set_blocking(self.back, False)
-        self.worker = executor._Worker.__new__(executor._Worker)
+        self.worker = executor.Worker.__new__(executor.Worker)
         vars(self.worker).update(
-            hash_seed=0, cpu_seconds=1.0, missing={}, tasks=collections.deque(), unsent=memoryview(b""),
-            frames=bytearray(), back=self.back)  # fmt: skip
-        self.worker._new_head()
+            hash_seed=0, cpu_seconds=1.0, missing={}, assignments=collections.deque(), unsent=memoryview(b""),
+            frames=bytearray(), back=self.back)
+        self.worker.new_child()
         job = Job("def f(x): return x", tuple((number,) for number in range(inputs)))
-        self.task = executor._Task(executor._Group((), job, (), []), 0, list(range(inputs)), {})
-        self.worker.tasks.append(self.task)
+        self.assignment = executor.Assignment(executor.Request((), job, (), []), 0, list(range(inputs)), {})
+        self.worker.assignments.append(self.assignment)
 
     def child_wrote(self, data, cuts, status=0):
-        """The task after a child that wrote `data`, which arrived in pieces, and then ended."""
-        frames, head = b"", executor._FRAME
+        """The assignment after a child that wrote `data`, which arrived in pieces, and then ended."""
+        frames, head = b"", worker.FRAME
         for start, end in zip([0, *cuts], [*cuts, len(data)]):
-            frames += head.pack(executor._DATA, end - start, 0.01) + data[start:end]
-        frames += head.pack(executor._ENDED, status, 0.02)
+            frames += head.pack(worker.DATA, end - start, 0.01) + data[start:end]
+        frames += head.pack(worker.ENDED, status, 0.02)
         ended = []
         while frames:
             frames = frames[os.write(self.write, frames[:50_000]) :]
             ended += self.worker.receive()[0]
-        assert ended == [self.task]
-        return self.task
+        assert ended == [self.assignment]
+        return self.assignment
 
     def close(self):
         os.close(self.back)
@@ -178,8 +183,8 @@ ANSWERS = {"ok", "error", "memory", "unserializable", "too_big", "refused", "cra
 
 def test_no_junk_from_a_child_raises():
     for record in crafted_records():
-        run = executor._read_record(record, 0)
-        assert run is None or type(run) is Run and run.kind in ANSWERS
+        outcome = executor.read_record(record, 0)
+        assert outcome is None or type(outcome) is Outcome and outcome.kind in ANSWERS
     generator = random.Random(0)
     streams = [mutated(generator) for _ in range(2_000)]
     streams += [len(record).to_bytes(4, "big") + record for record in crafted_records()]
@@ -187,9 +192,9 @@ def test_no_junk_from_a_child_raises():
         answers = Answers(inputs=2)
         try:
             cuts = sorted(generator.randrange(len(data) + 1) for _ in range(generator.randrange(4)))
-            task = answers.child_wrote(data, cuts, generator.choice([0, 11, 256]))
-            assert task.runs and {run.kind for run in task.runs.values()} <= ANSWERS
-            assert sorted([*task.pending, *task.runs]) == [0, 1]
+            assignment = answers.child_wrote(data, cuts, generator.choice([0, 11, 256]))
+            assert assignment.outcomes and {outcome.kind for outcome in assignment.outcomes.values()} <= ANSWERS
+            assert sorted([*assignment.pending, *assignment.outcomes]) == [0, 1]
         finally:
             answers.close()
 
@@ -214,7 +219,7 @@ def test_junk_from_real_children():
     with Executor(workers=2) as ex:
         results = ex.run(jobs)
     for number, (junk, (calm,)) in enumerate(zip(results[::2], results[1::2])):
-        assert len(junk) == 2 and {run.kind for run in junk} <= ANSWERS
+        assert len(junk) == 2 and {outcome.kind for outcome in junk} <= ANSWERS
         assert calm.kind == "ok" and calm.value == (sorted([number, 1]), {number: "a"})
 
 
@@ -223,12 +228,12 @@ if __name__ == "__main__":  # the worst case, in CPU time: python tests/test_cor
     generator, worst = random.Random(0), []
     for record in [*crafted_records(), *(mutated(generator)[4:] for _ in range(2_000))]:
         start = process_time()
-        run = executor._read_record(record, 0)
+        outcome = executor.read_record(record, 0)
         middle = process_time()
-        if run and run.kind == "ok":
-            again = executor._read_record(record, 0).value
+        if outcome and outcome.kind == "ok":
+            again = executor.read_record(record, 0).value
             compared = process_time()
-            same_value(run.value, again)
+            same_value(outcome.value, again)
             compared = process_time() - compared
         else:
             compared = 0.0

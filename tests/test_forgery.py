@@ -12,7 +12,7 @@ OUTPUTS = (10, 17, 24, 31)  # of 1, 2, 3, 4
 
 @pytest.fixture(scope="module")
 def ex():
-    with Executor(workers=1, cpu_seconds=0.5, require="weak") as running:
+    with Executor(workers=1, cpu_seconds=0.2, require="weak") as running:
         yield running
 
 
@@ -27,11 +27,13 @@ def solve(ex, type: str, language: str, answer: str) -> float:
     return rewards.solve_reward(verdict.well_formed, verdict.correct)
 
 
+@pytest.mark.quick
 def test_honest_answers_pay(ex):
     assert solve(ex, "deduction", "output", "17") == solve(ex, "abduction", "input", "2") == 1
     assert solve(ex, "induction", "python", ADD) == 1
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("answer", [
     "__import__('os').system('true') or 17", "f(2)", "2 * 7 + 3", "17 if True else 0", "[17][0]", "int('17')",
     "type('E', (), {'__eq__': lambda s, o: True})()", "True or 17", "17 or 1", "(lambda: 17)()", "x := 17", "17\n18",
@@ -40,6 +42,7 @@ def test_deduction(ex, answer):
     assert solve(ex, "deduction", "output", answer) == -0.5
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("answer", [
     "0) or True or (0", "0) == 17 or (17", "*[2]", "x=2", "**{'x': 2}", "__import__('os').system('true') or 2", "1 + 1",
     "(lambda: 2)()", "type('E', (), {'__mul__': lambda s, o: 14})()", "2 if True else 0", "len('ab')", "2,", "x := 2",
@@ -81,8 +84,8 @@ def f(x):
                   "    while t:\n        for o in (t.f_locals, t.f_code.co_consts): walk(o, 3)\n        t = t.f_back"),
     "from json import dumps\ndef f(x):\n    f.__code__ = (lambda x: 24).__code__\n    return 0",
     "import json\njson.dumps = lambda *a, **k: '24'\ndef f(x):\n    return 0",
-    "import __main__\n__main__._encode = lambda v: '24'\ndef f(x):\n    return 0",
-    "import executor\ndef f(x):\n    executor.same_value = lambda a, b: True",
+    "import __main__\n__main__.encode = lambda v: '24'\ndef f(x):\n    return 0",
+    "from sandbox import values\ndef f(x):\n    values.same_value = lambda a, b: True",
     "def f(x):\n    open(3, 'wb', closefd=False).write(b'\\0\\0\\0\\x0b[0,\"ok\",24]')\n    return 0"])
 def test_induction(ex, program):
     assert solve(ex, "induction", "python", program) == -0.5

@@ -1,4 +1,4 @@
-"""The llama.cpp baseline of bench.py: its weights are transformers' and every response is that of its prompt alone."""
+"""The llama.cpp baseline of speed: its weights are transformers' and every response is that of its prompt alone."""
 import pytest
 import torch
 from transformers import AutoModelForCausalLM

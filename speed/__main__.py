@@ -1,0 +1,94 @@
+"""
+How fast and how large: this implementation against what one would otherwise run, in one process, on the same prompts,
+weights, dtype and seed, in alternating repeats; medians and ratios.
+
+    python -m speed rollout --model DIR        # against transformers' generate and llama.cpp, each at its best
+    python -m speed update --model DIR         # against peft's forward pass and log_softmax over all logits
+    python -m speed memory --shape 7b          # what fits into 24, 48 and 141 GB
+    python -m speed step --model DIR           # a whole step, against generate, the same judging, peft
+    python -m speed executor --data DIR        # against a pebble pool and a process per program
+    python -m speed all --shape nano           # random weights in the shape of a family member
+
+Figures go to the screen and as one JSON object to the last line, with --save also to results/speed-MACHINE.json.
+"""
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from model import bf16_pays
+from speed import measure
+from speed.executors import executor
+from speed.rollout import rollout
+from speed.step import step
+from speed.update import memory, update
+
+# Each takes the parsed arguments and returns figures, which become NAME.key in the results.
+WHAT = {"rollout": rollout, "update": update, "memory": memory, "step": step, "executor": executor}
+SIZES = {  # what is not given, by where and what is run
+    "cuda": dict(step_batch=64, slots=128, prompts=64, prompt_min=200, prompt_max=1500, response_median=300,
+                 response_max=4096, batches=[64, 128, 256], attention=["sdpa"]),
+    "nano": dict(step_batch=32, slots=256, prompts=64, prompt_min=30, prompt_max=240, response_median=50,
+                 response_max=400, batches=[64, 128], attention=["sdpa", "eager"]),
+    "cpu": dict(step_batch=2, slots=32, prompts=6, prompt_min=100, prompt_max=320, response_median=24,
+                response_max=128, batches=[16, 48], attention=["sdpa", "eager"])}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m speed", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("what", choices=(*WHAT, "all"))
+    add, switch = parser.add_argument, argparse.BooleanOptionalAction
+    add("--model", help="a folder or a hub name")
+    add("--shape", choices=measure.SHAPES, default="nano", help="random weights of this shape, if no --model is given")
+    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--dtype", choices=("fp32", "bf16"), help="of both sides; bf16 where it pays if not given")
+    add("--compile", action=switch, help="torch.compile of our layers; on with CUDA")
+    add("--repeats", type=int, default=3)
+    add("--seed", type=int, default=0)
+    add("--save", action="store_true", help="merge the figures into results/speed-MACHINE.json")
+    add("--slots", type=int, help="ours, responses at once; 32 on a CPU (nano 256), 128 on CUDA")
+    add("--batches", type=int, nargs="+", help="batch sizes that generate may choose from")
+    add("--attention", nargs="+", help="generate's implementations to choose from: sdpa, and eager on a CPU")
+    add("--continuous", action=switch, default=True, help="try transformers' continuous batching")
+    add("--llamacpp", action=switch, default=True, help="try llama.cpp, on a CPU with llama-cpp-python and gguf")
+    add("--kv_gb", type=float, default=4.0)
+    add("--prompts", type=int, help="unique prompts")
+    add("--n", type=int, default=8, help="responses to each")
+    for name in ("prompt_min", "prompt_max", "response_median", "response_max"):
+        add(f"--{name}", type=int)
+    add("--update_rows", type=int, default=1)
+    add("--update_n", type=int, default=1, help="responses to each prompt")
+    add("--update_prompt", type=int, default=512)
+    add("--update_response", type=int, default=4096)
+    add("--checkpoint_layers", action=switch, default=True, help="update: recompute layers, on both sides")
+    add("--step_batch", type=int, help="step: B; 32 for nano, 64 on CUDA, else 2")
+    add("--data", default=os.environ.get("AZR_DATA"), help="executor: folder with azr_seeds/")
+    add("--length", type=int, default=4096, help="memory: positions of a slot and of a row")
+    args = parser.parse_args()
+    args.name = Path(args.model).name if args.model else args.shape
+    cuda, small = args.device == "cuda", args.name == "nano"
+    for flag, value in SIZES["cuda" if cuda else "nano" if small else "cpu"].items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
+    args.compile = cuda if args.compile is None else args.compile
+    args.dtype = args.dtype or ("bf16" if cuda or (not small and bf16_pays()) else "fp32")
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    figures = {"machine": measure.machine(args.device), "model": args.name if args.model else f"random {args.name}",
+               "dtype": args.dtype, "torch": torch.__version__}
+    for what in WHAT if args.what == "all" else [args.what]:
+        figures |= {f"{what}.{key}": value for key, value in WHAT[what](args).items()}
+    if args.save:
+        path = measure.HERE / "results" / f"speed-{figures['machine']}.json"
+        kept, key = json.loads(path.read_text()) if path.exists() else {}, f"{figures['model']} {args.dtype}"
+        path.write_text(json.dumps(kept | {key: kept.get(key, {}) | figures}, indent=1) + "\n")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
