@@ -47,6 +47,8 @@ class Config:
     name: str | None = opt(None, "the run's folder is runs/NAME; preset and time if not given", scope="run")
     resume: str | None = opt(None, "a run folder to go on with; what defines the run cannot change", scope="machine")
     steps: int = opt(500, "training steps (paper: 500)", least=1, scope="start")
+    budget_s: float = opt(0.0, "seconds after which the run ends, its last evaluation done; 0: none", least=0,
+                          scope="machine")
     seed: int = opt(0, "fixes every random draw", scope="run")
     device: str | None = opt(None, "cuda or cpu; cuda where there is one if not given", scope="machine")
 
@@ -66,8 +68,9 @@ class Config:
     refuse_copies: bool = opt(False, "the gate refuses the programs that a proposer was shown, up to names (paper: no)")
     train_propose: bool = opt(True, "train on the proposer's responses too (off: the paper's solver-only ablation)")
     propose_from: str = opt("policy", "who proposes: policy (paper), start (the model before training), or a task file")
-    control: Literal["none", "shuffled", "random"] = opt(
-        "none", "shuffled: valid proposals swap their rewards; random: a coin judges answers")
+    control: Literal["none", "shuffled", "random", "form"] = opt(
+        "none", "shuffled: valid proposals swap their rewards; random: a coin judges answers; form: all that is"
+        " well-formed earns the same")
     solve_tasks: Literal["this", "previous", "probes"] = opt(
         "this", "solved first: tasks of this step (paper) or the previous (official); or train on the probes")
     learnability: Literal["paper", "graded"] = opt(

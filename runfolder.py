@@ -6,6 +6,7 @@ A run's folder, written and read: runs/NAME holds
     samples.jsonl    a line a response                               preset.json    the preset's defaults
     checkpoint/      adapter, optimizer, buffers; checkpoint.old/ the one before
     heldout.md       accuracy before and after                       report.html    python -m report runs/NAME
+    evaluations.jsonl    with --eval_every: how many answers solved each held-out task; of a step the last line counts
 
 Order of reading: the folder, what a step writes (`step_metrics`, `Log`), checkpoints, notes and mirrors.
 """
@@ -22,9 +23,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -159,11 +161,37 @@ def step_line(m: dict, cfg: Config) -> str:
             f" {learn or 0:.2f} | length {length or 0:.0f} | {m['tokens_per_second']:,.0f} tok/s | seconds {seconds}")
 
 
-def step_warnings(m: dict, cfg: Config) -> list[tuple[str, str]]:
-    """(key, line) of what a user should know about a step; each key is told once a run."""
-    lines = []
+FIRST_STEPS = 5  # after which a role should have its form
+
+
+def first_lengths(folder: Path) -> dict[str, float]:
+    """"length/role/type": its mean over the run's first steps."""
+    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
+        lines = [json.loads(line) for line in islice(file, FIRST_STEPS + 1)]  # perhaps with an evaluation at step 0
+    values = defaultdict(list)
+    for key, value in (item for line in lines for item in line.items()):
+        if key.startswith("length/") and value is not None:
+            values[key].append(value)
+    return {key: mean(some) for key, some in values.items()}
+
+
+def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[str, str]]:
+    """(key, line) of what a user should know about a step; each key is told once a run. `first`: of `first_lengths`."""
+    lines, late = [], m["step"] > FIRST_STEPS
+    for role in ("propose", "solve") if late else ():
+        bad = mean(value for key, value in m.items() if key.startswith(f"bad_format/{role}/") and value is not None)
+        if (bad or 0) >= 0.5:
+            lines.append((f"form/{role}", f"{100 * bad:.0f}% of the responses that {role} are badly formatted, after"
+                          f" {FIRST_STEPS} steps; python -m tools doctor --model {cfg.model} says why"))
+    if late and not any(value for key, value in m.items() if key.startswith("mixed/")):
+        lines.append(("mixed", "no new task of this step was solved sometimes but not always: the proposer learns nothing"
+                      " from such tasks, nor does the solver; more --n_probes, easier --seed_tasks, or --references_from"
+                      " mixed may help"))
     for key, value in m.items():
         name = key.split("/", 1)[-1]
+        if late and value is not None and value < first.get(key, 0) / 4:  # first has lengths alone
+            lines.append((f"short/{key}", f"{name} responses have {value:.0f} tokens, {first[key]:.0f} in the first"
+                          f" {FIRST_STEPS} steps: they collapse; a lower --lr or some --kl_coef may keep them"))
         if key.startswith("cut_off/") and (value or 0) > 0.2:
             lines.append((key, f"{100 * value:.0f}% of the {name} responses reached --max_new_tokens"
                                f" {cfg.max_new_tokens} and are mostly badly formatted; raise it if this stays"))

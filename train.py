@@ -29,6 +29,7 @@ import random
 import shutil
 import signal
 import sys
+import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -93,6 +94,8 @@ class Training:
     benchmarks: list = field(default_factory=list)          # what --eval_tasks asks for
     kv_gb: float = 4.0
     micro_tokens: int = 0  # as found from free memory, or halved; 0: not yet
+    ends: float = math.inf     # of --budget_s, by time.monotonic()
+    eval_seconds: float = 0.0  # what the last evaluation took
 
     def rng(self, what: str) -> random.Random:
         """A fresh generator for every purpose and step, so that there is no generator state to save or to disturb."""
@@ -341,6 +344,9 @@ def take_control(run: Training, proposals: list[Row], solves: list[Row]) -> None
     elif run.cfg.control == "random":
         for row in solves:
             row.reward = rewards.solve_reward(row.well_formed, rng.random() < 0.5)
+    elif run.cfg.control == "form":
+        for row in proposals + solves:
+            row.reward = rewards.solve_reward(row.well_formed, row.well_formed)
 
 
 def update(run: Training, rows: list[Row]) -> dict:
@@ -531,6 +537,11 @@ def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
     return bitsandbytes.optim.AdamW8bit(groups)
 
 
+def make_style(cfg: Config, policy: Policy) -> Style:
+    return Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None, cfg.example,
+                 ("</answer>",) if cfg.stop_at_answer else ())
+
+
 def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
     """The run as its checkpoint holds it, or an unseeded one at step 0."""
     checkpoint = runfolder.find_checkpoint(folder)
@@ -542,9 +553,8 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
                         f" the model's {policy.max_length} positions; lower one")
-    style = Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None, cfg.example,
-                  ("</answer>",) if cfg.stop_at_answer else ())
-    run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, style, Buffers(cfg.buffer_size))
+    run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, make_style(cfg, policy),
+                   Buffers(cfg.buffer_size))
     run.heldout_file = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
     run.heldout_keys = {task.key for task in run.heldout_file}
     run.benchmarks = selfplay.benchmarks_of(cfg, executor, say) if cfg.eval_every and cfg.eval_tasks else []
@@ -595,7 +605,7 @@ def write_report(run: Training) -> None:
 
 
 def main(argv: list[str]) -> None:
-    interrupts = catch_interrupts()
+    interrupts, begun = catch_interrupts(), time.monotonic()
     cfg, first_line = parse(argv)
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
@@ -613,6 +623,7 @@ def main(argv: list[str]) -> None:
                             ("preset", asdict(Config()) | PRESETS.get(cfg.preset, {}))):
             runfolder.write_file(folder / f"{name}.json", json.dumps(noted, indent=2) + "\n")
         log.mirrors = runfolder.mirrors(cfg, folder, run.step)
+        run.ends = begun + cfg.budget_s if cfg.budget_s else math.inf
         if not any(run.buffers.train.values()):
             seed_buffers(run, log)
             save(run, log.sync())
@@ -631,22 +642,26 @@ def train(run: Training, log: Log, interrupts: list[int]) -> None:
     for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
         if interrupts:
             raise KeyboardInterrupt
-        run.step = step + 1
+        run.step, begun = step + 1, time.monotonic()
         rows, metrics = train_step(run)
-        if cfg.eval_every and run.step % cfg.eval_every == 0:
+        now = time.monotonic()
+        last = run.step == cfg.steps or 2 * now - begun + run.eval_seconds > run.ends  # another step would be too late
+        if cfg.eval_every and (run.step % cfg.eval_every == 0 or last):
             metrics |= selfplay.evaluations(run)
         log.metrics(metrics)
         log.samples(rows, run.step)
         sizes = log.sync()
         if cfg.report_every and run.step % cfg.report_every == 0 and run.step < cfg.steps:
             write_report(run)
-        if run.step % cfg.save_every == 0 or run.step == cfg.steps:
+        if run.step % cfg.save_every == 0 or last:
             save(run, sizes)
         say(runfolder.step_line(metrics, cfg))
-        for key, line in runfolder.step_warnings(metrics, cfg):
+        for key, line in runfolder.step_warnings(metrics, cfg, runfolder.first_lengths(run.folder)):
             if key not in told:
                 say(f"note: {line}")
             told.add(key)
+        if last:
+            break
 
 
 def save(run: Training, sizes: list[int]) -> None:

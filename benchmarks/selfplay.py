@@ -2,6 +2,8 @@
 Held-out self-play tasks: how many of them the policy solves, by task type and depth, while it trains (train.py) and
 as tables (train.py, summary.py). Nothing here loads the tables of benchmarks, unless --eval_tasks names some.
 """
+import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,7 +12,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import runfolder
 import tasks
+from benchmarks import lenient
 from benchmarks.stats import wilson
 from config import Config, UserError
 from executor import Executor
@@ -23,10 +27,11 @@ DEEPEST = 5  # deeper programs share a row of the table
 
 @dataclass
 class Scores:
-    """How many of its n answers solved each task, in order."""
+    """How many of its n answers solved each task, in order; `lenient`: whatever their form, where that was asked."""
     tasks: list[Task]
     correct: list[int]
     n: int = 1
+    lenient: list[int] | None = None
 
     def cells(self) -> dict[tuple[str, int], tuple[int, int]]:
         """(type, depth) -> (correct answers, answers)"""
@@ -47,10 +52,10 @@ def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
 
 
 def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
-            n: int = 1, temperature: float = 0.0, seed: int = 0, **sampling) -> Scores:
+            n: int = 1, temperature: float = 0.0, seed: int = 0, leniently: bool = False, **sampling) -> Scores:
     """n answers to each task, judged; greedy ones if not told otherwise. An answer counts if it is correct and
-    well-formed; a task whose prompt does not fit into the model counts as never solved. `sampling` goes to `generate`:
-    slots, kv_gb."""
+    well-formed (`leniently`: and whatever its form, apart); a task whose prompt does not fit into the model counts as
+    never solved. `sampling` goes to `generate`: slots, kv_gb."""
     prompts = [to_ids(policy, style, tasks.solve_prompt(style, task)) for task in heldout]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
@@ -58,10 +63,15 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
                            progress=lambda made: bar.update(made - bar.n), stops=style.stops, **sampling)
     asked = [i for i in fits for _ in range(n)]
     texts = [decode(policy, sample.ids) for answers in samples for sample in answers]
-    correct = [0] * len(heldout)
-    for i, verdict in zip(asked, tasks.verify([(heldout[i], text) for i, text in zip(asked, texts)], executor)):
-        correct[i] += verdict.correct and verdict.well_formed
-    return Scores(heldout, correct, n)
+    answers, correct, anyhow = [(heldout[i], text) for i, text in zip(asked, texts)], [0] * len(heldout), None
+    strict = [verdict.correct and verdict.well_formed for verdict in tasks.verify(answers, executor)]
+    for i, right in zip(asked, strict):
+        correct[i] += right
+    if leniently:
+        anyhow = [0] * len(heldout)
+        for i, right, found in zip(asked, strict, lenient.verify(answers, executor)):
+            anyhow[i] += right or found
+    return Scores(heldout, correct, n, anyhow)
 
 
 def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
@@ -107,24 +117,41 @@ def accuracy_table(before: Scores | None, after: Scores) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # What a run of train.py (its Training) evaluates: every --eval_every steps, and at its end
 
-def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0) -> Scores:
+def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0, leniently: bool = False) -> Scores:
     return examine(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature, run.cfg.seed,
-                   slots=run.cfg.slots, kv_gb=run.kv_gb)
+                   leniently, slots=run.cfg.slots, kv_gb=run.kv_gb)
 
 
 def evaluations(run) -> dict:
-    """What --eval_every asks for, by its names in metrics.jsonl."""
-    cfg, scores, heldout = run.cfg, {}, run.heldout_file[:run.cfg.eval_limit]
+    """What --eval_every asks for, by its names in metrics.jsonl. Each task's answers go to evaluations.jsonl."""
+    cfg, scores, heldout, begun = run.cfg, {}, run.heldout_file[:run.cfg.eval_limit], time.monotonic()
+    passes = {"heldout": (1, 0.0)} | ({"heldout_sampled": (cfg.eval_samples, cfg.temperature)} if cfg.eval_samples else {})
     if heldout:
-        scores["heldout"] = examine_in(run, heldout).rates()
-    if heldout and cfg.eval_samples:
-        scores["heldout_sampled"] = examine_in(run, heldout, cfg.eval_samples, cfg.temperature).rates()
+        examined = {name: examine_in(run, heldout, *how, leniently=True) for name, how in passes.items()}
+        scores |= {name: found.rates() for name, found in examined.items()}
+        told = {name: {"n": found.n, "strict": found.correct, "lenient": found.lenient} for name, found in examined.items()}
+        with open(run.folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": run.step} | told) + "\n")
     if run.benchmarks:
         from benchmarks import stages
         with stages.scorer(cfg.workers, cfg.require) as executor:
             scores["eval"] = stages.rates(run.policy, run.benchmarks, "chat" if cfg.prompt == "chat" else "azr",
                                           executor, cfg.max_new_tokens, cfg.slots, run.kv_gb)
+    run.eval_seconds = time.monotonic() - begun
     return scores
+
+
+def read_evaluations(folder: Path) -> dict[int, dict]:
+    """By step, what `evaluations` wrote of it: {"heldout": {"n", "strict", "lenient"}, perhaps "heldout_sampled"}."""
+    path = folder / "evaluations.jsonl"
+    return {line["step"]: line for line in runfolder.read_lines(path)} if path.exists() else {}
+
+
+def examined_at(run, heldout: list[Task], step: int) -> Scores | None:
+    """Greedy answers to the run's held-out file, if they were asked for at this step already."""
+    found = read_evaluations(run.folder).get(step) if heldout == run.heldout_file[:run.cfg.eval_limit] else None
+    same = found and len(found["heldout"]["strict"]) == len(heldout)  # not of another --heldout_tasks or --eval_limit
+    return Scores(heldout, found["heldout"]["strict"]) if same else None
 
 
 def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -> list:
@@ -147,7 +174,10 @@ def before_and_after(run, starting_policy: AbstractContextManager, say: Callable
         sets = {f"Held-out tasks of {cfg.heldout_tasks}": run.heldout_file[:cfg.eval_limit],
                 "Tasks of this run's own held-out programs": own}
         say(f"evaluating on {sum(map(len, sets.values()))} held-out tasks, before and after")
-        before = {title: examine_in(replace(run, policy=policy), heldout) for title, heldout in sets.items() if heldout}
-    for title in before:
-        text += f"{title}:\n\n{accuracy_table(before[title], examine_in(run, sets[title]))}\n"
+        before = {title: examined_at(run, heldout, 0) or examine_in(replace(run, policy=policy), heldout)
+                  for title, heldout in sets.items() if heldout}
+    for title, heldout in sets.items():
+        if heldout:
+            after = examined_at(run, heldout, run.step) or examine_in(run, heldout)
+            text += f"{title}:\n\n{accuracy_table(before[title], after)}\n"
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"

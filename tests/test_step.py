@@ -388,7 +388,7 @@ def test_programs_of_the_heldout_file_are_held_out_too(run):
 def test_a_run_says_in_words_what_needs_attention(run):
     _, metrics = train_step(run)
     metrics |= {"cut_off/solve/induction": 0.5, "valid/deduction": 0.0, "skipped_updates": 1}
-    lines = " ".join(line for _, line in runfolder.step_warnings(metrics, run.cfg))
+    lines = " ".join(line for _, line in runfolder.step_warnings(metrics, run.cfg, {}))
     assert "50% of the solve/induction responses" in lines and "no valid deduction" in lines and "skipped" in lines
 
 
@@ -626,6 +626,10 @@ def test_controls_take_only_what_a_reward_tells(run):
     train.take_control(run, valid, solves)
     assert [row.reward for row in valid] == after
     assert solves[0].reward == -1.0 and 400 < sum(row.reward == 1.0 for row in solves) < 600
+    run.cfg.control, valid[1].well_formed = "form", False
+    train.take_control(run, valid, solves)
+    assert {row.reward for row in solves[1:]} == {row.reward for row in valid[2:]} == {1.0}
+    assert solves[0].reward == valid[1].reward == -1.0
 
 
 def test_the_learning_rate_falls_on_a_straight_line(run):

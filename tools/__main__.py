@@ -1,4 +1,4 @@
-"""The commands: python -m tools export | chat | show. Each lives in the file of its name, which is loaded only then."""
+"""The commands: python -m tools doctor | export | chat | show. Each lives in the file of its name, which is loaded only then."""
 import sys
 from importlib import import_module
 
@@ -6,7 +6,7 @@ import tools
 from config import UserError
 from executor import ExecutorError
 
-COMMANDS = ("export", "chat", "show")
+COMMANDS = ("doctor", "export", "chat", "show")
 
 
 def main(argv: list[str]) -> int:
