@@ -49,6 +49,7 @@ class Config:
     steps: int = opt(500, "training steps (paper: 500)", least=1, scope="start")
     budget_s: float = opt(0.0, "seconds after which the run ends, its last evaluation done; 0: none", least=0,
                           scope="machine")
+    budget_tokens: int = opt(0, "generated tokens after which the run ends; 0: none", least=0, scope="start")
     seed: int = opt(0, "fixes every random draw", scope="run")
     device: str | None = opt(None, "cuda or cpu; cuda where there is one if not given", scope="machine")
 

@@ -639,13 +639,15 @@ def main(argv: list[str]) -> None:
 def train(run: Training, log: Log, interrupts: list[int]) -> None:
     """The steps that are left."""
     cfg, told = run.cfg, set()
+    made = sum(line.get("tokens_generated", 0) for line in runfolder.read_lines(run.folder / "metrics.jsonl"))
     for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
         if interrupts:
             raise KeyboardInterrupt
         run.step, begun = step + 1, time.monotonic()
         rows, metrics = train_step(run)
-        now = time.monotonic()
-        last = run.step == cfg.steps or 2 * now - begun + run.eval_seconds > run.ends  # another step would be too late
+        made, now = made + metrics["tokens_generated"], time.monotonic()
+        last = (run.step == cfg.steps or 0 < cfg.budget_tokens <= made
+                or 2 * now - begun + run.eval_seconds > run.ends)  # another step would be too late
         if cfg.eval_every and (run.step % cfg.eval_every == 0 or last):
             metrics |= selfplay.evaluations(run)
         log.metrics(metrics)

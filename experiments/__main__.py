@@ -1,4 +1,4 @@
-"""The command: python -m experiments learns|ablations ..."""
+"""The command: python -m experiments learns|ablations|takeoff ..."""
 import argparse
 import os
 import sys
@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 import experiments
 from config import PRESETS, Config, UserError
+from experiments import takeoff
 from experiments.arms import (EXPERIMENTS, SUPERVISED, Plan, commands_left, grammar_file, last_step, run_commands,
                               run_folder, score_command, scores_of, start_folder)
 from experiments.results import write_results
@@ -73,6 +74,8 @@ def run_plan(plan: Plan) -> None:
 
 
 def main(argv: list[str]) -> int:
+    if argv[:1] == ["takeoff"]:  # of a real model, with options of its own
+        return takeoff.main(argv[1:])
     plan = parse_plan(argv)
     try:
         run_plan(plan)

@@ -145,14 +145,15 @@ def score_command(plan: Plan, folder: Path) -> list[str]:
     return ["-m", "experiments.work", "score", str(folder), "--preset", plan.preset, "--limit", str(plan.limit)]
 
 
-def run_commands(plan: Plan, commands: list[list[str]], folder: Path) -> None:
+def run_commands(plan: Plan, commands: list[list[str]], folder: Path, cwd: Path | None = None) -> None:
     """One after the other; UserError for the first that fails. Their output goes to a log beside the folder."""
     log = folder.with_name(folder.name + ".log")
+    log.parent.mkdir(parents=True, exist_ok=True)
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]  # for -m from whatever folder this is called in
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // plan.jobs)),
                                 "PYTHONPATH": os.pathsep.join(paths)}
     for command in commands:
         with open(log, "a") as output:
-            ended = subprocess.run([sys.executable, *command], stdout=output, stderr=output, env=environment)
+            ended = subprocess.run([sys.executable, *command], stdout=output, stderr=output, env=environment, cwd=cwd)
         if ended.returncode:
             raise UserError(f"{' '.join(command)} failed; its output is in {log}")

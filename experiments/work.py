@@ -3,10 +3,12 @@ What arms need beside train.py, a process each: the supervised control, and the 
 
     python -m experiments.work supervise runs/NAME --like runs/OTHER --seed 0
     python -m experiments.work score runs/NAME --preset nano --limit 2400
+    python -m experiments.work cruxeval OUT/runs/NAME      # of takeoff.py
 """
 import argparse
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -92,6 +94,25 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
     (folder / "scores.json").write_text(json.dumps(scores))
 
 
+def score_cruxeval(folder: Path) -> None:
+    """cruxeval.json of a run of takeoff.py: greedy answers to its cruxeval.jsonl; cruxeval-before.json of the model
+    before training, which its arms share."""
+    out = folder.parent.parent
+    config = read_config(folder)
+    with Executor(config.workers, require=config.require) as executor:
+        policy, _ = load_run(folder, config.device, train.DTYPES[config.dtype])
+        run = train.Training(config, folder, policy, None, executor, train.make_style(config, policy), tasks.Buffers(1))
+        asked = tasks.load_tasks(str(out / "cruxeval.jsonl"), executor)
+
+        def write(run, path: Path) -> None:
+            scores = selfplay.examine_in(run, asked, leniently=True)
+            runfolder.write_file(path, json.dumps({"strict": scores.correct, "lenient": scores.lenient}) + "\n")
+        write(run, folder / "cruxeval.json")
+        if not (before := out / "cruxeval-before.json").exists():
+            with train.starting_policy(run) as start:
+                write(replace(run, policy=start), before)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.work", description=__doc__.strip().split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
@@ -103,9 +124,13 @@ def main() -> None:
     scoring.add_argument("folder", type=Path)
     scoring.add_argument("--preset", required=True)
     scoring.add_argument("--limit", type=int, required=True)
+    cruxeval = commands.add_parser("cruxeval")
+    cruxeval.add_argument("folder", type=Path)
     args = parser.parse_args()
     if args.command == "supervise":
         supervise(args.folder, args.like, args.seed)
+    elif args.command == "cruxeval":
+        score_cruxeval(args.folder)
     else:
         score_run(args.folder, args.preset, args.limit)
 

@@ -183,6 +183,39 @@ def test_resume_keeps_its_own_flags(whole, tmp_path):
     assert (again.steps, again.slots, again.resume) == (9, 7, str(folder))
 
 
+def test_a_run_ends_with_its_budget_and_its_evaluation(whole, tmp_path, capsys, monkeypatch):
+    """After one step more, where the tokens are used up; then after another, where the time is."""
+    folder = shutil.copytree(whole, tmp_path / "a")
+    monkeypatch.setattr(train, "write_report", lambda run: None)
+    for step, budget in ((4, "--budget_tokens"), (5, "--budget_s")):
+        assert train.run_main(["--resume", str(folder), "--steps", "9", "--eval_every", "100", budget, "1",
+                               *(["--budget_tokens", "0"] if step == 5 else [])]) == 0, capsys.readouterr().err
+        assert [line["step"] for line in metrics_of(folder)] == list(range(1, step + 1))
+        assert json.loads((folder / "checkpoint" / "state.json").read_text())["step"] == step
+        last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == step and len(last["heldout"]["strict"]) == len(last["heldout"]["lenient"]) == 6
+        assert "heldout" in metrics_of(folder)[-1] and "heldout" not in metrics_of(folder)[0]
+
+
+def test_form_and_lengths_that_go_wrong_are_told(tmp_path):
+    cfg = Config(model="some")
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": step, "length/solve/deduction": length}) + "\n"
+                                                    for step, length in ((0, None), (1, 90.0), (2, 110.0))))
+    first = runfolder.first_lengths(tmp_path)
+    assert first == {"length/solve/deduction": 100.0}
+
+    def told(**metrics) -> set[str]:
+        healthy = {"step": 6, "length/solve/deduction": 50.0, "bad_format/solve/deduction": 0.4,
+                   "bad_format/solve/abduction": 0.5, "bad_format/propose/deduction": None, "mixed/deduction": 0.1,
+                   "zero_advantage/solve/deduction": 0.5}
+        return {key for key, _ in runfolder.step_warnings(healthy | metrics, cfg, first)}
+    assert told() == set()
+    assert told(**{"bad_format/solve/deduction": 0.6}) == {"form/solve"}
+    assert told(**{"mixed/deduction": 0.0}) == {"mixed"}
+    assert told(**{"length/solve/deduction": 20.0}) == {"short/length/solve/deduction"}
+    assert told(**{"step": 5, "mixed/deduction": None, "length/solve/deduction": 20.0}) == set()
+
+
 def test_interrupt_leaves_no_process_and_a_whole_checkpoint(tmp_path):
     process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *TINY, "--steps", "50", "--name", "a"], cwd=tmp_path,
                                env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

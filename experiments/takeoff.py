@@ -1,0 +1,386 @@
+"""
+Whether a real model takes off: self-play against four controls, from one start and compared at equal generated tokens.
+
+    python -m experiments takeoff --model DIR --seed_tasks FILE --heldout FILE --steps 100 --jobs 3
+    python -m experiments takeoff --model DIR ... --arms selfplay,solver --budget_s 200 --data FOLDER
+    python -m experiments takeoff --dry               # all of it with nano in tiny shapes, in less than a minute
+
+Everything is in the folder --out: a run of train.py for each arm (which a second call goes on with), heldout.jsonl,
+and, written anew while the arms run, takeoff.json, takeoff.md, takeoff.png and responses.md. All other options go to
+train.py: --preset, --example, --n_probes ... With --data, CRUXEval's 800 functions are asked before and after too, for
+outputs and for inputs, in the prompts of the training. Intervals are of 95%, over tasks, clustered by program: of one
+run and one seed, so that they do not hold what another seed would do.
+"""
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import sys
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+
+import config
+import runfolder
+import tasks
+from benchmarks import selfplay, stats, suite
+from config import UserError
+from executor import Executor
+from experiments.arms import HERE, last_step, run_commands
+from experiments.work import write_task_file
+from tools.show import printable
+
+SEEDS = "SEEDS"  # in an arm's flags: the file of --seed_tasks
+ARMS = {
+    "selfplay": ["--seed_tasks", SEEDS],
+    "identity": [],                                                    # self-play from the identity alone
+    "solver": ["--seed_tasks", SEEDS, "--propose_from", SEEDS],        # no proposals: answers to the seed tasks
+    "coin": ["--seed_tasks", SEEDS, "--control", "random"],            # a coin in place of verdicts
+    "form": ["--seed_tasks", SEEDS, "--control", "form"],              # the form is rewarded, nothing else
+}
+DRY = ["--preset", "nano", "--batch_size", "3", "--n_probes", "3", "--seed_factor", "1", "--max_new_tokens", "80"]
+MEASURES = {"greedy strict": ("heldout", "strict"), "greedy lenient": ("heldout", "lenient"),
+            "T1 strict": ("heldout_sampled", "strict"), "T1 lenient": ("heldout_sampled", "lenient"),
+            "pass@n strict": ("heldout_sampled", "strict"), "pass@n lenient": ("heldout_sampled", "lenient")}
+WATCHED = ("bad_format/propose", "bad_format/solve", "valid", "distinct", "mixed", "solve_rate", "learnability",
+           "length/propose", "length/solve", "entropy/propose", "entropy/solve", "cut_off/solve")
+ENDS = 5  # steps that the table's first and last are means of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the command was asked for; all paths are absolute."""
+    out: Path
+    arms: tuple[str, ...]
+    steps: int
+    tokens: int
+    budget_s: float
+    eval_every: int
+    samples: int
+    jobs: int
+    seed_tasks: str | None
+    heldout: str
+    limit: int
+    data: str | None
+    flags: tuple[str, ...]  # of train.py, for all arms
+
+
+def parse_plan(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
+    parser = argparse.ArgumentParser(prog="python -m experiments takeoff", description=__doc__.strip(),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--model", help="a folder or a hub name")
+    parser.add_argument("--seed_tasks", help="a task file to start from and, for the solver, to train on")
+    parser.add_argument("--heldout", default=str(HERE / "nano" / "heldout.jsonl"), help="a task file to measure on")
+    parser.add_argument("--limit", type=int, default=240, help="tasks of it, as many of each type as there are")
+    parser.add_argument("--samples", type=int, default=8, help="answers to each at T = 1, beside the greedy one")
+    parser.add_argument("--steps", type=int, help="training steps of an arm; 100 if neither they nor --tokens are given")
+    parser.add_argument("--tokens", type=int, default=0, help="generated tokens after which every arm ends")
+    parser.add_argument("--budget_s", type=float, default=0, help="seconds for an arm, with its evaluations; 0: no end")
+    parser.add_argument("--eval_every", type=int, default=25, help="steps between evaluations")
+    parser.add_argument("--arms", default=",".join(ARMS), help=f"of {','.join(ARMS)}")
+    parser.add_argument("--jobs", type=int, default=1, help="arms that run side by side")
+    parser.add_argument("--data", help="the folder with CRUXEval's file, as eval.py's --data")
+    parser.add_argument("--out", type=Path, help="runs/takeoff-MODEL if not given")
+    parser.add_argument("--dry", action="store_true", help="tiny shapes, two steps, to see that everything works")
+    parser.add_argument("--report", action="store_true", help="only write what has come so far")
+    parser.add_argument("--save", action="store_true", help="write takeoff.json, .md and .png to results/ too")
+    args, flags = parser.parse_known_args(argv)
+    args.arms, args.steps = tuple(args.arms.split(",")), args.steps or (10**6 if args.tokens else 100)
+    if unknown := set(args.arms) - set(ARMS):
+        parser.error(f"no arm called {', '.join(sorted(unknown))}; choose from {','.join(ARMS)}")
+    if args.dry:
+        args.steps, args.eval_every, args.limit, args.samples, args.jobs = 2, 1, 12, 2, os.cpu_count() or 1
+        flags = [*DRY, *flags]
+    elif not args.model:
+        parser.error("--model is missing")
+    args.out = (args.out or Path("runs") / f"takeoff-{'dry' if args.dry else Path(args.model).name}").resolve()
+    flags = ["--model", args.model, *flags] if args.model else flags
+    known = {name: getattr(args, name) for name in Plan.__dataclass_fields__ if name != "flags"}
+    known |= {name: absolute(known[name]) for name in ("seed_tasks", "heldout", "data") if known[name]}
+    return args, Plan(**known, flags=tuple(map(absolute, flags)))
+
+
+def absolute(word: str) -> str:
+    """Runs are made in --out: paths must hold there too."""
+    path = Path(word).expanduser()
+    return str(path.resolve()) if os.sep in word and path.exists() else word
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# What the arms share
+
+def prepare(plan: Plan, dry: bool) -> None:
+    """The folder with the tasks to measure on; UserError if it was made for something else."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    asked = {name: value for name, value in json.loads(json.dumps(asdict(plan), default=str)).items()
+             if name not in ("out", "arms", "steps", "tokens", "budget_s", "jobs")}
+    kept = plan.out / "plan.json"
+    if kept.exists() and json.loads(kept.read_text()) != asked:
+        raise UserError(f"{plan.out} was made with other options ({kept}); choose another --out, or remove it")
+    runfolder.write_file(kept, json.dumps(asked, indent=1) + "\n")
+    if not (plan.out / "heldout.jsonl").exists():
+        rows = runfolder.read_lines(Path(plan.heldout))
+        write_rows(plan.out / "heldout.jsonl", draw_evenly(rows, plan.limit))
+    if plan.data and not (plan.out / "cruxeval.jsonl").exists():
+        write_rows(plan.out / "cruxeval.jsonl", draw_evenly(cruxeval_rows(plan.data), plan.limit if dry else None))
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    runfolder.write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def draw_evenly(rows: list[dict], limit: int | None) -> list[dict]:
+    """At most `limit` rows, drawn from all types in turn."""
+    of_type: dict[str, list[dict]] = {}
+    for row in random.Random(0).sample(rows, len(rows)):
+        of_type.setdefault(row["type"], []).append(row)
+    turns = zip_longest(*of_type.values())
+    return [row for turn in turns for row in turn if row][:limit]
+
+
+def cruxeval_rows(data: str) -> list[dict]:
+    """CRUXEval-O as deduction tasks and -I as abduction tasks, without those whose values are no literals."""
+    benchmark = suite.BENCHMARKS["cruxeval_o"]
+    items, _, _ = suite.load(benchmark, suite.paths_of(benchmark, Path(data), Path(data)))
+    with Executor(os.cpu_count() or 1, require="weak") as executor:
+        texts = [pair for item in items for pair in (("parse_arguments", item.row["input"]),
+                                                     ("parse_literal", item.row["output"]))]
+        read = tasks.read(texts, executor)
+    kept = [item.row for item, *pair in zip(items, read[::2], read[1::2]) if all(one.kind == "ok" for one in pair)]
+    return [{"type": type, "program": row["code"], "inputs": [row["input"]], "outputs": [row["output"]]}
+            for type in ("deduction", "abduction") for row in kept]
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Running
+
+def arm_flags(plan: Plan, arm: str) -> list[str]:
+    if SEEDS in ARMS[arm] and not plan.seed_tasks:
+        raise UserError(f"the arm {arm} needs --seed_tasks")
+    return ["--name", arm, "--heldout_tasks", str(plan.out / "heldout.jsonl"), "--heldout_fraction", "0",
+            "--eval_samples", str(plan.samples), "--workers", str(max(1, (os.cpu_count() or 1) // plan.jobs)),
+            *(plan.seed_tasks if flag == SEEDS else flag for flag in ARMS[arm]), *plan.flags, *when(plan)]
+
+
+def when(plan: Plan) -> list[str]:
+    """What may be another on --resume."""
+    return ["--steps", str(plan.steps), "--budget_tokens", str(plan.tokens), "--budget_s", str(plan.budget_s),
+            "--eval_every", str(plan.eval_every)]
+
+
+def commands_left(plan: Plan, arm: str) -> list[list[str]]:
+    """An arm has ended when heldout.md is younger than its checkpoint, with all steps made or its budget used."""
+    folder, left = plan.out / "runs" / arm, []
+    state, table = folder / "checkpoint" / "state.json", folder / "heldout.md"
+    ended = state.exists() and table.exists() and table.stat().st_mtime >= state.stat().st_mtime
+    if not ended or last_step(folder) < plan.steps and not (plan.budget_s or plan.tokens):
+        if last_step(folder) >= 0:
+            left.append([str(HERE / "train.py"), "--resume", str(folder), *when(plan)])
+        else:
+            shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
+            left.append([str(HERE / "train.py"), *arm_flags(plan, arm)])
+    if plan.data and (left or not (folder / "cruxeval.json").exists()):
+        left.append(["-m", "experiments.work", "cruxeval", str(folder)])
+    return left
+
+
+def run_arms(plan: Plan) -> None:
+    for arm in plan.arms:  # what cannot work is told before anything is run
+        config.parse(arm_flags(plan, arm))
+    with ThreadPoolExecutor(plan.jobs) as pool:
+        running = {pool.submit(run_commands, plan, commands_left(plan, arm), plan.out / "runs" / arm, plan.out)
+                   for arm in plan.arms}
+        try:
+            while running:
+                ended, running = wait(running, timeout=30)
+                for one in ended:
+                    one.result()
+                write_results(plan)
+        except BaseException:  # Ctrl-C, or an arm that failed: start no more
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Results
+
+def values_of(measure: str, found: dict) -> list[float]:
+    """One number in [0, 1] a task."""
+    n, solved = found["n"], found[MEASURES[measure][1]]
+    return [stats.pass_at_k(n, c, n) if measure.startswith("pass") else c / n for c in solved]
+
+
+def arm_results(plan: Plan, arm: str, clusters: list[str]) -> dict | None:
+    """Curves of an arm, its evaluations with their intervals; None if there is nothing yet."""
+    folder = plan.out / "runs" / arm
+    evaluated = selfplay.read_evaluations(folder)
+    if not evaluated:
+        return None
+    lines = [line for line in runfolder.read_lines(folder / "metrics.jsonl") if "tokens_generated" in line]
+    tokens, told = {0: 0}, []
+    for line in lines:
+        tokens[line["step"]] = tokens[line["step"] - 1] + line["tokens_generated"]
+    for step in sorted(step for step in evaluated if step in tokens):
+        told.append({"step": step, "tokens": tokens[step], "measures": {}})
+        for measure, (kind, _) in MEASURES.items():
+            if kind in evaluated[step]:
+                now, was = (values_of(measure, evaluated[at][kind]) for at in (step, min(evaluated)))
+                told[-1]["measures"][measure] = {
+                    "mean": statistics.mean(now), "interval": stats.interval(now, clusters),
+                    "change": statistics.mean(now) - statistics.mean(was),
+                    "change_interval": stats.change_interval(list(zip(was, now)), clusters)}
+    curves = {key: [(line["step"], value) for line in lines if (value := over_types(line, key)) is not None]
+              for key in WATCHED}
+    return {"flags": ARMS[arm], "steps": len(lines), "tokens": tokens[max(tokens)], "evaluations": told, "curves": curves,
+            "seconds": sum(value for line in lines for key, value in line.items() if key.startswith("seconds/")),
+            "cruxeval": cruxeval_results(plan.out, folder)}
+
+
+def over_types(line: dict, key: str) -> float | None:
+    return runfolder.mean(line[f"{key}/{type}"] for type in tasks.TYPES if line.get(f"{key}/{type}") is not None)
+
+
+def cruxeval_results(out: Path, folder: Path) -> dict:
+    """{"O strict": [before, after, low and high of the change], ...}"""
+    files = (out / "cruxeval-before.json", folder / "cruxeval.json")
+    if not all(file.exists() for file in files):
+        return {}
+    before, after = (json.loads(file.read_text()) for file in files)
+    rows, told = runfolder.read_lines(out / "cruxeval.jsonl"), {}
+    for name, type in (("O", "deduction"), ("I", "abduction")):
+        mine = [i for i, row in enumerate(rows) if row["type"] == type]
+        for form in ("strict", "lenient"):
+            pairs = [(float(before[form][i]), float(after[form][i])) for i in mine]
+            told[f"{name} {form}"] = [*(statistics.mean(side) for side in zip(*pairs)),
+                                      *stats.change_interval(pairs, [rows[i]["program"] for i in mine])]
+    return told
+
+
+def write_results(plan: Plan) -> str:
+    rows = runfolder.read_lines(plan.out / "heldout.jsonl")
+    clusters = [row["program"] for row in rows]
+    arms = {arm: found for arm in ARMS if (found := arm_results(plan, arm, clusters))}
+    if not arms:
+        return "nothing was evaluated yet"
+    equal = min(arm["tokens"] for arm in arms.values())
+    for arm in arms.values():  # that all arms have had: the evaluation that is nearest
+        arm["at_equal_tokens"] = min(range(len(arm["evaluations"])),
+                                     key=lambda i: abs(arm["evaluations"][i]["tokens"] - equal))
+    everything = {"plan": asdict(plan), "commit": runfolder.commit(), "heldout": len(rows), "programs": len(set(clusters)),
+                  "equal_tokens": equal, "arms": arms}
+    text = results_table(everything)
+    runfolder.write_file(plan.out / "takeoff.json", json.dumps(everything, indent=1, default=str) + "\n")
+    runfolder.write_file(plan.out / "takeoff.md", text)
+    runfolder.write_file(plan.out / "responses.md", "".join(responses_of(plan, arm) for arm in arms))
+    plot(everything, plan.out / "takeoff.png")
+    return text
+
+
+def results_table(everything: dict) -> str:
+    plan, arms, names = everything["plan"], everything["arms"], list(MEASURES)
+    lines = [f"{everything['heldout']} held-out tasks of {everything['programs']} programs, pass@n with n ="
+             f" {plan['samples']}; percent before -> after, change in points [95%]. Flags of all arms: `"
+             f"{' '.join(plan['flags'])}`; commit {everything['commit']}; one seed."]
+    for title, which in (("At the end of each arm", -1), (f"At about {everything['equal_tokens']:,} generated tokens", None)):
+        lines += ["", f"{title}:", "", f"| arm | steps | tokens | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
+        for arm, found in arms.items():
+            one = found["evaluations"][found["at_equal_tokens"] if which is None else which]
+            cells = [in_words(one["measures"].get(name)) for name in names]
+            lines.append(f"| {arm} | {one['step']} | {one['tokens']:,} | {' | '.join(cells)} |")
+    lines += ["", f"Training, the first {ENDS} steps -> the last {ENDS}:", "", f"| arm | {' | '.join(WATCHED)} |",
+              "|---" * (len(WATCHED) + 1) + "|"]
+    for arm, found in arms.items():
+        cells = []
+        for key in WATCHED:
+            ends = [[value for _, value in part] for part in (found["curves"][key][:ENDS], found["curves"][key][-ENDS:])]
+            cells.append(" -> ".join(f"{statistics.mean(end):.3g}" for end in ends if end) or "-")
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    if crux := {arm: found["cruxeval"] for arm, found in arms.items() if found["cruxeval"]}:
+        kinds = list(next(iter(crux.values())))
+        lines += ["", "CRUXEval, greedily:", "", f"| arm | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
+        for arm, told in crux.items():
+            cells = [f"{100 * was:.1f} -> {100 * now:.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+                     for was, now, low, high in told.values()]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def in_words(measure: dict | None) -> str:
+    if measure is None:
+        return "-"
+    low, high = measure["change_interval"]
+    return (f"{100 * (measure['mean'] - measure['change']):.1f} -> {100 * measure['mean']:.1f}"
+            f" ({100 * measure['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])")
+
+
+def responses_of(plan: Plan, arm: str, count: int = 5) -> str:
+    """Proposals and answers of an arm's first step and of its last one, to read."""
+    rows = runfolder.read_lines(plan.out / "runs" / arm / "samples.jsonl")
+    steps = sorted({row["step"] for row in rows if row["step"]})
+    text = f"# {arm}\n"
+    for step in dict.fromkeys(steps[:1] + steps[-1:]):
+        for role in ("propose", "solve"):
+            mine = [row for row in rows if (row["step"], row["role"]) == (step, role) and row["text"]]
+            for row in mine[::max(1, len(mine) // count)][:count]:
+                shown = printable(row["text"]).replace("~~~", "~ ~ ~")
+                text += (f"\n## step {step}, {role} {row['type']}: {row['verdict']}, reward {row['reward']},"
+                         f" {row['tokens']} tokens\n\n~~~\n{shown}\n~~~\n")
+    return text
+
+
+def plot(everything: dict, path: Path) -> None:
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+    watched = ("bad_format/propose", "bad_format/solve", "valid", "mixed", "length/solve", "entropy/solve")
+    shown = ("T1 strict", "T1 lenient", *watched)
+    figure, axes = pyplot.subplots(2, 4, figsize=(18, 8), layout="constrained")
+    for axis, name in zip(axes.flat, shown):
+        for number, (arm, found) in enumerate(everything["arms"].items()):
+            color = f"C{number}"
+            if name in watched:
+                points = found["curves"][name]
+                if points:
+                    axis.plot(*zip(*points), color=color, lw=1, label=arm)
+            elif points := [(one["tokens"], *(100 * x for x in (m["mean"], *m["interval"]))) for one in
+                            found["evaluations"] if (m := one["measures"].get(name))]:
+                tokens, means, low, high = zip(*points)
+                axis.plot(tokens, means, color=color, marker="o", label=arm)
+                axis.fill_between(tokens, low, high, color=color, alpha=0.1)
+        axis.set(title=name if name in watched else f"held-out, {name}, %",
+                 xlabel="step" if name in watched else "generated tokens")
+        axis.set_ylim(bottom=0)
+    axes.flat[0].legend()
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# The command
+
+def main(argv: list[str]) -> int:
+    args, plan = parse_plan(argv)
+    try:
+        if args.dry and not args.report:
+            shutil.rmtree(plan.out, ignore_errors=True)
+            if not plan.seed_tasks:
+                plan.out.mkdir(parents=True)
+                plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
+                write_task_file(Path(plan.seed_tasks), 4, 0)
+        prepare(plan, args.dry)
+        if not args.report:
+            run_arms(plan)
+        print(write_results(plan))
+        for name in ("takeoff.json", "takeoff.md", "takeoff.png") if args.save else ():
+            if (plan.out / name).exists():
+                shutil.copy(plan.out / name, HERE / "results" / name)
+    except UserError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        return 2
+    return 0
