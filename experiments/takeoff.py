@@ -370,12 +370,14 @@ def main(argv: list[str]) -> int:
         if args.dry and not args.report:
             shutil.rmtree(plan.out, ignore_errors=True)
             if not plan.seed_tasks:
-                plan.out.mkdir(parents=True)
                 plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
+                plan.out.mkdir(parents=True)
                 write_task_file(Path(plan.seed_tasks), 4, 0)
-        prepare(plan, args.dry)
         if not args.report:
+            prepare(plan, args.dry)
             run_arms(plan)
+        if not (plan.out / "plan.json").exists():
+            raise UserError(f"{plan.out} holds nothing yet")
         print(write_results(plan))
         for name in ("takeoff.json", "takeoff.md", "takeoff.png") if args.save else ():
             if (plan.out / name).exists():
