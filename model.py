@@ -316,10 +316,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | None, prefix:
 
 def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KV, pos_B: Tensor) -> Tensor:
     """One token of each row, first written into the cache at its position, to its row: [B, H C]."""
-    B, rows = len(q), torch.arange(len(q), device=q.device)
     if has_kernel(q):
         from kernels import decode_attention  # it needs Triton, which a CPU does without
         return decode_attention(q, k, v, *cache, pos_B).flatten(1)
+    B, rows = len(q), torch.arange(len(q), device=q.device)
     for layer, new in zip(cache, (k, v)):
         layer[rows, :, pos_B] = new
     # The query heads that share a key/value head stand in for time: [B, K, G, C]. enable_gqa is the same
