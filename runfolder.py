@@ -184,9 +184,8 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
             lines.append((f"form/{role}", f"{100 * bad:.0f}% of the responses that {role} are badly formatted, after"
                           f" {FIRST_STEPS} steps; python -m tools doctor --model {cfg.model} says why"))
     if late and not any(value for key, value in m.items() if key.startswith("mixed/")):
-        lines.append(("mixed", "no new task of this step was solved sometimes but not always: the proposer learns nothing"
-                      " from such tasks, nor does the solver; more --n_probes, easier --seed_tasks, or --references_from"
-                      " mixed may help"))
+        lines.append(("mixed", "no new task of this step was solved sometimes but not always, and others teach nothing;"
+                      " more --n_probes, easier --seed_tasks or --references_from mixed may help"))
     for key, value in m.items():
         name = key.split("/", 1)[-1]
         if late and value is not None and value < first.get(key, 0) / 4:  # first has lengths alone

@@ -125,11 +125,13 @@ def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0, l
 def evaluations(run) -> dict:
     """What --eval_every asks for, by its names in metrics.jsonl. Each task's answers go to evaluations.jsonl."""
     cfg, scores, heldout, begun = run.cfg, {}, run.heldout_file[:run.cfg.eval_limit], time.monotonic()
-    passes = {"heldout": (1, 0.0)} | ({"heldout_sampled": (cfg.eval_samples, cfg.temperature)} if cfg.eval_samples else {})
+    passes = {"heldout": (1, 0.0), "heldout_sampled": (cfg.eval_samples, cfg.temperature)}
+    passes = {name: how for name, how in passes.items() if how[0]}
     if heldout:
         examined = {name: examine_in(run, heldout, *how, leniently=True) for name, how in passes.items()}
         scores |= {name: found.rates() for name, found in examined.items()}
-        told = {name: {"n": found.n, "strict": found.correct, "lenient": found.lenient} for name, found in examined.items()}
+        told = {name: {"n": found.n, "strict": found.correct, "lenient": found.lenient}
+                for name, found in examined.items()}
         with open(run.folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": run.step} | told) + "\n")
     if run.benchmarks:

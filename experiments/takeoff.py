@@ -76,7 +76,7 @@ def parse_plan(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--heldout", default=str(HERE / "nano" / "heldout.jsonl"), help="a task file to measure on")
     parser.add_argument("--limit", type=int, default=240, help="tasks of it, as many of each type as there are")
     parser.add_argument("--samples", type=int, default=8, help="answers to each at T = 1, beside the greedy one")
-    parser.add_argument("--steps", type=int, help="training steps of an arm; 100 if neither they nor --tokens are given")
+    parser.add_argument("--steps", type=int, help="training steps of an arm; 100 without --tokens")
     parser.add_argument("--tokens", type=int, default=0, help="generated tokens after which every arm ends")
     parser.add_argument("--budget_s", type=float, default=0, help="seconds for an arm, with its evaluations; 0: no end")
     parser.add_argument("--eval_every", type=int, default=25, help="steps between evaluations")
@@ -234,8 +234,9 @@ def arm_results(plan: Plan, arm: str, clusters: list[str]) -> dict | None:
                     "change_interval": stats.change_interval(list(zip(was, now)), clusters)}
     curves = {key: [(line["step"], value) for line in lines if (value := over_types(line, key)) is not None]
               for key in WATCHED}
-    return {"flags": ARMS[arm], "steps": len(lines), "tokens": tokens[max(tokens)], "evaluations": told, "curves": curves,
-            "seconds": sum(value for line in lines for key, value in line.items() if key.startswith("seconds/")),
+    seconds = sum(value for line in lines for key, value in line.items() if key.startswith("seconds/"))
+    return {"flags": ARMS[arm], "steps": len(lines), "tokens": tokens[max(tokens)], "seconds": seconds,
+            "evaluations": told, "curves": curves,
             "cruxeval": cruxeval_results(plan.out, folder)}
 
 
@@ -269,8 +270,8 @@ def write_results(plan: Plan) -> str:
     for arm in arms.values():  # that all arms have had: the evaluation that is nearest
         arm["at_equal_tokens"] = min(range(len(arm["evaluations"])),
                                      key=lambda i: abs(arm["evaluations"][i]["tokens"] - equal))
-    everything = {"plan": asdict(plan), "commit": runfolder.commit(), "heldout": len(rows), "programs": len(set(clusters)),
-                  "equal_tokens": equal, "arms": arms}
+    everything = {"plan": asdict(plan), "commit": runfolder.commit(), "heldout": len(rows),
+                  "programs": len(set(clusters)), "equal_tokens": equal, "arms": arms}
     text = results_table(everything)
     runfolder.write_file(plan.out / "takeoff.json", json.dumps(everything, indent=1, default=str) + "\n")
     runfolder.write_file(plan.out / "takeoff.md", text)
@@ -284,36 +285,39 @@ def results_table(everything: dict) -> str:
     lines = [f"{everything['heldout']} held-out tasks of {everything['programs']} programs, pass@n with n ="
              f" {plan['samples']}; percent before -> after, change in points [95%]. Flags of all arms: `"
              f"{' '.join(plan['flags'])}`; commit {everything['commit']}; one seed."]
-    for title, which in (("At the end of each arm", -1), (f"At about {everything['equal_tokens']:,} generated tokens", None)):
-        lines += ["", f"{title}:", "", f"| arm | steps | tokens | {' | '.join(names)} |", "|---" * (len(names) + 3) + "|"]
-        for arm, found in arms.items():
-            one = found["evaluations"][found["at_equal_tokens"] if which is None else which]
-            cells = [in_words(one["measures"].get(name)) for name in names]
-            lines.append(f"| {arm} | {one['step']} | {one['tokens']:,} | {' | '.join(cells)} |")
-    lines += ["", f"Training, the first {ENDS} steps -> the last {ENDS}:", "", f"| arm | {' | '.join(WATCHED)} |",
-              "|---" * (len(WATCHED) + 1) + "|"]
-    for arm, found in arms.items():
-        cells = []
-        for key in WATCHED:
-            ends = [[value for _, value in part] for part in (found["curves"][key][:ENDS], found["curves"][key][-ENDS:])]
-            cells.append(" -> ".join(f"{statistics.mean(end):.3g}" for end in ends if end) or "-")
-        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    for title, chosen in (("At the end of each arm", {arm: -1 for arm in arms}),
+                          (f"At about {everything['equal_tokens']:,} generated tokens",
+                           {arm: found["at_equal_tokens"] for arm, found in arms.items()})):
+        at = {arm: found["evaluations"][chosen[arm]] for arm, found in arms.items()}
+        lines += block(title, ["steps", "tokens", *names], {
+            arm: [one["step"], f"{one['tokens']:,}", *(in_words(one["measures"].get(name)) for name in names)]
+            for arm, one in at.items()})
+    lines += block(f"Training, the first {ENDS} steps -> the last {ENDS}", WATCHED, {
+        arm: [both_ends(found["curves"][key]) for key in WATCHED] for arm, found in arms.items()})
     if crux := {arm: found["cruxeval"] for arm, found in arms.items() if found["cruxeval"]}:
-        kinds = list(next(iter(crux.values())))
-        lines += ["", "CRUXEval, greedily:", "", f"| arm | {' | '.join(kinds)} |", "|---" * (len(kinds) + 1) + "|"]
-        for arm, told in crux.items():
-            cells = [f"{100 * was:.1f} -> {100 * now:.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-                     for was, now, low, high in told.values()]
-            lines.append(f"| {arm} | {' | '.join(cells)} |")
+        lines += block("CRUXEval, greedily", next(iter(crux.values())), {
+            arm: [change_in_words(*numbers) for numbers in told.values()] for arm, told in crux.items()})
     return "\n".join(lines) + "\n"
 
 
+def block(title: str, columns, rows: dict[str, list]) -> list[str]:
+    """A titled table with a row an arm."""
+    return ["", f"{title}:", "", f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
+            *(f"| {arm} | {' | '.join(map(str, cells))} |" for arm, cells in rows.items())]
+
+
+def change_in_words(was: float, now: float, low: float, high: float) -> str:
+    return f"{100 * was:.1f} -> {100 * now:.1f} ({100 * (now - was):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
+
+
 def in_words(measure: dict | None) -> str:
-    if measure is None:
-        return "-"
-    low, high = measure["change_interval"]
-    return (f"{100 * (measure['mean'] - measure['change']):.1f} -> {100 * measure['mean']:.1f}"
-            f" ({100 * measure['change']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])")
+    return "-" if measure is None else change_in_words(measure["mean"] - measure["change"], measure["mean"],
+                                                       *measure["change_interval"])
+
+
+def both_ends(curve: list[tuple]) -> str:
+    ends = [statistics.mean(value for _, value in part) for part in (curve[:ENDS], curve[-ENDS:]) if part]
+    return " -> ".join(f"{end:.3g}" for end in ends) or "-"
 
 
 def responses_of(plan: Plan, arm: str, count: int = 5) -> str:
@@ -370,12 +374,14 @@ def main(argv: list[str]) -> int:
         if args.dry and not args.report:
             shutil.rmtree(plan.out, ignore_errors=True)
             if not plan.seed_tasks:
-                plan.out.mkdir(parents=True)
                 plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
+                plan.out.mkdir(parents=True)
                 write_task_file(Path(plan.seed_tasks), 4, 0)
-        prepare(plan, args.dry)
         if not args.report:
+            prepare(plan, args.dry)
             run_arms(plan)
+        if not (plan.out / "plan.json").exists():
+            raise UserError(f"{plan.out} holds nothing yet")
         print(write_results(plan))
         for name in ("takeoff.json", "takeoff.md", "takeoff.png") if args.save else ():
             if (plan.out / name).exists():

@@ -38,7 +38,8 @@ def test_nano_is_found_well(capsys):
 
 
 def test_a_model_without_form_is_told_so_with_its_texts(capsys, tiny):
-    found, told = examined(capsys, "--model", tiny(), "--max_prompt_tokens", "400", "--seed_tasks", str(ROOT / "nano" / "heldout.jsonl"))
+    found, told = examined(capsys, "--model", tiny(), "--max_prompt_tokens", "400",
+                           "--seed_tasks", str(ROOT / "nano" / "heldout.jsonl"))
     assert found["best"]["formed"] == found["best"]["valid"] == found["best"]["pass1"] == 0
     assert "--- solve deduction: the thinking never ends" in told and "\x1b" not in told
     assert "--invalid_reward -0.5" in " ".join(found["best"]["flags"])
@@ -68,7 +69,8 @@ def test_advice_changes_only_what_is_not_so_already():
     ("so</think><answer>7", "stop", "the answer part never ends"),
     ("so</think> It is <answer>7</answer>", "stop", "text stands between")])
 def test_bad_forms_are_told_by_where_they_end(text, finish, says):
-    assert says in doctor.form_fault(Row("solve", "probe", "deduction", "", [], sample=Sample([], [], finish), text=text))
+    row = Row("solve", "probe", "deduction", "", [], sample=Sample([], [], finish), text=text)
+    assert says in doctor.form_fault(row)
 
 
 PROGRAM = "def f(a, b):\n    return [a + b]"

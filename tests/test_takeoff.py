@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,13 +17,13 @@ def plan(tmp_path) -> takeoff.Plan:
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text((ROOT / "nano" / "heldout.jsonl").open().readline())
     (tmp_path / "folder").mkdir()
-    return takeoff.parse_plan(["--model", str(tmp_path / "folder"), "--seed_tasks", str(seeds), "--limit", "4", "--steps",
-                               "7", "--out", str(tmp_path / "out"), "--device", "cpu", "--lr", "1e-4"])[1]
+    return takeoff.parse_plan(["--model", str(tmp_path / "folder"), "--seed_tasks", str(seeds), "--limit", "4",
+                               "--steps", "7", "--out", str(tmp_path / "out"), "--device", "cpu", "--lr", "1e-4"])[1]
 
 
 def test_arms_differ_in_their_flags_alone(plan):
     flags = {arm: takeoff.arm_flags(plan, arm) for arm in takeoff.ARMS}
-    assert all(some[-10:-8] == ["--lr", "1e-4"] and "--heldout_tasks" in some for some in flags.values())
+    assert all(some[some.index("--lr") + 1] == "1e-4" and "--heldout_tasks" in some for some in flags.values())
     assert "--propose_from" in flags["solver"] and "--seed_tasks" not in flags["identity"]
     assert flags["coin"][flags["coin"].index("--control") + 1] == "random"
     with pytest.raises(UserError, match="needs --seed_tasks"):
@@ -80,7 +79,7 @@ def test_arms_are_compared_at_the_tokens_that_all_have_had(plan):
     table = takeoff.write_results(plan)
     found = json.loads((plan.out / "takeoff.json").read_text())["arms"]
     chosen = {arm: one["evaluations"][one["at_equal_tokens"]] for arm, one in found.items()}
-    assert {arm: (one["step"], one["tokens"]) for arm, one in chosen.items()} == {"selfplay": (2, 360), "solver": (3, 300)}
+    assert {arm: one["tokens"] for arm, one in chosen.items()} == {"selfplay": 360, "solver": 300}
     end = found["selfplay"]["evaluations"][-1]["measures"]
     assert end["T1 strict"]["mean"] == end["T1 strict"]["change"] == 1.0
     assert end["greedy strict"]["change"] == 0.0 and end["greedy lenient"]["mean"] == 0.75
@@ -105,14 +104,15 @@ def test_what_train_would_refuse_is_told_before_anything_runs(plan, capsys):
 
 @pytest.mark.slow
 def test_a_dry_run_does_all_of_it_and_a_second_call_nothing(tmp_path):
+    arms = ["--arms", "identity,solver,form", "--require", "weak", "--device", "cpu", "--out", str(tmp_path / "dry")]
+
     def call(*flags: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "experiments", "takeoff", "--dry", "--arms", "identity,solver,form",
-                               "--require", "weak", "--device", "cpu", "--out", str(tmp_path / "dry"), *flags],
-                              cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "experiments", "takeoff", "--dry", *arms, *flags], cwd=ROOT,
+                              capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
     told = call()
     assert all(f"| {arm} | 2 |" in told for arm in ("identity", "solver", "form")) and "| coin" not in told
-    files = {path: path.stat().st_mtime_ns for path in Path(tmp_path / "dry" / "runs").rglob("*") if path.is_file()}
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "dry" / "runs").rglob("*")}
     assert call("--report") == told
-    assert files == {path: path.stat().st_mtime_ns for path in Path(tmp_path / "dry" / "runs").rglob("*") if path.is_file()}
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "dry" / "runs").rglob("*")}

@@ -1,4 +1,4 @@
-"""The commands: python -m tools doctor | export | chat | show. Each lives in the file of its name, which is loaded only then."""
+"""The commands: python -m tools doctor | export | chat | show. Each lives in the file of its name, loaded only then."""
 import sys
 from importlib import import_module
 

@@ -1,10 +1,10 @@
 """
 Why the reward does not rise: what a model makes of both roles and all types before any training, and what to try.
 
-For prompts as they are and with a worked example, at T = 1 and 0.7: how many responses have the form, how many proposals
-pass the gate and why others do not, how many answers are right (strict: with the form; lenient: the value alone), and the
-share of tasks that are solved sometimes but not always, from which alone there is something to learn. Then how fast it
-is, and the flags that it would train with. The last line is all of it as one JSON object.
+For prompts as they are and with a worked example, at T = 1 and 0.7: how many responses have the form, how many
+proposals pass the gate and why others do not, how many answers are right (strict: with the form; lenient: the value
+alone), and the share of tasks that are solved sometimes but not always, from which alone there is something to learn.
+Then how fast it is, and the flags that it would train with. The last line is all of it as one JSON object.
 """
 import argparse
 import json
@@ -88,7 +88,7 @@ def cell(run: Training, role: str, type: str, rows: list[Row]) -> dict:
             "formed": share(row.well_formed for row in rows), "tokens": share(len(row.sample.ids) for row in rows),
             "truncated": share(row.sample.finish == "length" for row in rows),
             "reasons": dict(Counter(map(reason_of, (row for row in rows if row.reward < 1))).most_common()),
-            "failed": [{"reason": reason, "text": text} for reason, text in list(failed.items())[:2]]}
+            "failed": [{"reason": reason, "text": text[:MOST_SHOWN]} for reason, text in list(failed.items())[:2]]}
 
 
 def share(values) -> float:
@@ -150,7 +150,8 @@ def summary(cells: list[dict], n: int) -> dict:
     of = {role: [cell for cell in cells if cell["role"] == role] for role in ("propose", "solve")}
     told = {f"formed_{role}": share(cell["formed"] for cell in of[role]) for role in of}
     told |= {"formed": share(told.values()), "valid": share(cell["valid"] for cell in of["propose"])}
-    told |= {key: share(cell[key] for cell in of["solve"]) for key in ("pass1", "lenient", f"pass{n}", "mixed", "never")}
+    keys = ("pass1", "lenient", f"pass{n}", "mixed", "never")
+    told |= {key: share(cell[key] for cell in of["solve"]) for key in keys}
     return told | {"truncated": share(cell["truncated"] for cell in cells)}
 
 
@@ -167,7 +168,8 @@ def advice(cfg: Config, setting: dict, shown: dict, copies: bool) -> list[tuple[
          "few proposals are valid: the form alone must be worth something"),
         (shown["valid"] < 0.5 and cfg.solve_tasks != "probes", ["--solve_tasks", "probes"],
          "the solver learns from earlier tasks while proposals fail"),
-        (shown["never"] > 0.5 and cfg.learnability == "paper", ["--learnability", "graded", "--references_from", "mixed"],
+        (shown["never"] > 0.5 and cfg.learnability == "paper",
+         ["--learnability", "graded", "--references_from", "mixed"],
          "most tasks are never solved: easier ones must be worth more"),
         (shown["mixed"] < 0.2 and cfg.n_probes < 16, ["--n_probes", str(2 * cfg.n_probes)],
          "few tasks are solved sometimes: more answers find more of them")]
@@ -205,8 +207,8 @@ def speed_of(run: Training, cfg: Config, rows: list[Row], propose_s: float, righ
 # The command
 
 def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: Executor, folder: Path) -> None:
-    measured = replace(cfg, batch_size=sizes.proposals, n_probes=sizes.answers, refuse_copies=True, heldout_fraction=0.0,
-                       propose_from="policy", heldout_tasks=None, eval_every=0, resume=None)
+    measured = replace(cfg, batch_size=sizes.proposals, n_probes=sizes.answers, refuse_copies=True, eval_every=0,
+                       heldout_fraction=0.0, propose_from="policy", heldout_tasks=None, resume=None)
     run, _ = train.start(measured, folder, executor)
     for task in train.fitting_tasks(run, cfg.seed_tasks) if cfg.seed_tasks else ():
         run.buffers.add(task)
@@ -232,7 +234,7 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
     say(f"\n{table(everything, sizes.answers)}\n")
     for one in cells[best]:
         for failed in one["failed"]:
-            say(printable(f"--- {one['role']} {one['type']}: {failed['reason']}\n{failed['text'][:MOST_SHOWN]}\n"))
+            say(printable(f"--- {one['role']} {one['type']}: {failed['reason']}\n{failed['text']}\n"))
     speed = speed_of(runs[best], cfg, *asked[best], *solved[best])
     say(f"{speed['tokens_per_second']:,.0f} tokens/s, {speed['memory_gb']:.1f} GB at most, about"
         f" {speed['step_seconds']:.0f} s for a step of {speed['responses']} responses")
@@ -242,7 +244,8 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
     flags = [flag for flags, _ in told for flag in flags]
     command = shlex.join(["python", "train.py", *given, *flags])
     say(f"\n{command}\n")
-    settings = [{"example": one.cfg.example, "temperature": one.cfg.temperature} | means for one, means in zip(runs, shown)]
+    settings = [{"example": one.cfg.example, "temperature": one.cfg.temperature} | means
+                for one, means in zip(runs, shown)]
     say(json.dumps({"model": cfg.model, "best": settings[best] | {"flags": flags, "command": command}, "speed": speed,
                     "settings": settings, "cells": everything}))
 
@@ -250,7 +253,7 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools doctor", allow_abbrev=False, description=__doc__.strip(),
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="All other options are those of train.py: --model, --preset, --seed_tasks ...")
+                                     epilog="All other options are those of train.py: --model, --seed_tasks ...")
     parser.add_argument("--tasks", type=int, default=8, help="tasks of each type to solve, in each setting")
     parser.add_argument("--answers", type=int, default=8, help="answers to each of them")
     parser.add_argument("--proposals", type=int, default=32, help="proposals of each type, in each setting")
