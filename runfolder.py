@@ -188,7 +188,7 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
                       " more --n_probes, easier --seed_tasks or --references_from mixed may help"))
     for key, value in m.items():
         name = key.split("/", 1)[-1]
-        if late and value is not None and value < first.get(key, 0) / 4:  # first has lengths alone
+        if late and key in first and value is not None and value < first[key] / 4:  # first has lengths alone
             lines.append((f"short/{key}", f"{name} responses have {value:.0f} tokens, {first[key]:.0f} in the first"
                           f" {FIRST_STEPS} steps: they collapse; a lower --lr or some --kl_coef may keep them"))
         if key.startswith("cut_off/") and (value or 0) > 0.2:
