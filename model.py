@@ -226,11 +226,12 @@ def decode(policy: Policy, ids: list[int]) -> str:
 
 
 def chat_template(policy: Policy):
-    """The function that wraps a question as one user turn and opens the assistant's."""
+    """The function that wraps a question as one user turn, or several turns by turns, and opens the assistant's."""
     if policy.tokenizer.chat_template is None:
         raise ModelError("--prompt chat: this model's tokenizer has no chat template; use --prompt r1")
-    return lambda text: policy.tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+    return lambda *turns: policy.tokenizer.apply_chat_template(
+        [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(turns)],
+        tokenize=False, add_generation_prompt=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -261,7 +261,7 @@ The Assistant first reasons in its mind and then gives the answer. The reasoning
 the answer between <answer> and </answer>, like this: <think> reasoning here </think> <answer> answer here </answer>
 """
 CHAT_RULE = """First reason step by step between <think> and </think>, then give the final answer between <answer> and
-</answer>, with nothing after it: <think> reasoning here </think> <answer> answer here </answer>
+</answer>, and end with </answer>.
 """
 
 
@@ -277,7 +277,7 @@ class Style:
     which a response ends."""
     name: str = "r1"
     n_inputs: int = 10
-    wrap: Callable[[str], str] | None = None
+    wrap: Callable[..., str] | None = None  # of a user's turn, and perhaps of the assistant's and user's turns after it
     example: bool = False
     stops: tuple[str, ...] = ()
 
@@ -302,8 +302,8 @@ def example_task(type: TaskType, n_inputs: int) -> Task:
     return Task(type.name, EXAMPLE, inputs, outputs, "Two numbers become one; think of sums.")
 
 
-def worked_example(type: TaskType, role: str, n_inputs: int, which: int) -> str:
-    """What is shown and a whole response to it; `which` chooses among the proposer's examples."""
+def worked_example(type: TaskType, role: str, n_inputs: int, which: int) -> tuple[str, str]:
+    """What is shown, perhaps nothing, and a whole response; `which` chooses among the proposer's examples."""
     task = example_task(type, n_inputs)
     if role == "solve":
         shown, thought, answer = type.show_task(task), type.thought, [(type.answer[0], type.hidden(task))]
@@ -313,9 +313,8 @@ def worked_example(type: TaskType, role: str, n_inputs: int, which: int) -> str:
     else:
         program, given, thought = PROPOSALS[which % len(PROPOSALS)]
         shown, answer = [], [("python", program), ("input", given)]
-    blocks = ["\n".join(fence(*block) for block in group) for group in (shown, answer)]
-    return "\n".join(["Here is an example.", *blocks[:1] * bool(shown), f"<think> {thought} </think>", "<answer>",
-                      blocks[1], "</answer>", f"Now it is your turn{', with something new' * (role == 'propose')}."])
+    given, told = ("\n".join(fence(*block) for block in group) for group in (shown, answer))
+    return given, f"<think> {thought} </think>\n<answer>\n{told}\n</answer>"
 
 
 def build_prompt(style: Style, role: str, type: TaskType, shown: list[list], which: int = 0) -> str:
@@ -328,16 +327,23 @@ def build_prompt(style: Style, role: str, type: TaskType, shown: list[list], whi
         references = [f"Reference {i}:\n{text}" for i, text in enumerate(texts, 1)]
         texts = ["Your task should differ from these earlier ones.", *references]
     instructions = (type.proposal if role == "propose" else type.solution).replace("{n_inputs}", str(style.n_inputs))
-    if style.example:
-        texts = [worked_example(type, role, style.n_inputs, which), *texts]
     # Small models forget the form by the end of a long prompt, so the last line reminds them of it.
     reminder = "Think first, then write the whole answer between <answer> and </answer>, in the form given above."
-    question = "\n\n".join([instructions, *texts, reminder])
+    texts.append(reminder)
+    if style.example:
+        given, response = worked_example(type, role, style.n_inputs, which)
+        turn = f"Now it is your turn{', with something new' * (role == 'propose')}."
+        if style.name == "chat":  # as a turn of its own: Instruct models follow it, and end as it ends
+            first = "\n\n".join([instructions, *[given] * bool(given), reminder])
+            return chat_prompt(style.wrap, first, response, "\n\n".join([turn, *texts]))
+        texts = ["\n".join(["Here is an example.", *[given] * bool(given), response, turn]), *texts]
+    question = "\n\n".join([instructions, *texts])
     return chat_prompt(style.wrap, question) if style.name == "chat" else base_prompt(question)
 
 
-def chat_prompt(wrap: Callable[[str], str], question: str) -> str:
-    text = wrap(f"{CHAT_RULE}\n{question}")
+def chat_prompt(wrap: Callable[..., str], question: str, *turns: str) -> str:
+    """`turns`: a response to the question, the next question, ..."""
+    text = wrap(f"{CHAT_RULE}\n{question}", *turns)
     return text if text.rstrip().endswith("<think>") else text + "<think>"  # some templates open it themselves
 
 
