@@ -70,8 +70,7 @@ class Config:
     train_propose: bool = opt(True, "train on the proposer's responses too (off: the paper's solver-only ablation)")
     propose_from: str = opt("policy", "who proposes: policy (paper), start (the model before training), or a task file")
     control: Literal["none", "shuffled", "random", "form"] = opt(
-        "none", "shuffled: valid proposals swap their rewards; random: a coin judges answers; form: all that is"
-        " well-formed earns the same")
+        "none", "shuffled: valid proposals swap rewards; random: a coin judges answers; form: the form alone pays")
     solve_tasks: Literal["this", "previous", "probes"] = opt(
         "this", "solved first: tasks of this step (paper) or the previous (official); or train on the probes")
     learnability: Literal["paper", "graded"] = opt(

@@ -61,6 +61,7 @@ def test_a_run_leaves_its_files(whole):
     assert json.loads((whole / "preset.json").read_text())["batch_size"] == PRESETS["nano"]["batch_size"]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(whole, tmp_path):
     assert run_train(tmp_path, *TINY, "--steps", "3", "--name", "a").returncode == 0
     same_run(whole, tmp_path / "runs" / "a")
@@ -147,7 +148,8 @@ def test_a_damaged_checkpoint_is_named_with_the_way_on(whole, tmp_path):
     same_run(whole, folder)
 
 
-@pytest.mark.parametrize("limit_bytes", [10_000, 100_000])  # the logs do not fit; the checkpoint does not fit
+# The logs do not fit; the checkpoint does not fit.
+@pytest.mark.parametrize("limit_bytes", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_full_disk_loses_the_current_step_only_and_more_steps_go_on(whole, tmp_path, limit_bytes):
     """A limit on file size stands in for a full disk: the kernel refuses the write in the middle."""
     folder = shutil.copytree(whole, tmp_path / "runs" / "a")
@@ -159,6 +161,7 @@ def test_a_full_disk_loses_the_current_step_only_and_more_steps_go_on(whole, tmp
         assert [line["step"] for line in metrics_of(folder)] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_first_checkpoint_keeps_the_folder(tmp_path):
     fails(tmp_path, *TINY, "--steps", "1", "--name", "a", says="it is the first one", limit_bytes=60_000)
     assert (tmp_path / "runs" / "a" / "samples.jsonl").stat().st_size > 0
