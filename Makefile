@@ -2,6 +2,7 @@
 PYTHON ?= python3
 ARGS ?=
 bin := .venv/bin
+seams := step rewards tasks rollout executor values forgery
 
 train: .venv/ready
 	$(bin)/python train.py $(ARGS)
@@ -11,7 +12,7 @@ test: .venv/ready
 
 # The seams, for use after every edit.
 quick: .venv/ready
-	$(bin)/python -m pytest -q -n 2 -m quick $(ARGS) tests
+	$(bin)/python -m pytest -q -n 2 --dist loadfile -m quick $(ARGS) $(addprefix tests/test_,$(seams:=.py))
 
 .venv/ready: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' or 0)"

@@ -9,6 +9,8 @@ import torch
 import rewards
 from rewards import advantages, kl_k3, learnability, policy_loss, propose_reward, solve_reward, token_weights, trr_pp
 
+pytestmark = pytest.mark.quick
+
 TYPES, ROLES = ("deduction", "abduction", "induction"), ("propose", "solve")
 SIX_GROUPS = list(itertools.product(TYPES, ROLES))
 

@@ -62,6 +62,7 @@ def sampled_rows(run: Training, count: int = 6) -> list[Row]:
 
 # ---- seams ------------------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_sampled_tokens_are_the_trained_tokens(run, monkeypatch):
     """Every row of the update is a response as it was sampled: same ids, same log-probs, none re-tokenised."""
     sampled, trained = set(), []
@@ -127,12 +128,14 @@ def run_heldout(rows: list[Row], run: Training) -> int:
                tasks.is_heldout(row.task.key, run.cfg.heldout_fraction) for row in rows)
 
 
+@pytest.mark.quick
 def test_one_epoch_one_minibatch_is_on_policy(run):
     _, metrics = train_step(run)
     assert abs(metrics["ratio_mean"] - 1) < 1e-4 and abs(metrics["ratio_max"] - 1) < 1e-3
     assert metrics["kl_sampler_trainer"] < 1e-6 and metrics["clip_frac"] == 0 and metrics["skipped_updates"] == 0
 
 
+@pytest.mark.quick
 def test_constant_reward_gives_zero_gradient(run):
     rows = sampled_rows(run)
     for row, advantage in zip(rows, rewards.advantages("trr++", [0.3] * 6, [(r.type, r.role) for r in rows], [None] * 6,
@@ -144,6 +147,7 @@ def test_constant_reward_gives_zero_gradient(run):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_advantage_moves_that_samples_probability_its_way(run, sign):
     rows = sampled_rows(run)
@@ -318,6 +322,7 @@ def test_entropy_bonus_raises_entropy(run):
 
 # ---- one step ---------------------------------------------------------------------------------------------------
 
+@pytest.mark.quick
 def test_a_step_has_the_papers_batches(run):
     rows, metrics = train_step(run)
     counts = Counter((row.kind, row.type) for row in rows)
@@ -511,6 +516,7 @@ def test_a_buffer_smaller_than_a_step_still_gives_b_rows_to_solve(run):
     assert sum(row.kind == "solve" for row in rows) <= run.cfg.batch_size
 
 
+@pytest.mark.quick
 def test_the_solver_learns_while_every_proposal_fails(run, monkeypatch):
     monkeypatch.setattr(tasks, "gate", lambda proposals, *rest: [tasks.Gated(None, "no code block")] * len(proposals))
     run.cfg = replace(run.cfg, solve_tasks="probes", invalid_reward=-0.5)
@@ -520,6 +526,7 @@ def test_the_solver_learns_while_every_proposal_fails(run, monkeypatch):
     assert any(row.advantage for row in rows if row.role == "solve") and metrics["grad_norm"] > 0
 
 
+@pytest.mark.quick
 def test_copies_of_what_a_proposer_was_shown_are_refused(run):
     shown = run.buffers.train["deduction"][0]
     names = str.maketrans({"x": "y"})
@@ -545,6 +552,31 @@ def test_responses_end_at_their_answer(run):
     assert max(len(row.sample.ids) for row in again) >= max(len(row.sample.ids) for row in rows)
     assert not any(row.text.endswith("</answer>") and row.sample.finish == "stop"
                    and row.sample.ids[-1] not in run.policy.stop_ids for row in again)
+
+
+@pytest.mark.quick
+def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_never_stopped(executor, tmp_path):
+    cfg = config(batch_size=2, n_probes=2, max_new_tokens=60, heldout_tasks=None)
+
+    def begin() -> Training:
+        run, _ = train.start(cfg, tmp_path, executor)
+        return run
+    run = begin()
+    for type in tasks.TYPES.values():
+        run.buffers.add(tasks.identity_task(type, 6))
+    steps = []
+    for run.step in (1, 2):
+        if run.step == 2:
+            train.save(replace(run, step=1), [0, 0])
+        rows, metrics = train_step(run)
+        steps.append((told(rows), metrics["grad_norm"]))
+    again = begin()
+    assert again.step == 1
+    again.step = 2
+    rows, metrics = train_step(again)
+    assert (told(rows), metrics["grad_norm"]) == steps[1]
+    assert all(torch.equal(a, b) for a, b in zip(weights(run), weights(again)))
+    assert again.buffers.to_json() == run.buffers.to_json()
 
 
 # ---- controls ---------------------------------------------------------------------------------------------------

@@ -112,6 +112,7 @@ GOOD_PROGRAMS = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("program", GOOD_PROGRAMS.values(), ids=GOOD_PROGRAMS)
 def test_good_programs_pass_the_gate(ex, program):
     gated = gate_one(ex, proposal(program), step=7)
