@@ -14,8 +14,6 @@ from tqdm import tqdm
 
 import runfolder
 import tasks
-from benchmarks import lenient
-from benchmarks.stats import wilson
 from config import Config, UserError
 from executor import Executor
 from model import Policy, decode, encode
@@ -68,6 +66,7 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
     for i, right in zip(asked, strict):
         correct[i] += right
     if leniently:
+        from benchmarks import lenient
         anyhow = [0] * len(heldout)
         for i, right, found in zip(asked, strict, lenient.verify(answers, executor)):
             anyhow[i] += right or found
@@ -92,6 +91,8 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
 
 def accuracy_table(before: Scores | None, after: Scores) -> str:
     """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
+    from benchmarks.stats import wilson
+
     def percent(correct: int, count: int) -> str:
         low, high = wilson(correct, count)
         return f"{100 * correct / count:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
