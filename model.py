@@ -68,7 +68,6 @@ class Policy:
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
-    merge: bool | None = None    # sampling adds the LoRA product to its weights; None: where that is exact enough
     stacks: dict = field(default_factory=dict)  # weights that `stack` has put side by side
     device_memory: object = None  # what the sampler keeps on the device from one rollout to the next
 

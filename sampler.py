@@ -130,11 +130,11 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
     """An empty rollout that samples from the policy as it is now.
 
     `max_length` bounds prompt + response, `max_new_tokens` the response. Switches, None being what pays: `merge` LoRA
-    into the sampling weights (as the policy says, else in fp32 on a CPU, where that is exact enough), `packed` weights,
-    `share_prefix`, CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
+    into the sampling weights (in fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`, CUDA
+    `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
     cuda = policy.device.type == "cuda"
     if merge is None:
-        merge = policy.dtype == torch.float32 and not cuda if policy.merge is None else policy.merge
+        merge = policy.dtype == torch.float32 and not cuda
     if graphs is None:
         graphs = cuda and packed and policy.compile and not nf4(policy)  # --compile False leaves both out
     memory = take_memory(policy, slots, max_length, max_new_tokens, kv_gb * 2**30) if graphs else None
