@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from sandbox import kernel
 from sandbox.parsing import parse_arguments
 from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, MAX_VALUE, SPENT,
-                            decode, encode, is_name, same_value, show)
+                            from_wire, is_name, same_value, show, to_wire)
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(kernel.__file__)), "worker.py")
 LEVELS = ("weak", "partial", "kernel")
@@ -116,7 +116,7 @@ class Assignment:
 def encode_arguments(arguments: tuple, most: int) -> str | None:
     """JSON text of the encoded arguments of one call, None if they cannot be sent."""
     try:
-        text = "[" + ",".join(encode(value, most) for value in arguments) + "]"
+        text = "[" + ",".join(to_wire(value, most) for value in arguments) + "]"
     except (TypeError, ValueError):
         return None
     return text if len(text) <= most else None
@@ -129,7 +129,7 @@ def read_record(data: bytes, position: int) -> Outcome | None:
         if claimed != position:
             return None
         if kind == "ok":
-            return Outcome("ok", decode(payload))
+            return Outcome("ok", from_wire(payload))
         if kind == "error":
             name, colon, _ = payload.partition(":")
             return Outcome("error", error=payload[:MAX_ERROR]) if colon and is_name(name) else None

@@ -267,19 +267,19 @@ def save_checkpoint(run, sizes: list[int]) -> None:
         (new / "state.json").write_text(json.dumps(state))
         (new / "checksums.json").write_text(json.dumps(checksums(new)))
         for path in [*new.rglob("*"), new]:
-            sync(path)
+            force_to_disk(path)
         if current.exists():
             shutil.rmtree(old, ignore_errors=True)
             current.rename(old)
         new.rename(current)
-        sync(run.folder)
+        force_to_disk(run.folder)
     except Exception as error:  # torch and safetensors report a full disk in classes of their own
         before = "the checkpoint before it is whole" if current.exists() or old.exists() else "it is the first one"
         raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); {before}: make room, then go on with"
                         f" --resume {run.folder}") from error
 
 
-def sync(path: Path) -> None:
+def force_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)

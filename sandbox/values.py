@@ -95,7 +95,7 @@ TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z", dict: "d"}
 CONTAINERS = {tag: kind for kind, tag in TAGS.items()}
 
 
-def encode(value, most: int = MAX_VALUE) -> str:
+def to_wire(value, most: int = MAX_VALUE) -> str:
     """Type-tagged JSON, `most` characters at most; TypeError: not plain data; ValueError: too big, deep or cyclic."""
     budget = most
 
@@ -134,8 +134,8 @@ def encode(value, most: int = MAX_VALUE) -> str:
     return text
 
 
-def decode(tree, depth: int = MAX_DEPTH):
-    """The value of a loaded JSON tree; raises some Exception for anything that encode cannot write."""
+def from_wire(tree, depth: int = MAX_DEPTH):
+    """The value of a loaded JSON tree; raises some Exception for anything that to_wire cannot write."""
     if type(tree) in SCALARS:
         if type(tree) is int and tree.bit_length() > 63:
             raise ValueError("untagged long integer")
@@ -151,7 +151,7 @@ def decode(tree, depth: int = MAX_DEPTH):
         return value
     if depth == 0:
         raise ValueError("nested too deeply")
-    items = [decode(item, depth - 1) for item in rest]
+    items = [from_wire(item, depth - 1) for item in rest]
     if tag in ("d", "s", "z"):
         check_hashes(items[::2] if tag == "d" else items)
     if tag == "d":

@@ -28,8 +28,8 @@ if __name__ == "__main__":  # Python has put this file's folder first, but modul
 
 from sandbox import kernel
 from sandbox.parsing import ALLOWED_IMPORTS
-from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, SPENT, decode, encode,
-                            is_name)
+from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, SPENT, from_wire,
+                            is_name, to_wire)
 
 RESULT_FD = 3
 GLANCE_MS = 5
@@ -84,13 +84,13 @@ def call(code, entry: str, arguments: list) -> tuple[str, str]:
         function = namespace.get(entry)
         if not callable(function):
             return "refused", json.dumps(f"no {entry}")
-        value = function(*map(decode, arguments))
+        value = function(*map(from_wire, arguments))
     except MemoryError:
         return "memory", '""'
     except BaseException as error:  # SystemExit and KeyboardInterrupt are just ways to fail
         return "error", json.dumps(describe(error))
     try:
-        return "ok", encode(value)
+        return "ok", to_wire(value)
     except TypeError as error:
         return "unserializable", json.dumps(str(error))
     except ValueError as error:
