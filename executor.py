@@ -25,13 +25,13 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from sandbox import kernel
+from sandbox import canary
+from sandbox.canary import LAYERS, LEVELS
 from sandbox.parsing import parse_arguments
 from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, MAX_VALUE, SPENT,
                             from_wire, is_name, same_value, show, to_wire)
 
-WORKER = os.path.join(os.path.dirname(os.path.abspath(kernel.__file__)), "worker.py")
-LEVELS = ("weak", "partial", "kernel")
+WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox", "worker.py")
 MAX_PROGRAM = 100_000  # characters of source
 MAX_INPUT = 1 << 25    # of the encoded arguments of a job with limits of its own: a benchmark's; others have MAX_VALUE
 MAX_CACHED = 20_000    # characters of program, inputs and results of a job that is worth keeping
@@ -344,8 +344,8 @@ class Executor:
                  preload: Iterable[str] = ()):
         if workers < 1 or cpu_seconds <= 0 or memory_mb < 64:
             raise ValueError("an executor needs a worker, CPU time, and 64 MB a program")
-        if require not in LEVELS or not set(without) <= set(kernel.LAYERS):
-            raise ValueError(f"require is one of {LEVELS}, without some of {kernel.LAYERS}")
+        if require not in LEVELS or not set(without) <= set(LAYERS):
+            raise ValueError(f"require is one of {LEVELS}, without some of {LAYERS}")
         if sys.platform != "linux":
             raise ExecutorError(f"programs run only on Linux, in whose kernel the sandbox is; this is {sys.platform}."
                                 " Use a container or a virtual machine")
@@ -372,12 +372,12 @@ class Executor:
     def find_level(self, require: str) -> None:
         """Set `level` to what a canary, run like any program, shows the sandbox to be."""
         first = self.slots[0][0]
-        ((canary,),) = self.run([Job(kernel.CANARY, ((),))])
+        ((tried,),) = self.run([Job(canary.CANARY, ((),))])
         self.cache.clear()
-        if canary.kind != "ok" or first.missing is None:
-            said = self.complaint.strip().split("\n")[-1] or canary.error
+        if tried.kind != "ok" or first.missing is None:
+            said = self.complaint.strip().split("\n")[-1] or tried.error
             raise ExecutorError(f"no worker process of the executor starts here: {said}")
-        self.leaks, self.level = canary.value, kernel.level_of(canary.value)
+        self.leaks, self.level = tried.value, canary.level_of(tried.value)
         if LEVELS.index(self.level) < LEVELS.index(require):
             reasons = "; ".join(f"{name}: {why}" for name, why in first.missing.items())
             raise ExecutorError(

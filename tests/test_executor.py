@@ -524,7 +524,7 @@ def test_require(monkeypatch):
     text = str(failed.value)
     assert "'kernel' is required" in text and "seccomp: switched off" in text and "\n" not in text
     assert "see files" in text and "--require" in text
-    monkeypatch.setattr(executor.kernel, "CANARY", "import nothing_like_it")
+    monkeypatch.setattr(executor.canary, "CANARY", "import nothing_like_it")
     with pytest.raises(executor.ExecutorError, match="no worker process"):
         Executor(workers=1, require="weak")
 
