@@ -3,9 +3,9 @@ The sampler: one continuous batch. A rollout has a number of slots, each of whic
 requests while `advance` decodes, what ends makes room for what waits, and nothing is padded. `generate` does both for
 a list of prompts. It runs model.py's forward pass, so the log-probs noted here are those the update recomputes.
 
-Reading order: Sample to Rollout, `start_rollout`, `add`, and `advance` with what it does in turn: from the queue into
-slots (`refill`), a token for every row (`decode_step`, `draw`), out of the slots (`harvest`). Behind them the memory
-for keys and values, and CUDA graphs.
+Reading order: Sample to Rollout, `start_rollout`, `add`, `advance`, `generate`, and what `advance` does in turn: from
+the queue into slots (`refill`), a token for every row (`decode_step`, `draw`), out of the slots (`harvest`). Behind
+them the memory for keys and values, and CUDA graphs.
 
 Dimension suffixes, besides model.py's: B slots, N tokens of one response, C (in `draw`) chunks of the vocabulary.
 """
@@ -202,6 +202,32 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     rollout.made += len(rollout.rows) * rollout.read_every
     end_at_stops(rollout)
     return harvest(rollout)
+
+
+def generate(policy: Policy, prompts: list[list[int]], n: int = 1, max_new_tokens: int = 256, temperature: float = 1.0,
+             seed: int = 0, slots: int = 64, kv_gb: float = 4.0, progress: Callable[[int], None] | None = None,
+             stops: tuple[str, ...] = (), **switches) -> list[list[Sample]]:
+    """n responses to each prompt: result[i][j] is the j-th sample of prompts[i]. The seed fixes all draws. Only
+    temperature shapes the distribution: top-p and top-k would bias the ratio in the update. `progress` is called with
+    the tokens made so far; `switches` go to `start_rollout`. Raises ValueError."""
+    if not prompts:
+        return []
+    longest = max(map(len, prompts)) + max_new_tokens
+    if longest > policy.max_length:
+        raise ValueError(f"prompts must have 1 to {policy.max_length - max_new_tokens} tokens here, not"
+                         f" {longest - max_new_tokens}")
+    samples = [[None] * n for _ in prompts]
+    rollout = start_rollout(policy, min(slots, n * len(prompts)), longest, max_new_tokens, temperature, seed, kv_gb,
+                            **switches)
+    # Longest first: prompts prefilled together are of like length, and the most expensive ones do not come last.
+    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        add(rollout, prompts[i], n, tag=i, stops=stops)
+    while not idle(rollout):
+        for request, j, sample in advance(rollout):
+            samples[request.tag][j] = sample
+        if progress:
+            progress(rollout.made)
+    return samples
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -563,29 +589,3 @@ def capture(rollout: Rollout, rows: int) -> torch.cuda.CUDAGraph:
     with torch.cuda.graph(graph, pool=living and living.pool()):
         decode_step(rollout, rows, rollout.length())
     return graph
-
-
-def generate(policy: Policy, prompts: list[list[int]], n: int = 1, max_new_tokens: int = 256, temperature: float = 1.0,
-             seed: int = 0, slots: int = 64, kv_gb: float = 4.0, progress: Callable[[int], None] | None = None,
-             stops: tuple[str, ...] = (), **switches) -> list[list[Sample]]:
-    """n responses to each prompt: result[i][j] is the j-th sample of prompts[i]. The seed fixes all draws. Only
-    temperature shapes the distribution: top-p and top-k would bias the ratio in the update. `progress` is called with
-    the tokens made so far; `switches` go to `start_rollout`. Raises ValueError."""
-    if not prompts:
-        return []
-    longest = max(map(len, prompts)) + max_new_tokens
-    if longest > policy.max_length:
-        raise ValueError(f"prompts must have 1 to {policy.max_length - max_new_tokens} tokens here, not"
-                         f" {longest - max_new_tokens}")
-    samples = [[None] * n for _ in prompts]
-    rollout = start_rollout(policy, min(slots, n * len(prompts)), longest, max_new_tokens, temperature, seed, kv_gb,
-                            **switches)
-    # Longest first: prompts prefilled together are of like length, and the most expensive ones do not come last.
-    for i in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-        add(rollout, prompts[i], n, tag=i, stops=stops)
-    while not idle(rollout):
-        for request, j, sample in advance(rollout):
-            samples[request.tag][j] = sample
-        if progress:
-            progress(rollout.made)
-    return samples

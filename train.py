@@ -402,9 +402,8 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
         run.optimizer.zero_grad()
         most = min(run.micro_tokens, tokens)
         run.micro_tokens = most // 2
-        if run.policy.device.type == "cuda":
-            run.policy.device_memory = None  # the sampler's keys and values: the next rollout makes them anew
-            torch.cuda.empty_cache()
+        run.policy.device_memory = None  # the sampler's keys and values on CUDA: the next rollout makes them anew
+        torch.cuda.empty_cache()
         say(f"note: out of memory in the update; micro-batches of {most:,} tokens are halved")
 
 
@@ -425,9 +424,10 @@ def micro_batches(run: Training, rows: list[Row], budget: int) -> list[tuple[int
     lengths = [len(rows[text[0]].prompt_ids) + sum(len(rows[i].sample.ids) for i in text) for text in texts]
     left, batches = sorted(zip(lengths, texts), key=lambda sized: -sized[0]), []
     while left:
-        longest, count = left[0][0], max(1, budget // left[0][0])
-        batches.append((longest * len(left[:count]), [i for _, text in left[:count] for i in text]))
-        left = left[count:]
+        longest, _ = left[0]
+        count = max(1, budget // longest)
+        taken, left = left[:count], left[count:]
+        batches.append((longest * len(taken), [i for _, text in taken for i in text]))
     return batches
 
 

@@ -1,7 +1,7 @@
 """Reading model text with Python's own parser: literals, arguments of a call, what a program binds and imports.
 
 The parser is C code that deep or odd text has crashed before, so the trainer never runs these functions on text that a
-model wrote: `tasks.reading` has an executor process do it, as a job whose input is the text. Only trusted text (our own
+model wrote: `tasks.read` has an executor process do it, as a job whose input is the text. Only trusted text (our own
 grammar, what our own `show` wrote) is parsed in place. Hence: plain data in and out.
 """
 import ast

@@ -246,11 +246,11 @@ def test_out_of_memory_halves_the_batch_and_changes_no_gradient(run, monkeypatch
             raise error
         return loss, *rest
     monkeypatch.setattr(train, "micro_loss", scarce)
-    run.cfg.micro_tokens = 1 << 20
+    run.cfg.micro_tokens, run.policy.device_memory = 1 << 20, object()
     weight_R = rewards.token_weights(run.cfg.loss_mean, [(r.type, r.role) for r in rows],
                                      [len(r.sample.ids) for r in rows])
     train.backward(run, rows, weight_R)
-    assert calls[0] > limit and 0 < run.micro_tokens <= limit
+    assert calls[0] > limit and 0 < run.micro_tokens <= limit and run.policy.device_memory is None
     for a, b in zip(wanted, run.policy.trained()):
         torch.testing.assert_close(a, b.grad, rtol=1e-3, atol=1e-6)
     run.optimizer.zero_grad()
