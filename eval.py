@@ -24,7 +24,7 @@ from benchmarks import suite
 from benchmarks.items import DataError, sha256_of
 from benchmarks.selfcheck import selfcheck
 from benchmarks.stages import (Sampling, Work, complain, export_evalplus, generate_all, judge_all, names_of, prepare,
-                               whole_lines, read_object, scorer)
+                               read_object, scorer, whole_lines)
 from benchmarks.suite import BENCHMARKS, GROUPS
 from benchmarks.summary import compare, summarise
 from executor import LEVELS, Executor, ExecutorError
@@ -35,7 +35,7 @@ HERE = Path(__file__).resolve().parent
 NANO = HERE / "nano"
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------
 # The command line
 
 def parse_arguments() -> argparse.Namespace:
@@ -132,7 +132,7 @@ def settings_of(args: argparse.Namespace) -> dict:
             "max_new_tokens": args.max_new_tokens, "seed": args.seed}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------------
 # What it does; every function returns the exit status
 
 def do(args: argparse.Namespace) -> int:

@@ -87,7 +87,7 @@ class Outcome:
 # A job under way
 
 @dataclass(eq=False)
-class Request:
+class OpenJob:
     """Equal jobs in flight, run once for all of them."""
     key: tuple
     job: Job
@@ -100,7 +100,7 @@ class Request:
 @dataclass(eq=False)
 class Assignment:
     """One job under one hash seed: the inputs (their indices) still to run, and what became of the others."""
-    request: Request
+    open_job: OpenJob
     hash_seed: int
     pending: list[int]
     outcomes: dict[int, Outcome]
@@ -191,7 +191,7 @@ class Worker:
         self.extend()
 
     def limits(self, assignment: Assignment) -> tuple[float, float]:
-        return assignment.request.job.limits or (self.cpu_seconds, math.inf)
+        return assignment.open_job.job.limits or (self.cpu_seconds, math.inf)
 
     def extend(self) -> None:
         seconds = self.limits(self.assignments[0])[0] if self.assignments else self.cpu_seconds
@@ -200,8 +200,8 @@ class Worker:
 
     def push(self, assignment: Assignment) -> None:
         """Send the assignment's pending inputs; only when all that was sent before has left."""
-        job = assignment.request.job
-        inputs = ",".join(assignment.request.inputs[index] for index in assignment.pending)
+        job = assignment.open_job.job
+        inputs = ",".join(assignment.open_job.inputs[index] for index in assignment.pending)
         body = f"[{json.dumps(job.program)},{json.dumps(job.entry)},[{inputs}]]".encode()
         head = HEAD.pack(MAGIC, len(body), len(assignment.pending), *self.limits(assignment))
         self.unsent = memoryview(head + body)
@@ -302,7 +302,7 @@ class Worker:
             end = f"signal {-code}" if code < 0 else f"exit {code}"
             outcome = Outcome("crash", error=f"{end} without a result")
         assignment.note(replace(outcome, cpu_seconds=used))
-        while assignment.pending and assignment.request.job.limits:
+        while assignment.pending and assignment.open_job.job.limits:
             assignment.note(Outcome("refused", error="an earlier call has ended the process"))
 
     def last_words(self) -> str:
@@ -410,22 +410,22 @@ class Executor:
         if not self.lock.acquire(blocking=False):
             raise RuntimeError("this executor is in use, by another thread or an open stream")
         try:
-            requests: dict[tuple, Request] = {}
-            done: list[tuple[Request, list[Outcome]]] = []
+            open_jobs: dict[tuple, OpenJob] = {}
+            done: list[tuple[OpenJob, list[Outcome]]] = []
             for index, job in enumerate(jobs):
-                request = self.request(job)
-                requests.setdefault(request.key, request).indices.append(index)
-            for request in requests.values():
-                self.plan(request, done)
-            left = len(requests)
+                open_job = self.open(job)
+                open_jobs.setdefault(open_job.key, open_job).indices.append(index)
+            for open_job in open_jobs.values():
+                self.plan(open_job, done)
+            left = len(open_jobs)
             while left:
                 if not done:
                     self.feed()
                     self.step(done)
                 asked = time.monotonic()
-                for request, outcomes in done:
+                for open_job, outcomes in done:
                     left -= 1
-                    yield from ((index, list(outcomes)) for index in request.indices)
+                    yield from ((index, list(outcomes)) for index in open_job.indices)
                 done.clear()
                 for running in self.busy.values():  # the time the caller took does not count
                     running.deadline += time.monotonic() - asked
@@ -435,45 +435,45 @@ class Executor:
             self.queues.clear()
             self.lock.release()
 
-    def request(self, job: Job) -> Request:
+    def open(self, job: Job) -> OpenJob:
         most = MAX_INPUT if job.limits else MAX_VALUE
         inputs = tuple(encode_arguments(arguments, most) for arguments in job.inputs)
-        return Request((job.program, job.entry, job.seeds, job.limits, inputs), job, inputs, [])
+        return OpenJob((job.program, job.entry, job.seeds, job.limits, inputs), job, inputs, [])
 
-    def plan(self, request: Request, done: list) -> None:
-        """Queue the assignments of a request, or finish it where there is nothing to run."""
+    def plan(self, open_job: OpenJob, done: list) -> None:
+        """Queue the assignments of an open job, or finish it where there is nothing to run."""
         good, refused = [], {}
-        for index, encoded in enumerate(request.inputs):
-            if len(request.job.program) > MAX_PROGRAM:
+        for index, encoded in enumerate(open_job.inputs):
+            if len(open_job.job.program) > MAX_PROGRAM:
                 refused[index] = Outcome("refused", error="program too long")
             elif encoded is None:
                 refused[index] = Outcome("refused", error="input too big or not plain data")
             else:
                 good.append(index)
-        for seed in range(request.job.seeds):
+        for seed in range(open_job.job.seeds):
             pending = good[::-1] if seed % 2 else good[:]
-            request.assignments.append(Assignment(request, seed, pending, dict(refused)))
-        if request.key in self.cache:
-            self.cache.move_to_end(request.key)
-            done.append((request, self.cache[request.key]))
+            open_job.assignments.append(Assignment(open_job, seed, pending, dict(refused)))
+        if open_job.key in self.cache:
+            self.cache.move_to_end(open_job.key)
+            done.append((open_job, self.cache[open_job.key]))
         elif good:
-            for assignment in request.assignments:
+            for assignment in open_job.assignments:
                 self.queues[assignment.hash_seed].append(assignment)
         else:
-            self.finish(request, done)
+            self.finish(open_job, done)
 
-    def finish(self, request: Request, done: list) -> None:
-        """Merge and keep the request's Outcomes, if all of its assignments are done."""
-        if any(assignment.pending for assignment in request.assignments) or request.ended:
+    def finish(self, open_job: OpenJob, done: list) -> None:
+        """Merge and keep the open job's Outcomes, if all of its assignments are done."""
+        if any(assignment.pending for assignment in open_job.assignments) or open_job.ended:
             return  # the latter: all results were in before the last child had ended
-        request.ended = True
-        outcomes = [merge([assignment.outcomes[index] for assignment in request.assignments])
-                    for index in range(len(request.inputs))]
-        done.append((request, outcomes))
-        size = len(request.job.program) + sum(len(text or "") for text in request.inputs)
-        size += sum(assignment.size for assignment in request.assignments)
+        open_job.ended = True
+        outcomes = [merge([assignment.outcomes[index] for assignment in open_job.assignments])
+                    for index in range(len(open_job.inputs))]
+        done.append((open_job, outcomes))
+        size = len(open_job.job.program) + sum(len(text or "") for text in open_job.inputs)
+        size += sum(assignment.size for assignment in open_job.assignments)
         if size <= MAX_CACHED and all(outcome.kind != "infra" for outcome in outcomes):
-            self.cache[request.key] = outcomes
+            self.cache[open_job.key] = outcomes
             if len(self.cache) > self.cached_jobs:
                 self.cache.popitem(last=False)
 
@@ -522,14 +522,14 @@ class Executor:
             self.take_back(assignment, done)
 
     def take_back(self, assignment: Assignment, done: list) -> None:
-        """An assignment that no worker has any more: queue what is left of it, or finish its request."""
+        """An assignment that no worker has any more: queue what is left of it, or finish its job."""
         if assignment.pending:
             self.queues[assignment.hash_seed].appendleft(assignment)
         else:
-            self.finish(assignment.request, done)
+            self.finish(assignment.open_job, done)
 
     def step(self, done: list) -> None:
-        """Wait for news of the busy workers and take it; finished requests go to `done`."""
+        """Wait for news of the busy workers and take it; finished jobs go to `done`."""
         poller = select.poll()
         for running in self.busy.values():
             poller.register(running.back, select.POLLIN)

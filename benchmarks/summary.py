@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import stats
 from benchmarks.selfplay import Scores, accuracy_table
-from benchmarks.stages import Work, whole_lines, read_object
+from benchmarks.stages import Work, read_object, whole_lines
 from benchmarks.suite import GROUPS
 from runfolder import write_file
 from tasks import Task

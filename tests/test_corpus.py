@@ -157,7 +157,7 @@ class Answers:
             frames=bytearray(), back=self.back)
         self.worker.new_child()
         job = Job("def f(x): return x", tuple((number,) for number in range(inputs)))
-        self.assignment = executor.Assignment(executor.Request((), job, (), []), 0, list(range(inputs)), {})
+        self.assignment = executor.Assignment(executor.OpenJob((), job, (), []), 0, list(range(inputs)), {})
         self.worker.assignments.append(self.assignment)
 
     def child_wrote(self, data, cuts, status=0):
