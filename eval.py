@@ -24,7 +24,7 @@ from benchmarks import suite
 from benchmarks.items import DataError, sha256_of
 from benchmarks.selfcheck import selfcheck
 from benchmarks.stages import (Sampling, Work, complain, export_evalplus, generate_all, judge_all, names_of, prepare,
-                               read_lines, read_object, scorer)
+                               whole_lines, read_object, scorer)
 from benchmarks.suite import BENCHMARKS, GROUPS
 from benchmarks.summary import compare, summarise
 from executor import LEVELS, Executor, ExecutorError
@@ -189,7 +189,7 @@ def run_stages(args: argparse.Namespace, works: list[Work], executor: Executor) 
         return 0
     if not source.is_file():
         raise ValueError(f"{source}: no samples; run --stage generate first, or give --samples FILE")
-    rows = read_lines(source)
+    rows = whole_lines(source)
     if args.export_evalplus:
         count = export_evalplus(works, rows, prompt, args.export_evalplus)
         print(f"{count} programs written to {args.export_evalplus}")

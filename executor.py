@@ -25,11 +25,12 @@ import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from sandbox import kernel, worker
+from sandbox import kernel
 from sandbox.parsing import parse_arguments
-from sandbox.values import MAX_VALUE, decode, encode, same_value, show
-from sandbox.worker import FRAME, MAX_ERROR, MAX_RECORD
+from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, MAX_VALUE, SPENT,
+                            from_wire, is_name, same_value, show, to_wire)
 
+WORKER = os.path.join(os.path.dirname(os.path.abspath(kernel.__file__)), "worker.py")
 LEVELS = ("weak", "partial", "kernel")
 MAX_PROGRAM = 100_000  # characters of source
 MAX_INPUT = 1 << 25    # of the encoded arguments of a job with limits of its own: a benchmark's; others have MAX_VALUE
@@ -115,7 +116,7 @@ class Assignment:
 def encode_arguments(arguments: tuple, most: int) -> str | None:
     """JSON text of the encoded arguments of one call, None if they cannot be sent."""
     try:
-        text = "[" + ",".join(encode(value, most) for value in arguments) + "]"
+        text = "[" + ",".join(to_wire(value, most) for value in arguments) + "]"
     except (TypeError, ValueError):
         return None
     return text if len(text) <= most else None
@@ -128,10 +129,10 @@ def read_record(data: bytes, position: int) -> Outcome | None:
         if claimed != position:
             return None
         if kind == "ok":
-            return Outcome("ok", decode(payload))
+            return Outcome("ok", from_wire(payload))
         if kind == "error":
             name, colon, _ = payload.partition(":")
-            return Outcome("error", error=payload[:MAX_ERROR]) if colon and worker.is_name(name) else None
+            return Outcome("error", error=payload[:MAX_ERROR]) if colon and is_name(name) else None
         if kind in ("memory", "unserializable", "too_big", "refused"):
             return Outcome(kind, error=str(payload)[:MAX_ERROR])
     except Exception:  # hostile bytes: whatever they provoke means the same
@@ -174,7 +175,7 @@ class Worker:
         self.hash_seed, self.cpu_seconds = hash_seed, cpu_seconds
         self.process = subprocess.Popen(
             # Not -I: it would ignore PYTHONHASHSEED.
-            [sys.executable, "-s", "-S", "-B", os.path.abspath(worker.__file__), *arguments], env=environment,
+            [sys.executable, "-s", "-S", "-B", WORKER, *arguments], env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             bufsize=0, cwd="/", close_fds=True, start_new_session=True)
         self.to, self.back = self.process.stdin.fileno(), self.process.stdout.fileno()
@@ -202,7 +203,7 @@ class Worker:
         job = assignment.request.job
         inputs = ",".join(assignment.request.inputs[index] for index in assignment.pending)
         body = f"[{json.dumps(job.program)},{json.dumps(job.entry)},[{inputs}]]".encode()
-        head = worker.HEAD.pack(worker.MAGIC, len(body), len(assignment.pending), *self.limits(assignment))
+        head = HEAD.pack(MAGIC, len(body), len(assignment.pending), *self.limits(assignment))
         self.unsent = memoryview(head + body)
         self.assignments.append(assignment)
         if len(self.assignments) == 1:
@@ -236,7 +237,7 @@ class Worker:
     def take_frames(self, ended: list[Assignment]) -> None:
         while len(self.frames) >= FRAME.size:
             tag, number, cpu = FRAME.unpack_from(self.frames)
-            if tag in (worker.ENDED, worker.SPENT, worker.LATE) and self.assignments:
+            if tag in (ENDED, SPENT, LATE) and self.assignments:
                 if self.unsent and len(self.assignments) == 1:
                     raise WorkerLost  # the child died while reading its job
                 self.child_ended(tag, number, cpu)
@@ -245,13 +246,13 @@ class Worker:
                 self.new_child()
                 continue
             end = FRAME.size + number
-            if tag not in (worker.HELLO, worker.DATA) or number > 1 << 20:
+            if tag not in (HELLO, DATA) or number > 1 << 20:
                 raise WorkerLost
             if len(self.frames) < end:
                 break
             content = self.frames[FRAME.size:end]
             del self.frames[:end]
-            if tag == worker.HELLO:
+            if tag == HELLO:
                 self.missing = json.loads(content)
             elif self.assignments:
                 self.records += content
@@ -287,11 +288,11 @@ class Worker:
         if not assignment.pending:
             return
         code = os.waitstatus_to_exitcode(status)
-        shot = tag == worker.ENDED and code == -signal.SIGKILL and "seccomp" not in self.missing
+        shot = tag == ENDED and code == -signal.SIGKILL and "seccomp" not in self.missing
         if shot and not self.malformed:
             raise WorkerLost  # under seccomp it cannot do that to itself: the machine had no memory left
-        if tag != worker.ENDED:
-            what = "of CPU time" if tag == worker.SPENT else "asleep"
+        if tag != ENDED:
+            what = "of CPU time" if tag == SPENT else "asleep"
             outcome = Outcome("timeout", error=f"over {self.limits(assignment)[0]:g} s {what}")
         elif self.malformed:
             outcome = Outcome("crash", error="malformed result")

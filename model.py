@@ -58,7 +58,7 @@ class Policy:
     """The network and what the forward pass needs to know of it."""
     model: nn.Module             # transformers' model, or peft's wrapper around it
     tokenizer: object
-    decoder: nn.Module           # the part with embed_tokens, layers, norm, rotary_emb
+    decoder: nn.Module           # the module with embed_tokens, layers, norm, rotary_emb
     head: nn.Module              # lm_head
     config: object
     stop_ids: frozenset[int]
@@ -68,7 +68,6 @@ class Policy:
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
-    merge: bool | None = None    # sampling adds the LoRA product to its weights; None: where that is exact enough
     stacks: dict = field(default_factory=dict)  # weights that `stack` has put side by side
     device_memory: object = None  # what the sampler keeps on the device from one rollout to the next
 
@@ -275,7 +274,7 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | 
         else:
             x_MD, new = block(*inputs)
         if keep is not None:
-            keep.append(tuple(part.unflatten(0, (B, T)).transpose(1, 2) for part in new))
+            keep.append(tuple(x.unflatten(0, (B, T)).transpose(1, 2) for x in new))
     return rms_norm(decoder.norm, x_MD, policy.adapter_on).unflatten(0, (B, T))
 
 
@@ -308,7 +307,7 @@ def after_attention(x_MD: Tensor, o_MD: Tensor, layer: nn.Module, stacks: "dict[
 
 def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | None, prefix: KV | None) -> Tensor:
     """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [M, H C]."""
-    q, k, v = (part.unflatten(0, (B, -1)).transpose(1, 2) for part in (q, k, v))  # [B, heads, T, C]
+    q, k, v = (x.unflatten(0, (B, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, T, C]
     if prefix is not None:
         k, v = (torch.cat((old.expand(B, -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
@@ -353,10 +352,10 @@ STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("
           "down": ("down_proj",)}  # linear layers that read the same input
 
 
-def project(part: nn.Module, name: str, x: Tensor, stacks: "dict[str, Stack] | None", adapter_on: bool):
+def project(owner: nn.Module, name: str, x: Tensor, stacks: "dict[str, Stack] | None", adapter_on: bool):
     """The outputs of the linear layers of STACKS[name], from their modules or, where there are stacks, at once."""
     if stacks is None:
-        return [linear(getattr(part, module), x, adapter_on) for module in STACKS[name]]
+        return [linear(getattr(owner, module), x, adapter_on) for module in STACKS[name]]
     return stacked_linear(stacks[name], x).split(stacks[name].sizes, dim=-1)
 
 
@@ -578,9 +577,9 @@ def pack(policy: Policy, merge: bool, rows: int, into: Packed | None = None) -> 
     layers = []
     for index, layer in enumerate(policy.decoder.layers):
         modules, old = {**layer.self_attn._modules, **layer.mlp._modules}, into and into.layers_L[index]
-        layers.append({name: rewrite(old and old[name], stack(policy, [modules[part] for part in parts], merge, rows,
+        layers.append({name: rewrite(old and old[name], stack(policy, [modules[key] for key in names], merge, rows,
                                                               (index, name)))
-                       for name, parts in STACKS.items()})
+                       for name, names in STACKS.items()})
     head = rewrite(into and into.head, stack(policy, [policy.head], merge, rows, "head"))
     return into or Packed(layers, head)
 

@@ -32,8 +32,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from config import HERE, Config, UserError
-from model import Policy, save_policy
+from config import HERE, PRESETS, Config, UserError
+from model import save_policy
 from tasks import Buffers, task_to_json
 
 
@@ -81,7 +81,10 @@ def open_folder(cfg: Config) -> tuple[Path, object]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         raise UserError(f"{folder} is in use by another process; wait for it or stop it") from error
-    write_file(folder / "config.json", json.dumps(asdict(cfg) | {"resume": None}, indent=2) + "\n")
+    notes = {"config": asdict(cfg) | {"resume": None}, "machine": machine(cfg.device),
+             "preset": asdict(Config()) | PRESETS.get(cfg.preset, {})}
+    for name, note in notes.items():
+        write_file(folder / f"{name}.json", json.dumps(note, indent=2) + "\n")
     return folder, lock
 
 
@@ -119,8 +122,7 @@ def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
         m[f"learnability/{type}"] = mean(row.learnability for row in valid)
         solved = Counter(round(row.solve_rate * cfg.n_probes) for row in valid)
         m[f"solved_of_{cfg.n_probes}/{type}"] = [solved[k] for k in range(cfg.n_probes + 1)]
-        rates = [row.solve_rate for row in valid]
-        m[f"mixed/{type}"] = mean(0 < rate < 1 for rate in rates)
+        m[f"mixed/{type}"] = mean(0 < row.solve_rate < 1 for row in valid)
         m[f"depth/{type}"] = mean(row.task.depth for row in valid)
         m[f"buffer/{type}"], m[f"heldout/{type}"] = len(run.buffers.train[type]), len(run.buffers.heldout[type])
         m[f"solve_rate/{type}"] = mean(row.verdict == "correct" for row in everything
@@ -231,10 +233,9 @@ class Log:
             if 0 <= self.keep_samples < counts[row.type, row.kind]:
                 continue
             record = {"step": step, "role": row.role, "kind": row.kind, "type": row.type, "reward": row.reward,
-                      "heldout": is_heldout_proposal(row),
-                      "well_formed": row.well_formed, "verdict": row.verdict, "solve_rate": row.solve_rate,
-                      "advantage": row.advantage, "finish": row.sample.finish, "tokens": len(row.sample.ids),
-                      "prompt": row.prompt, "text": row.text}
+                      "heldout": is_heldout_proposal(row), "well_formed": row.well_formed, "verdict": row.verdict,
+                      "solve_rate": row.solve_rate, "advantage": row.advantage, "finish": row.sample.finish,
+                      "tokens": len(row.sample.ids), "prompt": row.prompt, "text": row.text}
             if row.kind == "propose":
                 record["references"] = [task.id for task in row.references]
                 record |= {"task": task_to_json(row.task)} if row.task else {}
@@ -253,33 +254,32 @@ class Log:
 # ----------------------------------------------------------------------------------------------------------------
 # Checkpoints. A folder is complete or absent: written beside, forced to disk, then renamed; the previous one is kept.
 
-def save_checkpoint(folder: Path, policy: Policy, optimizer: torch.optim.Optimizer, step: int, sizes: list[int],
-                    buffers: Buffers) -> None:
+def save_checkpoint(run, sizes: list[int]) -> None:
     """`sizes` are what Log.sync returned: the bytes of the logs that the checkpoint counts."""
-    new, current, old = (folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
+    new, current, old = (run.folder / name for name in ("checkpoint.new", "checkpoint", "checkpoint.old"))
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
-        save_policy(policy, new / "policy")
-        torch.save(optimizer.state_dict(), new / "optimizer.pt")
+        save_policy(run.policy, new / "policy")
+        torch.save(run.optimizer.state_dict(), new / "optimizer.pt")
         # No generator states: every draw comes from (seed, step, purpose), see train.Training.rng.
-        state = {"step": step, "sizes": sizes, "buffers": buffers.to_json()}
+        state = {"step": run.step, "sizes": sizes, "buffers": run.buffers.to_json()}
         (new / "state.json").write_text(json.dumps(state))
         (new / "checksums.json").write_text(json.dumps(checksums(new)))
         for path in [*new.rglob("*"), new]:
-            sync(path)
+            force_to_disk(path)
         if current.exists():
             shutil.rmtree(old, ignore_errors=True)
             current.rename(old)
         new.rename(current)
-        sync(folder)
+        force_to_disk(run.folder)
     except Exception as error:  # torch and safetensors report a full disk in classes of their own
         before = "the checkpoint before it is whole" if current.exists() or old.exists() else "it is the first one"
         raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); {before}: make room, then go on with"
-                        f" --resume {folder}") from error
+                        f" --resume {run.folder}") from error
 
 
-def sync(path: Path) -> None:
+def force_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
@@ -339,11 +339,8 @@ def commit() -> str:
 
 def machine(device: str) -> dict:
     """What config.json does not say of where a run ran."""
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        cpu = names[0] if names else cpu
-    return {"commit": commit(), "cpu": cpu, "cores": os.cpu_count(),
+    named = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return {"commit": commit(), "cpu": named[1] if named else platform.machine(), "cores": os.cpu_count(),
             "gpu": torch.cuda.get_device_name() if device == "cuda" else None, "python": platform.python_version(),
             "torch": torch.__version__}
 
@@ -363,16 +360,15 @@ def mirrors(cfg: Config, folder: Path, step: int) -> list:
     return working
 
 
-def careful(flag: str, log):
-    working = True
-
+def careful(flag: str, write):
+    """write(numbers of a step, step) as a mirror, until it fails."""
     def mirror(metrics: dict) -> None:
-        nonlocal working
+        nonlocal write
         try:
-            if working:
-                log(scalars(metrics), metrics["step"])
+            if write:
+                write(scalars(metrics), metrics["step"])
         except Exception as error:
-            working = False
+            write = None
             say(f"note: --{flag} stopped ({first_line(error)}); metrics.jsonl goes on")
     return mirror
 
@@ -385,11 +381,11 @@ def start_tensorboard(cfg: Config, folder: Path, step: int):
     from torch.utils.tensorboard import SummaryWriter
     board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def log(values: dict, step: int) -> None:
+    def write(values: dict, step: int) -> None:
         for key, value in values.items():
             board.add_scalar(key, value, step)
         board.flush()
-    return log
+    return write
 
 
 def start_wandb(cfg: Config, folder: Path, step: int):
@@ -403,9 +399,8 @@ def start_wandb(cfg: Config, folder: Path, step: int):
 
 
 def scalars(metrics: dict) -> dict:
-    """The numbers of a step, one level of nesting flattened; lists are left to metrics.jsonl."""
+    """The numbers of a step; lists are left to metrics.jsonl."""
     flat = {}
     for key, value in metrics.items():
-        inner = {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
-        flat |= {k: v for k, v in inner.items() if isinstance(v, (int, float))}
-    return flat
+        flat |= {f"{key}/{k}": v for k, v in value.items()} if isinstance(value, dict) else {key: value}
+    return {key: value for key, value in flat.items() if isinstance(value, (int, float))}

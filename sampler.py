@@ -130,11 +130,11 @@ def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_n
     """An empty rollout that samples from the policy as it is now.
 
     `max_length` bounds prompt + response, `max_new_tokens` the response. Switches, None being what pays: `merge` LoRA
-    into the sampling weights (as the policy says, else in fp32 on a CPU, where that is exact enough), `packed` weights,
-    `share_prefix`, CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
+    into the sampling weights (in fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`, CUDA
+    `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
     cuda = policy.device.type == "cuda"
     if merge is None:
-        merge = policy.dtype == torch.float32 and not cuda if policy.merge is None else policy.merge
+        merge = policy.dtype == torch.float32 and not cuda
     if graphs is None:
         graphs = cuda and packed and policy.compile and not nf4(policy)  # --compile False leaves both out
     memory = take_memory(policy, slots, max_length, max_new_tokens, kv_gb * 2**30) if graphs else None
@@ -220,7 +220,7 @@ def refill(rollout: Rollout) -> None:
         first, queue, rollout.half = groups[-1][0], rollout.queue, (None, None)
         if queue and queue[0].request is first.request and not queue[0].sample.ids:
             b, last = rollout.rows.index(first), len(first.request.prompt) - 1
-            kept_L = [tuple(part[b:b + 1, :, :last].clone() for part in layer) for layer in rollout.cache_L]
+            kept_L = [tuple(tensor[b:b + 1, :, :last].clone() for tensor in layer) for layer in rollout.cache_L]
             rollout.half = first.request.prompt[:last], kept_L
 
 
@@ -252,9 +252,9 @@ def place(rollout: Rollout, groups: list[list[Sequence]], *pieces: tuple[int, li
     source, sequences = zip(*((i, sequence) for i, group in enumerate(groups) for sequence in group))
     slots, source = slice(first, first + len(sequences)), torch.tensor(source, device=device)
     for start, kv_L in pieces:
-        for layer, new in zip(rollout.cache_L, kv_L):
-            for old, part in zip(layer, new):
-                old[slots, :, start:start + part.shape[2]] = part if len(part) in (1, len(source)) else part[source]
+        for layer, kv in zip(rollout.cache_L, kv_L):
+            for old, new in zip(layer, kv):
+                old[slots, :, start:start + new.shape[2]] = new if len(new) in (1, len(source)) else new[source]
     texts = [sequence.text() for sequence in sequences]
     numbers = [(text[-1], len(text) - 1, len(sequence.sample.ids), sequence.request.limits[sequence.index])
                for text, sequence in zip(texts, sequences)]
@@ -413,7 +413,7 @@ def end_at_stops(rollout: Rollout) -> None:
 
 def harvest(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     finished, done = [], rollout.state.done_B[:len(rollout.rows)].nonzero()[:, 0].tolist()
-    for b, sample in zip(done, read_samples(rollout, done)):
+    for b, sample in zip(done, samples_of(rollout, done)):
         request = rollout.rows[b].request
         request.waiting -= 1
         if not request.waiting:
@@ -423,7 +423,7 @@ def harvest(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     return finished
 
 
-def read_samples(rollout: Rollout, rows: list[int]) -> list[Sample]:
+def samples_of(rollout: Rollout, rows: list[int]) -> list[Sample]:
     """What these rows have made so far, in three readings of the device."""
     if not rows:
         return []
@@ -502,7 +502,7 @@ def make_room(rollout: Rollout, length: int) -> None:
     through the model again later is cheaper than to keep slots empty for the worst case."""
     order = sorted(range(len(rollout.rows)), key=lambda b: position(rollout, rollout.rows[b]))
     leave = sorted(order[:max(0, len(rollout.rows) - capacity(rollout, length))])
-    for b, sample in zip(leave, read_samples(rollout, leave)):
+    for b, sample in zip(leave, samples_of(rollout, leave)):
         rollout.rows[b].sample = sample
     rollout.queue.extendleft(rollout.rows[b] for b in reversed(leave))
     drop_rows(rollout, leave)

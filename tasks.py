@@ -383,16 +383,11 @@ def well_formed(response: str) -> bool:
 def answer_blocks(response: str) -> list[tuple[str | None, str]]:
     """The fenced blocks of the answer part, of the whole response where there is none (seeding takes both). An answer
     part without any fence is one block whose language is None: it may be the literal or program itself."""
-    part = answer_part(response)
-    if part is not None and "```" not in part:
-        return [(None, part.strip())] * bool(part.strip())
-    text = (response.partition("<answer>")[2] or response).partition("</answer>")[0] if part is None else part
+    answer = answer_part(response)
+    if answer is not None and "```" not in answer:
+        return [(None, answer.strip())] * bool(answer.strip())
+    text = (response.partition("<answer>")[2] or response).partition("</answer>")[0] if answer is None else answer
     return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in FENCED.findall(text)]
-
-
-def is_heldout(key: str, fraction: float) -> bool:
-    """The same programs are held out in every run, seed and file: the decision hangs on the program's key alone."""
-    return int(key[:8], 16) < fraction * 2**32
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -502,7 +497,7 @@ def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int
 
 
 def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
-    """The gate's last part: the task with its outputs, if its program ran as a task must."""
+    """The gate's end: the task with its outputs, if its program ran as a task must."""
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
     if bad is not None:
@@ -584,6 +579,11 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
     message = "f returns its argument." if type.given_program else ""
     outputs = tuple(type.observe(Outcome("ok", *args)).value for args in inputs)
     return Task(type.name, IDENTITY, inputs, outputs, message, 0, parsing.program_key(IDENTITY))
+
+
+def is_heldout(key: str, fraction: float) -> bool:
+    """The same programs are held out in every run, seed and file: the decision hangs on the program's key alone."""
+    return int(key[:8], 16) < fraction * 2**32
 
 
 @dataclass

@@ -14,16 +14,13 @@ and both roles learn by reinforcement. No human data (Zhao et al. 2025, arXiv 25
         advantage  TRR++: (reward - mean) / std within each of the 3 types x 2 roles
         update     one step of clipped policy gradient on all 6 B responses
 
-Where we depart from the paper (the README has the table with reasons): LoRA instead of all weights; K, B and lengths
-are preset by hardware; tasks must have literal inputs and outputs; full buffers drop the oldest task; 5% of programs
-are held out.
+Where we depart from the paper, and why, is a table in the README.
 
     python train.py                                     # preset by hardware: nano without CUDA, 1.5b or 3b with it
     python train.py --preset nano --steps 20 --name try # every field of config.Config is an option
     python train.py --model ~/models/Qwen2.5-Coder-3B   # a local folder or a hub name
     python train.py --resume runs/try --steps 100       # go on where it stopped
 """
-import json
 import math
 import random
 import shutil
@@ -32,7 +29,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -42,9 +39,10 @@ import rewards
 import runfolder
 import tasks
 from benchmarks import selfplay
-from config import PRESETS, Config, UserError, parse
+from benchmarks.selfplay import to_ids
+from config import Config, UserError, parse
 from executor import Executor, ExecutorError
-from model import (ModelError, Policy, adapter_off, chat_template, decode, encode, load_policy, logprobs, side_by_side,
+from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, side_by_side,
                    update_bytes)
 from runfolder import Clock, Log, say
 from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
@@ -93,12 +91,12 @@ class Training:
     heldout_keys: set[str] = field(default_factory=set)     # ... whose programs are never trained on
     benchmarks: list = field(default_factory=list)          # what --eval_tasks asks for
     kv_gb: float = 4.0
-    micro_tokens: int = 0  # as found from free memory, or halved; 0: not yet
+    micro_tokens: int = 0      # of the update, once free memory or a lack of it has fixed them
     ends: float = math.inf     # of --budget_s, by time.monotonic()
     eval_seconds: float = 0.0  # what the last evaluation took
 
     def rng(self, what: str) -> random.Random:
-        """A fresh generator for every purpose and step, so that there is no generator state to save or to disturb."""
+        """A fresh generator for every purpose and step, so that there is no state of one to save or to disturb."""
         return random.Random(f"{self.cfg.seed} {self.step} {what}")
 
 
@@ -180,7 +178,7 @@ def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
     for number in range(run.cfg.batch_size):
         references = run.buffers.draw_references(type, run.cfg.references, rng, run.cfg.references_from == "mixed")
         prompt = tasks.propose_prompt(run.style, type, references, number)
-        while len(ids := to_ids(run, prompt)) > run.cfg.max_prompt_tokens and len(references) > 1:
+        while len(ids := to_ids(run.policy, run.style, prompt)) > run.cfg.max_prompt_tokens and len(references) > 1:
             references = references[:-1]  # long references: show fewer
             prompt = tasks.propose_prompt(run.style, type, references, number)
         if len(ids) > run.cfg.max_prompt_tokens:
@@ -287,17 +285,13 @@ def fits(run: Training, task: Task) -> bool:
                 or type.given_program and TYPES[task.type].gives_programs]
     prompts = [tasks.solve_prompt(run.style, task)]
     prompts += [tasks.propose_prompt(run.style, type, [task]) for type in shown_to]
-    return all(len(to_ids(run, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
-
-
-def to_ids(run: Training, prompt: str) -> list[int]:
-    return encode(run.policy, prompt, chat=run.style.name == "chat")
+    return all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
 def ask(run: Training, rollout: Rollout, task: Task, kind: str, key: str, n: int = 1) -> list[Row]:
     """n answers to the task, queued. The key fixes their draws, whatever else is going on."""
     prompt = tasks.solve_prompt(run.style, task)
-    ids = to_ids(run, prompt)
+    ids = to_ids(run.policy, run.style, prompt)
     rows = [Row("solve", kind, task.type, prompt, ids, key, task) for _ in range(n)]
     add(rollout, ids, n, tag=rows, key=key, stops=run.style.stops)
     return rows
@@ -393,7 +387,7 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
     while True:
         told, micros = [], micro_batches(run, rows, run.micro_tokens)
         try:
-            for micro in tqdm(micros, desc="update", unit="batch", leave=False, position=1, disable=None):
+            for tokens, micro in tqdm(micros, desc="update", unit="batch", leave=False, position=1, disable=None):
                 loss, log_ratio_N, clipped_N = micro_loss(run, [rows[i] for i in micro], weight_R[micro])
                 loss.backward()
                 told.append((log_ratio_N, clipped_N))
@@ -406,9 +400,10 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
                 raise torch.OutOfMemoryError(f"one response alone is too long: {error}") from error
         # Here the failed pass, which the exception had held, is free again.
         run.optimizer.zero_grad()
-        most = min(run.micro_tokens, padded_tokens(run, [rows[i] for i in micro]))
+        most = min(run.micro_tokens, tokens)
         run.micro_tokens = most // 2
         if run.policy.device.type == "cuda":
+            run.policy.device_memory = None  # the sampler's keys and values: the next rollout makes them anew
             torch.cuda.empty_cache()
         say(f"note: out of memory in the update; micro-batches of {most:,} tokens are halved")
 
@@ -423,24 +418,15 @@ def free_tokens(policy: Policy) -> int:
     return max(1, min(MOST_MICRO_TOKENS, int(0.6 * free / update_bytes(policy))))
 
 
-def texts_of(run: Training, rows: list[Row], budget: int = 1 << 60) -> list[tuple[int, list[int]]]:
-    """(tokens, row indices) of each text that the update reads: answers to one prompt share it (model.side_by_side)."""
+def micro_batches(run: Training, rows: list[Row], budget: int) -> list[tuple[int, list[int]]]:
+    """(padded tokens, row indices) of batches of texts of like length, `budget` tokens at most; the longest first, so
+    that a lack of memory shows at once. Answers to one prompt share a text (model.side_by_side)."""
     texts = side_by_side([(row.prompt_ids, row.sample.ids) for row in rows], min(run.policy.share_prompts, budget))
-    return [(len(rows[text[0]].prompt_ids) + sum(len(rows[i].sample.ids) for i in text), text) for text in texts]
-
-
-def padded_tokens(run: Training, rows: list[Row]) -> int:
-    texts = texts_of(run, rows)
-    return len(texts) * max(tokens for tokens, _ in texts)
-
-
-def micro_batches(run: Training, rows: list[Row], budget: int) -> list[list[int]]:
-    """Row indices in batches of texts of like length, of at most `budget` padded tokens each; the longest first, so
-    that a lack of memory shows at once."""
-    batches, left = [], sorted(texts_of(run, rows, budget), key=lambda text: -text[0])
+    lengths = [len(rows[text[0]].prompt_ids) + sum(len(rows[i].sample.ids) for i in text) for text in texts]
+    left, batches = sorted(zip(lengths, texts), key=lambda sized: -sized[0]), []
     while left:
-        count = max(1, budget // left[0][0])
-        batches.append([i for _, text in left[:count] for i in text])
+        longest, count = left[0][0], max(1, budget // left[0][0])
+        batches.append((longest * len(left[:count]), [i for _, text in left[:count] for i in text]))
         left = left[count:]
     return batches
 
@@ -619,14 +605,11 @@ def main(argv: list[str]) -> None:
             if not cfg.resume:  # nothing was made yet: the name stays free
                 shutil.rmtree(folder)
             raise
-        for name, noted in (("machine", runfolder.machine(cfg.device)),
-                            ("preset", asdict(Config()) | PRESETS.get(cfg.preset, {}))):
-            runfolder.write_file(folder / f"{name}.json", json.dumps(noted, indent=2) + "\n")
         log.mirrors = runfolder.mirrors(cfg, folder, run.step)
         run.ends = begun + cfg.budget_s if cfg.budget_s else math.inf
         if not any(run.buffers.train.values()):
             seed_buffers(run, log)
-            save(run, log.sync())
+            runfolder.save_checkpoint(run, log.sync())
         if cfg.eval_every and run.step == 0 and (run.heldout_file or run.benchmarks):
             log.metrics({"step": 0} | selfplay.evaluations(run))
         train(run, log, interrupts)
@@ -656,7 +639,7 @@ def train(run: Training, log: Log, interrupts: list[int]) -> None:
         if cfg.report_every and run.step % cfg.report_every == 0 and run.step < cfg.steps:
             write_report(run)
         if run.step % cfg.save_every == 0 or last:
-            save(run, sizes)
+            runfolder.save_checkpoint(run, sizes)
         say(runfolder.step_line(metrics, cfg))
         for key, line in runfolder.step_warnings(metrics, cfg, runfolder.first_lengths(run.folder)):
             if key not in told:
@@ -664,10 +647,6 @@ def train(run: Training, log: Log, interrupts: list[int]) -> None:
             told.add(key)
         if last:
             break
-
-
-def save(run: Training, sizes: list[int]) -> None:
-    runfolder.save_checkpoint(run.folder, run.policy, run.optimizer, run.step, sizes, run.buffers)
 
 
 def catch_interrupts() -> list[int]:

@@ -182,7 +182,7 @@ def before_stops(text: str, stops: tuple[str, ...]) -> str:
     return text[:min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))]
 
 
-def answer_part(text: str) -> str:
+def after_thinking(text: str) -> str:
     """What follows the thinking; the last answer part if there is one."""
     text = text[text.rfind("</think>") + len("</think>"):] if "</think>" in text else text
     return text[text.rfind("<answer>") + len("<answer>"):].split("</answer>")[0] if "<answer>" in text else text
@@ -196,7 +196,7 @@ def find_program(item: Item, prompt: Prompt, response: str) -> str | None:
     text = prompt.prefill + before_stops(response, prompt.stops)
     if prompt.prefill.endswith("```python\n"):
         text += "\n```\n"
-    text = answer_part(text)
+    text = after_thinking(text)
     blocks = [code for language, code in tasks.FENCED.findall(text) if language.lower() in (*tasks.CODE, "python3")]
     wanted = item.row.get("entry_point")
     named = [code for code in blocks if wanted and re.search(rf"^[ \t]*+def {re.escape(wanted)}\b", code, re.MULTILINE)]
@@ -233,7 +233,7 @@ def sides(answer: str) -> tuple[str, str]:
 
 def find_math(item: Item, prompt: Prompt, response: str) -> str | None:
     text = before_stops(response, prompt.stops)
-    answer = answer_part(text)
+    answer = after_thinking(text)
     if (inside := boxed(answer)) is not None:
         return inside
     return answer.strip() or None if "<answer>" in text else boxed(text)

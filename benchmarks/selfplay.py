@@ -14,8 +14,6 @@ from tqdm import tqdm
 
 import runfolder
 import tasks
-from benchmarks import lenient
-from benchmarks.stats import wilson
 from config import Config, UserError
 from executor import Executor
 from model import Policy, decode, encode
@@ -68,9 +66,10 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
     for i, right in zip(asked, strict):
         correct[i] += right
     if leniently:
+        from benchmarks import lenient
         anyhow = [0] * len(heldout)
-        for i, right, found in zip(asked, strict, lenient.verify(answers, executor)):
-            anyhow[i] += right or found
+        for i, right, meant in zip(asked, strict, lenient.verify(answers, executor)):
+            anyhow[i] += right or meant
     return Scores(heldout, correct, n, anyhow)
 
 
@@ -92,6 +91,8 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
 
 def accuracy_table(before: Scores | None, after: Scores) -> str:
     """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
+    from benchmarks.stats import wilson
+
     def percent(correct: int, count: int) -> str:
         low, high = wilson(correct, count)
         return f"{100 * correct / count:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
@@ -129,9 +130,9 @@ def evaluations(run) -> dict:
     passes = {name: how for name, how in passes.items() if how[0]}
     if heldout:
         examined = {name: examine_in(run, heldout, *how, leniently=True) for name, how in passes.items()}
-        scores |= {name: found.rates() for name, found in examined.items()}
-        told = {name: {"n": found.n, "strict": found.correct, "lenient": found.lenient}
-                for name, found in examined.items()}
+        scores |= {name: result.rates() for name, result in examined.items()}
+        told = {name: {"n": result.n, "strict": result.correct, "lenient": result.lenient}
+                for name, result in examined.items()}
         with open(run.folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": run.step} | told) + "\n")
     if run.benchmarks:
@@ -151,9 +152,9 @@ def read_evaluations(folder: Path) -> dict[int, dict]:
 
 def examined_at(run, heldout: list[Task], step: int) -> Scores | None:
     """Greedy answers to the run's held-out file, if they were asked for at this step already."""
-    found = read_evaluations(run.folder).get(step) if heldout == run.heldout_file[:run.cfg.eval_limit] else None
-    same = found and len(found["heldout"]["strict"]) == len(heldout)  # not of another --heldout_tasks or --eval_limit
-    return Scores(heldout, found["heldout"]["strict"]) if same else None
+    line = read_evaluations(run.folder).get(step) if heldout == run.heldout_file[:run.cfg.eval_limit] else None
+    same = line and len(line["heldout"]["strict"]) == len(heldout)  # not of another --heldout_tasks or --eval_limit
+    return Scores(heldout, line["heldout"]["strict"]) if same else None
 
 
 def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -> list:

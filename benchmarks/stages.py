@@ -178,7 +178,7 @@ def read_object(text: bytes, where: str) -> dict:
     return data
 
 
-def read_lines(path: Path) -> list[dict]:
+def whole_lines(path: Path) -> list[dict]:
     """The rows of a JSONL file; what an interrupt has left of a last line is dropped. ValueError for any other damage:
     scores of what is left would look like scores of all."""
     *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
@@ -194,7 +194,7 @@ def generate_all(policy: Policy, works: list[Work], sampling: Sampling, settings
     ValueError."""
     out.mkdir(parents=True, exist_ok=True)
     path, kept = out / "samples.jsonl", out / "settings.json"
-    rows = read_lines(path)
+    rows = whole_lines(path)
     if rows and (not kept.exists() or read_object(kept.read_bytes(), str(kept)) != settings):
         raise ValueError(f"{out} holds responses made with other settings ({kept}); choose another --out")
     there = {tuple(row.get(name) for name in ("task", "id", "temperature", "k")) for row in rows}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import stats
 from benchmarks.selfplay import Scores, accuracy_table
-from benchmarks.stages import Work, read_lines, read_object
+from benchmarks.stages import Work, whole_lines, read_object
 from benchmarks.suite import GROUPS
 from runfolder import write_file
 from tasks import Task
@@ -135,7 +135,7 @@ def read_folder(folder: Path) -> tuple[dict, dict]:
     if not verdicts.is_file() or not summary.is_file():
         raise ValueError(f"{folder}: no verdicts.jsonl and summary.json; run eval.py --out {folder} first")
     data, grouped = read_object(summary.read_bytes(), str(summary)), defaultdict(list)
-    for row in read_lines(verdicts):
+    for row in whole_lines(verdicts):
         if row.get("task") not in data.get("tasks", ()) or not {"temperature", "id", "ok", "cluster"} <= row.keys():
             raise ValueError(f"{folder}: verdicts.jsonl does not go with summary.json; run --stage score again")
         grouped[row["task"], row["temperature"]].append(row)

@@ -207,9 +207,9 @@ def run_arms(plan: Plan) -> None:
 # ----------------------------------------------------------------------------------------------------------------
 # Results
 
-def values_of(measure: str, found: dict) -> list[float]:
+def values_of(measure: str, result: dict) -> list[float]:
     """One number in [0, 1] a task."""
-    n, solved = found["n"], found[MEASURES[measure][1]]
+    n, solved = result["n"], result[MEASURES[measure][1]]
     return [stats.pass_at_k(n, c, n) if measure.startswith("pass") else c / n for c in solved]
 
 
@@ -263,7 +263,7 @@ def cruxeval_results(out: Path, folder: Path) -> dict:
 def write_results(plan: Plan) -> str:
     rows = runfolder.read_lines(plan.out / "heldout.jsonl")
     clusters = [row["program"] for row in rows]
-    arms = {arm: found for arm in ARMS if (found := arm_results(plan, arm, clusters))}
+    arms = {arm: result for arm in ARMS if (result := arm_results(plan, arm, clusters))}
     if not arms:
         return "nothing was evaluated yet"
     equal = min(arm["tokens"] for arm in arms.values())
@@ -287,20 +287,20 @@ def results_table(everything: dict) -> str:
              f"{' '.join(plan['flags'])}`; commit {everything['commit']}; one seed."]
     for title, chosen in (("At the end of each arm", {arm: -1 for arm in arms}),
                           (f"At about {everything['equal_tokens']:,} generated tokens",
-                           {arm: found["at_equal_tokens"] for arm, found in arms.items()})):
-        at = {arm: found["evaluations"][chosen[arm]] for arm, found in arms.items()}
-        lines += block(title, ["steps", "tokens", *names], {
+                           {arm: result["at_equal_tokens"] for arm, result in arms.items()})):
+        at = {arm: result["evaluations"][chosen[arm]] for arm, result in arms.items()}
+        lines += titled_table(title, ["steps", "tokens", *names], {
             arm: [one["step"], f"{one['tokens']:,}", *(in_words(one["measures"].get(name)) for name in names)]
             for arm, one in at.items()})
-    lines += block(f"Training, the first {ENDS} steps -> the last {ENDS}", WATCHED, {
-        arm: [both_ends(found["curves"][key]) for key in WATCHED] for arm, found in arms.items()})
-    if crux := {arm: found["cruxeval"] for arm, found in arms.items() if found["cruxeval"]}:
-        lines += block("CRUXEval, greedily", next(iter(crux.values())), {
+    lines += titled_table(f"Training, the first {ENDS} steps -> the last {ENDS}", WATCHED, {
+        arm: [both_ends(result["curves"][key]) for key in WATCHED] for arm, result in arms.items()})
+    if crux := {arm: result["cruxeval"] for arm, result in arms.items() if result["cruxeval"]}:
+        lines += titled_table("CRUXEval, greedily", next(iter(crux.values())), {
             arm: [change_in_words(*numbers) for numbers in told.values()] for arm, told in crux.items()})
     return "\n".join(lines) + "\n"
 
 
-def block(title: str, columns, rows: dict[str, list]) -> list[str]:
+def titled_table(title: str, columns, rows: dict[str, list]) -> list[str]:
     """A titled table with a row an arm."""
     return ["", f"{title}:", "", f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
             *(f"| {arm} | {' | '.join(map(str, cells))} |" for arm, cells in rows.items())]
@@ -346,14 +346,14 @@ def plot(everything: dict, path: Path) -> None:
     shown = ("T1 strict", "T1 lenient", *watched)
     figure, axes = pyplot.subplots(2, 4, figsize=(18, 8), layout="constrained")
     for axis, name in zip(axes.flat, shown):
-        for number, (arm, found) in enumerate(everything["arms"].items()):
+        for number, (arm, result) in enumerate(everything["arms"].items()):
             color = f"C{number}"
             if name in watched:
-                points = found["curves"][name]
+                points = result["curves"][name]
                 if points:
                     axis.plot(*zip(*points), color=color, lw=1, label=arm)
             elif points := [(one["tokens"], *(100 * x for x in (m["mean"], *m["interval"]))) for one in
-                            found["evaluations"] if (m := one["measures"].get(name))]:
+                            result["evaluations"] if (m := one["measures"].get(name))]:
                 tokens, means, low, high = zip(*points)
                 axis.plot(tokens, means, color=color, marker="o", label=arm)
                 axis.fill_between(tokens, low, high, color=color, alpha=0.1)

@@ -1,4 +1,4 @@
-"""Plain data on both sides of the sandbox: text that reads back, equality, and the JSON between trainer and child.
+"""Plain data on both sides of the sandbox: text that reads back, equality, and what trainer, worker and child send.
 
 Plain data are None, bool, int, float, complex, str and bytes, and lists, tuples, sets, frozensets and dicts of them,
 all of exactly these types: a subclass brings methods of its own.
@@ -6,6 +6,7 @@ all of exactly these types: a subclass brings methods of its own.
 import collections
 import json
 import math
+import struct
 from collections.abc import Collection
 
 from sandbox.parsing import MAX_DEPTH, MAX_INT_BITS
@@ -94,7 +95,7 @@ TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z", dict: "d"}
 CONTAINERS = {tag: kind for kind, tag in TAGS.items()}
 
 
-def encode(value, most: int = MAX_VALUE) -> str:
+def to_wire(value, most: int = MAX_VALUE) -> str:
     """Type-tagged JSON, `most` characters at most; TypeError: not plain data; ValueError: too big, deep or cyclic."""
     budget = most
 
@@ -133,8 +134,8 @@ def encode(value, most: int = MAX_VALUE) -> str:
     return text
 
 
-def decode(tree, depth: int = MAX_DEPTH):
-    """The value of a loaded JSON tree; raises some Exception for anything that encode cannot write."""
+def from_wire(tree, depth: int = MAX_DEPTH):
+    """The value of a loaded JSON tree; raises some Exception for anything that to_wire cannot write."""
     if type(tree) in SCALARS:
         if type(tree) is int and tree.bit_length() > 63:
             raise ValueError("untagged long integer")
@@ -150,9 +151,32 @@ def decode(tree, depth: int = MAX_DEPTH):
         return value
     if depth == 0:
         raise ValueError("nested too deeply")
-    items = [decode(item, depth - 1) for item in rest]
+    items = [from_wire(item, depth - 1) for item in rest]
     if tag in ("d", "s", "z"):
         check_hashes(items[::2] if tag == "d" else items)
     if tag == "d":
         return dict(zip(items[::2], items[1::2], strict=True))
     return CONTAINERS[tag](items)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# What trainer, worker and child send each other
+#
+#     trainer -> worker   HEAD, then the job: JSON of [program, name of its function, [encoded arguments of each call]]
+#     child -> worker     per call a record: its length (4 bytes), JSON of [number of the call, kind, value or text]
+#     worker -> trainer   FRAME, and after HELLO and DATA as many bytes as it says
+
+HEAD = struct.Struct("!4sIIdd")  # MAGIC, bytes of the job that follows, calls, CPU seconds of one and of all
+MAGIC = b"\0job"  # a job is JSON, which has no NUL: leftovers of a job never pass for a head
+FRAME = struct.Struct("!cId")  # tag, size or exit status, CPU seconds so far
+# What a frame brings: the layers that are missing; a child's bytes; a child's end, by itself or by the worker at the
+# CPU limit or, asleep, at the wall limit.
+HELLO, DATA, ENDED, SPENT, LATE = b"H", b"D", b"E", b"T", b"L"
+MAX_RECORD = MAX_VALUE + 100  # bytes of one call's record
+MAX_ERROR = 200  # characters of an error text
+MAX_NAME = 100   # characters of the name of an exception's class in it
+
+
+def is_name(text: str) -> bool:
+    """Whether an error text can begin with this as the name of a class."""
+    return len(text) <= MAX_NAME and text.isidentifier()

@@ -5,10 +5,7 @@ worker imports what programs may want, gives up nearly every right it has (kerne
 and then forks one child for every job.  The child reads the job, runs the program on all its inputs, each in a fresh
 namespace, and writes a record for each to a pipe that the worker passes on unread; exit status and CPU time come from
 the kernel.  Neither programs nor results enter the worker's memory, so a later child cannot find them there.
-
-    trainer -> worker   HEAD, then the job: JSON of [program, name of its function, [encoded arguments of each call]]
-    child -> worker     per call a record: its length (4 bytes), JSON of [number of the call, kind, value or text]
-    worker -> trainer   FRAME, and after HELLO and DATA as many bytes as it says
+What they send each other is in values.py.
 """
 import fcntl
 import gc
@@ -31,17 +28,9 @@ if __name__ == "__main__":  # Python has put this file's folder first, but modul
 
 from sandbox import kernel
 from sandbox.parsing import ALLOWED_IMPORTS
-from sandbox.values import MAX_VALUE, decode, encode
+from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, SPENT, from_wire,
+                            is_name, to_wire)
 
-MAX_RECORD = MAX_VALUE + 100  # bytes of one call's record
-MAX_ERROR = 200  # characters of an error text
-MAX_NAME = 100   # characters of the name of an exception's class in it
-HEAD = struct.Struct("!4sIIdd")  # MAGIC, bytes of the job that follows, calls, CPU seconds of one and of all
-MAGIC = b"\0job"  # a job is JSON, which has no NUL: leftovers of a job never pass for a head
-FRAME = struct.Struct("!cId")  # tag, size or exit status, CPU seconds so far
-# What a frame brings: the layers that are missing; a child's bytes; a child's end, by itself or by the worker at the
-# CPU limit or, asleep, at the wall limit.
-HELLO, DATA, ENDED, SPENT, LATE = b"H", b"D", b"E", b"T", b"L"
 RESULT_FD = 3
 GLANCE_MS = 5
 CODECS = "ascii latin_1 utf_7 utf_16 utf_32 utf_8_sig cp437 cp1252 idna shift_jis gbk big5"
@@ -70,11 +59,6 @@ def write_all(fd: int, data: bytes) -> None:
 NAME_OF = type.__dict__["__name__"].__get__  # the class's own name: type(error).__name__ would ask its metaclass first
 
 
-def is_name(text: str) -> bool:
-    """Whether an error text can begin with this as the name of a class."""
-    return len(text) <= MAX_NAME and text.isidentifier()
-
-
 def describe(error: BaseException) -> str:
     """'Name: message'.  The class may be the program's own: then `Name` is what it calls itself if that is a name, else
     "exception", and there may be no message."""
@@ -100,13 +84,13 @@ def call(code, entry: str, arguments: list) -> tuple[str, str]:
         function = namespace.get(entry)
         if not callable(function):
             return "refused", json.dumps(f"no {entry}")
-        value = function(*map(decode, arguments))
+        value = function(*map(from_wire, arguments))
     except MemoryError:
         return "memory", '""'
     except BaseException as error:  # SystemExit and KeyboardInterrupt are just ways to fail
         return "error", json.dumps(describe(error))
     try:
-        return "ok", encode(value)
+        return "ok", to_wire(value)
     except TypeError as error:
         return "unserializable", json.dumps(str(error))
     except ValueError as error:

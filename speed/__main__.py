@@ -84,7 +84,7 @@ def main() -> None:
         from speed import gpu
         raise SystemExit(gpu.main(sys.argv[2:]))
     args = arguments()
-    figures = {"machine": measure.machine(args.device), "model": args.name if args.model else f"random {args.name}",
+    figures = {"machine": measure.machine_name(args.device), "model": args.name if args.model else f"random {args.name}",
                "dtype": args.dtype, "torch": torch.__version__}
     for what in WHAT if args.what == "all" else [args.what]:
         figures |= {f"{what}.{key}": value for key, value in WHAT[what](args).items()}

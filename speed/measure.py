@@ -89,7 +89,7 @@ def resident(name: str) -> float:
     return 1024.0 * int(line.split()[1])
 
 
-def machine(device: str) -> str:
+def machine_name(device: str) -> str:
     name = torch.cuda.get_device_name() if device == "cuda" else f"cpu-{os.cpu_count()}x-{platform.machine()}"
     return "".join(c if c.isalnum() else "-" for c in name.lower())
 

@@ -47,7 +47,7 @@ class Script:
         return {"add": self.add, "advance": self.advance, "decode": lambda policy, ids: self.texts.pop(id(ids)),
                 "judge": self.judged}
 
-    def add(self, rollout, prompt: list[int], n: int = 1, tag: list = (), key: str = "") -> sampler.Request:
+    def add(self, rollout, prompt: list[int], n: int = 1, tag: list = (), key: str = "", stops=()) -> sampler.Request:
         rng = random.Random(f"{self.args.seed} {key}")
         lengths = [max(4, min(self.args.response_max, round(rng.lognormvariate(0, 0.9) * self.args.response_median)))
                    for _ in range(n)]
@@ -71,8 +71,8 @@ def scripted(row: train.Row, rng: random.Random) -> str:
         if row.type == "induction":
             values = rng.sample(range(-50, 50), 6)
             blocks = [("input", tasks.arguments((v,))) for v in values] + [("message", "a function")]
-            blocks = blocks if row.reference is None else [
-                ("input", tasks.arguments(row.reference.inputs[0])), *blocks[1:]]
+            blocks = blocks if not row.references else [
+                ("input", tasks.arguments(row.references[0].inputs[0])), *blocks[1:]]
         else:
             task = make.draw_example("solve", row.type, make.pick(make.DEPTHS, rng), rng)[0]
             blocks = [("python", task.program), ("input", tasks.arguments(task.inputs[0]))]
@@ -91,7 +91,7 @@ def full_logits(run: train.Training, rows: list, device: str) -> None:
     policy, shared = run.policy, run.policy.share_prompts
     policy.share_prompts = 0
     batches, policy.share_prompts = train.micro_batches(run, rows, run.cfg.micro_tokens), shared
-    for micro in batches:
+    for _, micro in batches:
         ids_BT, _ = pad([rows[i].prompt_ids + rows[i].sample.ids for i in micro], device)
         mask_BT = torch.zeros_like(ids_BT)
         for b, i in enumerate(micro):

@@ -543,7 +543,7 @@ def test_the_pool_is_bounded():
 
 
 def test_a_worker_that_cannot_start_says_why(monkeypatch):
-    monkeypatch.setattr(executor.worker, "__file__", str(Path(__file__).parent / "nothing.py"))
+    monkeypatch.setattr(executor, "WORKER", str(Path(__file__).parent / "nothing.py"))
     with pytest.raises(executor.ExecutorError, match="nothing.py"):
         Executor(workers=1, require="weak")
 

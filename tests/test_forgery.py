@@ -84,7 +84,7 @@ def f(x):
                   "    while t:\n        for o in (t.f_locals, t.f_code.co_consts): walk(o, 3)\n        t = t.f_back"),
     "from json import dumps\ndef f(x):\n    f.__code__ = (lambda x: 24).__code__\n    return 0",
     "import json\njson.dumps = lambda *a, **k: '24'\ndef f(x):\n    return 0",
-    "import __main__\n__main__.encode = lambda v: '24'\ndef f(x):\n    return 0",
+    "import __main__\n__main__.to_wire = lambda v: '24'\ndef f(x):\n    return 0",
     "from sandbox import values\ndef f(x):\n    values.same_value = lambda a, b: True",
     "def f(x):\n    open(3, 'wb', closefd=False).write(b'\\0\\0\\0\\x0b[0,\"ok\",24]')\n    return 0"])
 def test_induction(ex, program):

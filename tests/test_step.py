@@ -159,9 +159,15 @@ def test_an_advantage_moves_that_samples_probability_its_way(run, sign):
     assert (after - before) * sign > 0
 
 
+def padded_tokens(run: Training, rows: list[Row]) -> int:
+    """Of the rows in one batch."""
+    ((tokens, _),) = train.micro_batches(run, rows, 1 << 40)
+    return tokens
+
+
 def gradient(run: Training, rows: list[Row], micro_tokens: int) -> list[torch.Tensor]:
     weight_R = rewards.token_weights(run.cfg.loss_mean, [(r.type, r.role) for r in rows], [len(r.sample.ids) for r in rows])
-    for micro in train.micro_batches(run, rows, micro_tokens):
+    for _, micro in train.micro_batches(run, rows, micro_tokens):
         micro_loss(run, [rows[i] for i in micro], weight_R[micro])[0].backward()
     found = [parameter.grad.clone() for parameter in run.policy.trained()]
     run.optimizer.zero_grad()
@@ -185,11 +191,11 @@ def test_answers_to_one_prompt_share_it_in_the_update(run):
     prompt = rows[0].prompt_ids
     rows = [replace(row, prompt_ids=prompt if i < 5 else rows[5].prompt_ids, advantage=(-1.0) ** i) for i, row in
             enumerate(rows)]
-    together = train.padded_tokens(run, rows[:5])
-    assert [len(text) for _, text in train.texts_of(run, rows)] == [5, 1]
+    together = padded_tokens(run, rows[:5])
+    assert together < sum(padded_tokens(run, [row]) for row in rows[:5])
     shared, split = gradient(run, rows, 1 << 20), gradient(run, rows, together - 1)
     run.policy.share_prompts = 0
-    assert together < train.padded_tokens(run, rows[:5])
+    assert together < padded_tokens(run, rows[:5])
     for a, b, c in zip(shared, split, gradient(run, rows, 1 << 20)):
         torch.testing.assert_close(a, c, rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(b, c, rtol=1e-3, atol=1e-6)
@@ -216,11 +222,11 @@ def test_rows_without_an_advantage_are_left_out_and_change_nothing(run, monkeypa
 def test_micro_batches_put_the_longest_first_and_lose_none(run):
     rows = [Row("solve", "solve", "deduction", "", [1] * n, sample=Sample([1] * m, [0.0] * m, "stop"))
             for n, m in [(5, 5), (30, 2), (1, 1), (9, 9), (3, 20)]]
-    batches = train.micro_batches(run, rows, 40)
+    sizes, batches = zip(*train.micro_batches(run, rows, 40))
     assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3, 4]
     assert batches[0][0] == 1
     length = lambda i: len(rows[i].prompt_ids) + len(rows[i].sample.ids)
-    assert all(len(batch) * max(map(length, batch)) <= 40 for batch in batches)
+    assert all(len(batch) * max(map(length, batch)) == size <= 40 for size, batch in zip(sizes, batches))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"),
@@ -230,11 +236,11 @@ def test_out_of_memory_halves_the_batch_and_changes_no_gradient(run, monkeypatch
     for i, row in enumerate(rows):
         row.advantage = (-1.0) ** i * (1 + i)
     wanted, calls, original = gradient(run, rows, 1 << 20), [], train.micro_loss
-    limit = 2 * max(train.padded_tokens(run, [row]) for row in rows)  # tokens that fit: two of six rows
+    limit = 2 * max(padded_tokens(run, [row]) for row in rows)  # tokens that fit: two of six rows
 
     def scarce(run, part, weight_R):
         loss, *rest = original(run, part, weight_R)
-        calls.append(train.padded_tokens(run, part))
+        calls.append(padded_tokens(run, part))
         if calls[-1] > limit:
             loss.backward(retain_graph=True)  # as if memory had run out near the end of the backward pass
             raise error
@@ -571,7 +577,7 @@ def test_a_run_goes_on_from_its_checkpoint_as_if_it_had_never_stopped(executor, 
     steps = []
     for run.step in (1, 2):
         if run.step == 2:
-            train.save(replace(run, step=1), [0, 0])
+            runfolder.save_checkpoint(replace(run, step=1), [0, 0])
         rows, metrics = train_step(run)
         steps.append((told(rows), metrics["grad_norm"]))
     again = begin()
@@ -637,7 +643,7 @@ def test_a_response_that_never_fits_ends_the_run_with_a_line(run, monkeypatch):
         return original(run, part, weight_R)
     monkeypatch.setattr(train, "micro_loss", scarce)
     rows = [long, *(replace(row) for _ in range(8))]
-    run.micro_tokens = train.padded_tokens(run, [long]) // 3
+    run.micro_tokens = padded_tokens(run, [long]) // 3
     with pytest.raises(torch.OutOfMemoryError, match="one response alone is too long"):
         train.backward(run, rows, torch.ones(len(rows)))
 

@@ -8,7 +8,7 @@ import pytest
 
 from executor import Job
 from sandbox.parsing import parse_arguments, parse_literal
-from sandbox.values import decode, same_value, show
+from sandbox.values import from_wire, same_value, show
 
 pytestmark = pytest.mark.quick
 nan, inf = math.nan, math.inf
@@ -35,7 +35,7 @@ def test_values_round_trip(value, executor):
 
 def test_sign_of_zero_survives():
     assert math.copysign(1, parse_literal(show(-0.0))) == -1
-    assert math.copysign(1, decode(-0.0)) == -1
+    assert math.copysign(1, from_wire(-0.0)) == -1
 
 
 def test_show():
