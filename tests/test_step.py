@@ -399,6 +399,10 @@ def test_programs_of_the_heldout_file_are_held_out_too(run):
 def test_a_run_says_in_words_what_needs_attention(run):
     _, metrics = train_step(run)
     metrics |= {"cut_off/solve/induction": 0.5, "valid/deduction": 0.0, "skipped_updates": 1}
+    late = metrics | {"step": 99, "bad_format/solve/deduction": 1.0}  # with all keys of a step, lists among them
+    first = {key: 1e6 for key in metrics if key.startswith("length/")}
+    assert {key.split("/")[0] for key, _ in runfolder.step_warnings(late, run.cfg, first)} >= {"short", "cut_off"}
+    assert not runfolder.step_warnings(late, run.cfg, {key: 1.0 for key in first})[0][0].startswith("short")
     lines = " ".join(line for _, line in runfolder.step_warnings(metrics, run.cfg, {}))
     assert "50% of the solve/induction responses" in lines and "no valid deduction" in lines and "skipped" in lines
 
