@@ -104,7 +104,8 @@ class Clock:
 
 
 def mean(values) -> float | None:
-    values = list(values)
+    """Of those that are known."""
+    values = [value for value in values if value is not None]
     return sum(values) / len(values) if values else None
 
 
@@ -137,7 +138,7 @@ def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
             m[f"length/{role}/{type}"] = mean(len(row.sample.ids) for row in sampled)
             m[f"cut_off/{role}/{type}"] = mean(row.sample.finish == "length" for row in sampled)
             m[f"bad_format/{role}/{type}"] = mean(not row.well_formed for row in sampled)
-    m["heldout_proposals"] = sum(is_heldout_proposal(row) for row in everything)
+    m["heldout_proposals"] = sum(row.task is not None and row.task.heldout for row in everything)
     generated = sum(len(row.sample.ids) for row in everything)
     m["infra_failures"] = sum(row.verdict == "infra" for row in everything)
     m["tokens_generated"], m["tokens_trained"] = generated, sum(len(row.sample.ids) for row in trained)
@@ -148,16 +149,11 @@ def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
     return m
 
 
-def is_heldout_proposal(row) -> bool:
-    return row.kind == "propose" and row.task is not None and row.task.heldout
-
-
 def step_line(m: dict, cfg: Config) -> str:
     def by_type(key: str) -> str:
         return "/".join("-" if m[f"{key}/{t}"] is None else f"{m[f'{key}/{t}']:.2f}" for t in cfg.types)
-    learn = mean(m[f"learnability/{t}"] for t in cfg.types if m[f"learnability/{t}"] is not None)
-    lengths = [m[f"length/{role}/{t}"] for role in ("propose", "solve") for t in cfg.types]
-    length = mean(value for value in lengths if value is not None)
+    learn = mean(m[f"learnability/{t}"] for t in cfg.types)
+    length = mean(m[f"length/{role}/{t}"] for role in ("propose", "solve") for t in cfg.types)
     seconds = " ".join(f"{key[8:]} {value:.1f}" for key, value in m.items() if key.startswith("seconds/"))
     return (f"step {m['step']:4d} | solve reward {by_type('reward/solve')} | valid {by_type('valid')} | learnability"
             f" {learn or 0:.2f} | length {length or 0:.0f} | {m['tokens_per_second']:,.0f} tok/s | seconds {seconds}")
@@ -181,7 +177,7 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
     """(key, line) of what a user should know about a step; each key is told once a run. `first`: of `first_lengths`."""
     lines, late = [], m["step"] > FIRST_STEPS
     for role in ("propose", "solve") if late else ():
-        bad = mean(value for key, value in m.items() if key.startswith(f"bad_format/{role}/") and value is not None)
+        bad = mean(value for key, value in m.items() if key.startswith(f"bad_format/{role}/"))
         if (bad or 0) >= 0.5:
             lines.append((f"form/{role}", f"{100 * bad:.0f}% of the responses that {role} are badly formatted, after"
                           f" {FIRST_STEPS} steps; python -m tools doctor --model {cfg.model} says why"))
@@ -233,9 +229,10 @@ class Log:
             if 0 <= self.keep_samples < counts[row.type, row.kind]:
                 continue
             record = {"step": step, "role": row.role, "kind": row.kind, "type": row.type, "reward": row.reward,
-                      "heldout": is_heldout_proposal(row), "well_formed": row.well_formed, "verdict": row.verdict,
-                      "solve_rate": row.solve_rate, "advantage": row.advantage, "finish": row.sample.finish,
-                      "tokens": len(row.sample.ids), "prompt": row.prompt, "text": row.text}
+                      "heldout": row.task is not None and row.task.heldout, "well_formed": row.well_formed,
+                      "verdict": row.verdict, "solve_rate": row.solve_rate, "advantage": row.advantage,
+                      "finish": row.sample.finish, "tokens": len(row.sample.ids), "prompt": row.prompt,
+                      "text": row.text}
             if row.kind == "propose":
                 record["references"] = [task.id for task in row.references]
                 record |= {"task": task_to_json(row.task)} if row.task else {}

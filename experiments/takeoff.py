@@ -241,7 +241,7 @@ def arm_results(plan: Plan, arm: str, clusters: list[str]) -> dict | None:
 
 
 def over_types(line: dict, key: str) -> float | None:
-    return runfolder.mean(line[f"{key}/{type}"] for type in tasks.TYPES if line.get(f"{key}/{type}") is not None)
+    return runfolder.mean(line.get(f"{key}/{type}") for type in tasks.TYPES)
 
 
 def cruxeval_results(out: Path, folder: Path) -> dict:
