@@ -38,7 +38,7 @@ NANO = HERE / "nano"
 # ----------------------------------------------------------------------------------------------------------------
 # The command line
 
-def parse_arguments() -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     """The options, checked, with those that were not given. ValueError."""
     args = make_parser().parse_args()
     check(args)
@@ -203,7 +203,7 @@ def run_stages(args: argparse.Namespace, works: list[Work], executor: Executor) 
 
 def main() -> int:
     try:
-        return do(parse_arguments())
+        return do(parse())
     except (ModelError, ExecutorError, DataError, ValueError, OSError, ImportError) as error:
         complain(str(error))
         return 2

@@ -135,7 +135,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             pass
         del rollout  # its keys, values and packed weights: the update needs the memory
 
-    # reward: for whom the executor failed gets none as a proposal, and counts as unsolved as a probe
+    # reward: where the executor failed, a proposal gets none and a probe counts as unsolved
     rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)]
     for row in rewarded:
         if row.task:
