@@ -5,7 +5,7 @@ bin := .venv/bin
 seams := step rewards tasks rollout executor values forgery
 
 train: .venv/ready
-	$(bin)/python train.py $(ARGS)
+	$(bin)/python train.py $(or $(ARGS),--preset nano)
 
 test: .venv/ready
 	$(bin)/python -m pytest -q -n 2 --dist loadfile $(ARGS) tests

@@ -47,7 +47,7 @@ class Config:
     name: str | None = opt(None, "the run's folder is runs/NAME; preset and time if not given", scope="run")
     resume: str | None = opt(None, "a run folder to go on with; what defines the run cannot change", scope="machine")
     steps: int = opt(500, "training steps (paper: 500)", least=1, scope="start")
-    budget_s: float = opt(0.0, "seconds after which the run ends, its last evaluation done; 0: none", least=0,
+    budget_s: float = opt(0.0, "seconds after which the run ends, evaluated where --eval_every asks; 0: none", least=0,
                           scope="machine")
     budget_tokens: int = opt(0, "generated tokens after which the run ends; 0: none", least=0, scope="start")
     seed: int = opt(0, "fixes every random draw", scope="run")
@@ -116,7 +116,7 @@ class Config:
 
     workers: int = opt(os.cpu_count() or 1, "executor processes", least=1, scope="machine", group="the executor")
     cpu_seconds: float = opt(1.0, "CPU time of one run of a program", above=0)
-    memory_mb: int = opt(512, "memory of one run of a program", least=1)
+    memory_mb: int = opt(512, "memory of one run of a program", least=64)
     require: Literal["kernel", "partial", "weak"] = opt(
         "kernel", "the least sandbox; below kernel programs can reach more than their own result", scope="machine")
 
@@ -194,7 +194,7 @@ def yes_or_no(text: str) -> bool:
 
 def parse(argv: list[str]) -> tuple[Config, str]:
     """The configuration and the first line to print. Options win over the resumed run's configuration or the preset."""
-    argv = [underscored(word) if word.startswith("--") else word for word in argv]
+    argv = joined([underscored(word) if word.startswith("--") else word for word in argv])
     given = vars(build_parser({}).parse_known_args([word for word in argv if word not in ("-h", "--help")])[0])
     if resumed := given.get("resume"):
         defaults, line = vars(read_config(Path(resumed))), f"resuming {resumed}"
@@ -207,7 +207,7 @@ def parse(argv: list[str]) -> tuple[Config, str]:
     if fixed := [f.name for f in fields(Config) if resumed and f.name in given and not f.metadata["running"]]:
         raise UserError(f"--{fixed[0]} cannot change on --resume, it would be another run; drop it or start a new run")
     cfg = Config(**defaults | given)
-    if Path(cfg.model).expanduser().is_dir():  # a run can be resumed from another folder
+    if cfg.model and Path(cfg.model).expanduser().is_dir():  # a run can be resumed from another folder
         cfg.model = str(Path(cfg.model).expanduser().resolve())
     cfg.name = cfg.name or f"{cfg.preset}-{time.strftime('%Y%m%d-%H%M%S')}"
     check(cfg)
@@ -218,6 +218,25 @@ def underscored(word: str) -> str:
     """--batch-size is --batch_size."""
     name, equals, value = word[2:].partition("=")
     return "--" + name.replace("-", "_") + equals + value
+
+
+def joined(argv: list[str]) -> list[str]:
+    """A negative number such as -1e-3, which argparse takes for an option, goes into the word before it."""
+    words: list[str] = []
+    for word in argv:
+        if words and words[-1].startswith("--") and word.startswith("-") and is_number(word):
+            words[-1] += "=" + word
+        else:
+            words.append(word)
+    return words
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+        return True
+    except ValueError:
+        return False
 
 
 def pick_preset(given: dict) -> tuple[str, str]:
@@ -251,15 +270,18 @@ def read_config(folder: Path, file: str = "config.json") -> Config:
         raise UserError(f"{folder} is not a run folder: there is no readable {file} in it") from error
     if saved.pop("reuse_probes", False):
         saved["solve_tasks"] = "probes"
+    saved.setdefault("stop_at_answer", False)
     if unknown := sorted(set(saved) - {f.name for f in fields(Config)}):
         raise UserError(f"{folder}: its {file} has {', '.join(unknown)}, which this version does not know")
     return Config(**saved)
 
 
 def check(cfg: Config) -> None:
-    """Values and combinations that cannot work, each with what to do. Written so that nan is refused too."""
+    """Values and combinations that cannot work, each with what to do."""
     for f in fields(cfg):
         value, least, above = getattr(cfg, f.name), f.metadata["least"], f.metadata["above"]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{f.name} {value}: must be a finite number")
         if least is not None and not least <= value < math.inf or above is not None and not above < value < math.inf:
             wanted = f"above {above}" if least is None else f"at least {least}" if least else "0 or more"
             raise UserError(f"--{f.name} {value}: must be {wanted}")
@@ -269,6 +291,10 @@ def check(cfg: Config) -> None:
         (len(set(cfg.types)) == len(cfg.types), "--types: each type once"),
         (cfg.n_inputs % 2 == 0, f"--n_inputs {cfg.n_inputs}: must be even, half are hidden"),
         (cfg.heldout_fraction < 1, f"--heldout_fraction {cfg.heldout_fraction}: must be in [0, 1)"),
+        (cfg.cpu_seconds <= 3600, f"--cpu_seconds {cfg.cpu_seconds}: an hour at most"),
+        (cfg.slots <= 2**16, f"--slots {cfg.slots}: 65536 at most"),
+        (cfg.model, "--model: give a hub name or a folder"),
+        (cfg.eval_every or not cfg.eval_tasks, "--eval_tasks is scored every --eval_every steps; give that too"),
         (cfg.clip_low <= 1, f"--clip_low {cfg.clip_low}: must be in (0, 1]"),
         (cfg.lora_rank or not cfg.kl_coef,
          "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
@@ -287,5 +313,7 @@ def check(cfg: Config) -> None:
         if not holds:
             raise UserError(message)
     for name in ("seed_tasks", "heldout_tasks", "propose_from"):
-        if getattr(cfg, name) not in (None, "policy", "start") and not Path(getattr(cfg, name)).is_file():
-            raise UserError(f"--{name} {getattr(cfg, name)}: no such file")
+        path = getattr(cfg, name)
+        named = name == "propose_from" and path in ("policy", "start")
+        if path is not None and not named and not Path(path).is_file():
+            raise UserError(f"--{name} {path}: no such file")

@@ -335,7 +335,9 @@ def build_prompt(style: Style, role: str, type: TaskType, shown: list[list], whi
         turn = f"Now it is your turn{', with something new' * (role == 'propose')}."
         if style.name == "chat":  # as a turn of its own: Instruct models follow it, and end as it ends
             first = "\n\n".join([instructions, *[given] * bool(given), reminder])
-            return chat_prompt(style.wrap, first, response, "\n\n".join([turn, *texts]))
+            text = chat_prompt(style.wrap, first, response, "\n\n".join([turn, *texts]))
+            if response in text:
+                return text  # else the template cuts thoughts out of earlier turns, as Qwen3's does
         texts = ["\n".join(["Here is an example.", *[given] * bool(given), response, turn]), *texts]
     question = "\n\n".join([instructions, *texts])
     return chat_prompt(style.wrap, question) if style.name == "chat" else base_prompt(question)
@@ -600,12 +602,20 @@ class Buffers:
         buffer.append(task)
         del buffer[:-self.size]
 
+    def set_aside(self, keys: set[str]) -> None:
+        """Tasks of these programs are held out from now on."""
+        for name, buffer in self.train.items():
+            self.heldout[name] += [replace(task, heldout=True) for task in buffer if task.key in keys]
+            self.train[name] = [task for task in buffer if task.key not in keys]
+
     def note_rates(self, answers: list) -> None:
         """Keeps the solve rates of the tasks that these answers, rows of train.py, were judged on."""
         verdicts: dict[str, list[bool]] = {}
         for row in answers:
             verdicts.setdefault(row.task.id, []).append(row.verdict == "correct")
         self.rates |= {id: sum(right) / len(right) for id, right in verdicts.items() if len(right) > 1}
+        kept = {task.id for buffer in self.train.values() for task in buffer}
+        self.rates = {id: rate for id, rate in self.rates.items() if id in kept}
 
     def draw_references(self, type: TaskType, k: int, rng: random.Random, mixed: bool = False) -> list[Task]:
         """K distinct references, uniform over the type's buffer; for induction the one program it proposes on, uniform

@@ -86,7 +86,8 @@ class Training:
     style: Style
     buffers: Buffers
     step: int = 0
-    given: list[Task] | None = None  # the tasks of --propose_from FILE
+    seeds: list[Task] = field(default_factory=list)  # the tasks of --seed_tasks
+    given: list[Task] | None = None                  # the tasks of --propose_from FILE
     heldout_file: list[Task] = field(default_factory=list)  # the tasks of --heldout_tasks ...
     heldout_keys: set[str] = field(default_factory=set)     # ... whose programs are never trained on
     benchmarks: list = field(default_factory=list)          # what --eval_tasks asks for
@@ -133,7 +134,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             solves = probes + probe_from_buffer(run, rollout, proposals)
         for _ in judged(run, rollout, list(dict.fromkeys(probes + solves))):
             pass
-        del rollout  # its keys, values and packed weights: the update needs the memory
+        del rollout  # its keys, values and packed weights: the update needs the memory (graphs keep theirs)
 
     # reward: where the executor failed, a proposal gets none and a probe counts as unsolved
     rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)]
@@ -157,8 +158,9 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     with clock("update"):
         update_metrics = update(run, rows)
 
-    run.buffers.note_rates(probes + solves)
-    everything = list(dict.fromkeys(proposals + probes + solves))
+    answers = list(dict.fromkeys(probes + solves))
+    run.buffers.note_rates(answers)
+    everything = proposals + answers
     return everything, runfolder.step_metrics(run, everything, rows, clock) | update_metrics
 
 
@@ -284,7 +286,8 @@ def fits(run: Training, task: Task) -> bool:
     shown_to = [type for type in TYPES.values() if type.name == task.type
                 or type.given_program and TYPES[task.type].gives_programs]
     prompts = [tasks.solve_prompt(run.style, task)]
-    prompts += [tasks.propose_prompt(run.style, type, [task]) for type in shown_to]
+    prompts += [tasks.propose_prompt(run.style, type, [task], which) for type in shown_to
+                for which in range(len(tasks.PROPOSALS) if run.style.example else 1)]
     return all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
@@ -459,9 +462,10 @@ def seed_buffers(run: Training, log: Log) -> None:
     them. As in the official code, seeding reads the blocks wherever they stand and does not ask for the think/answer
     format."""
     cfg, target = run.cfg, run.cfg.batch_size * run.cfg.seed_factor
-    if cfg.seed_tasks:
-        for task in fitting_tasks(run, cfg.seed_tasks):
-            run.buffers.add(task)
+    for task in run.seeds:
+        run.buffers.add(replace(task, step=0))
+    if aside := sum(task.heldout for task in run.seeds):
+        say(f"note: {aside} of {len(run.seeds)} tasks of {cfg.seed_tasks} are of held-out programs and not trained on")
     given = {name for name, buffer in run.buffers.train.items() if buffer}
     wanted = [type for type in TYPES.values() if type.paper and type.gives_programs or type.name in cfg.types]
     for type in wanted:
@@ -549,6 +553,12 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     sizes = [0, 0]
     if checkpoint:
         run.step, sizes, run.buffers = runfolder.load_checkpoint(checkpoint, run.optimizer, policy.device)
+        run.buffers.set_aside(run.heldout_keys)  # --heldout_tasks may be another file by now
+    elif cfg.seed_tasks:
+        run.seeds = fitting_tasks(run, cfg.seed_tasks)
+        if all(task.heldout for task in run.seeds):
+            raise UserError(f"--seed_tasks {cfg.seed_tasks}: all of its programs are held out; give others, or set"
+                            " --heldout_fraction and --heldout_tasks accordingly")
     return run, Log(folder, cfg.keep_samples, sizes)
 
 
@@ -626,6 +636,8 @@ def train(run: Training, log: Log, interrupts: list[int]) -> None:
     for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
         if interrupts:
             raise KeyboardInterrupt
+        if 0 < cfg.budget_tokens <= made:  # on --resume
+            break
         run.step, begun = step + 1, time.monotonic()
         rows, metrics = train_step(run)
         made, now = made + metrics["tokens_generated"], time.monotonic()

@@ -2,6 +2,7 @@
 Held-out self-play tasks: how many of them the policy solves, by task type and depth, while it trains (train.py) and
 as tables (train.py, summary.py). Nothing here loads the tables of benchmarks, unless --eval_tasks names some.
 """
+import hashlib
 import json
 import time
 from collections import Counter
@@ -134,7 +135,7 @@ def evaluations(run) -> dict:
         told = {name: {"n": result.n, "strict": result.correct, "lenient": result.lenient}
                 for name, result in examined.items()}
         with open(run.folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": run.step} | told) + "\n")
+            file.write(json.dumps({"step": run.step, "tasks": hash_of_tasks(heldout)} | told) + "\n")
     if run.benchmarks:
         from benchmarks import stages
         with stages.scorer(cfg.workers, cfg.require) as executor:
@@ -153,8 +154,12 @@ def read_evaluations(folder: Path) -> dict[int, dict]:
 def examined_at(run, heldout: list[Task], step: int) -> Scores | None:
     """Greedy answers to the run's held-out file, if they were asked for at this step already."""
     line = read_evaluations(run.folder).get(step) if heldout == run.heldout_file[:run.cfg.eval_limit] else None
-    same = line and len(line["heldout"]["strict"]) == len(heldout)  # not of another --heldout_tasks or --eval_limit
+    same = line and line.get("tasks") == hash_of_tasks(heldout)  # not of another --heldout_tasks or --eval_limit
     return Scores(heldout, line["heldout"]["strict"]) if same else None
+
+
+def hash_of_tasks(some: list[Task]) -> str:
+    return hashlib.sha256("".join(task.id for task in some).encode()).hexdigest()[:16]
 
 
 def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -> list:

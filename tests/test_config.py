@@ -84,3 +84,24 @@ def test_an_option_says_where_it_may_differ():
     scopes = {f.name: (f.metadata["running"], f.metadata["own"]) for f in fields(Config)}
     assert scopes["lr"] == (False, False) and scopes["seed"] == (False, True)
     assert scopes["steps"] == (True, False) and scopes["slots"] == (True, True)
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--extreme_reward", "nan"], "finite"), (["--invalid_reward", "-inf"], "finite"), (["--memory_mb", "1"], "at least 64"),
+    (["--cpu_seconds", "1e300"], "an hour"), (["--slots", "1000000000000"], "65536"), (["--model="], "--model"),
+    (["--heldout_tasks", "start"], "no such file"), (["--eval_tasks", "humaneval"], "--eval_every")])
+def test_values_that_cannot_work_are_refused_before_anything_starts(words, says):
+    with pytest.raises(UserError, match=says):
+        parse(["--preset", "nano", *words])
+
+
+def test_negative_numbers_in_any_notation_are_values():
+    assert parse(["--preset", "nano", "--invalid_reward", "-5e-1"])[0].invalid_reward == -0.5
+    assert parse(["--preset", "nano", "--invalid_reward", "-.5", "--seed", "-3"])[0].seed == -3
+
+
+def test_runs_from_before_the_stop_go_on_without_it(tmp_path):
+    saved = vars(config())
+    del saved["stop_at_answer"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    assert read_config(tmp_path).stop_at_answer is False

@@ -474,7 +474,7 @@ def test_a_seed_file_replaces_seeding(run, tmp_path, monkeypatch):
     lines = [json.dumps(tasks.task_to_json(task)) for buffer in run.buffers.train.values() for task in buffer]
     (tmp_path / "seeds.jsonl").write_text("\n".join(lines) + "\n")
     given = run.buffers.to_json()
-    run.buffers = tasks.Buffers(100)
+    run.buffers, run.seeds = tasks.Buffers(100), train.fitting_tasks(run, run.cfg.seed_tasks)
     monkeypatch.setattr(train, "generate", None)  # nothing is asked of the model
     train.seed_buffers(run, runfolder.Log(tmp_path, -1, [0, 0]))
     assert run.buffers.to_json()["train"] == given["train"]

@@ -1106,3 +1106,25 @@ def test_references_can_be_drawn_from_tasks_that_are_solved_sometimes():
     drawn = {task.id for _ in range(50) for task in buffers.draw_references(DEDUCTION, 6, rng, mixed=True)}
     assert len(drawn) == 20, "too few of them: all count"
     assert Buffers.from_json(json.loads(json.dumps(buffers.to_json()))).rates == buffers.rates
+
+
+def test_a_template_that_cuts_thoughts_out_of_earlier_turns_gets_the_example_in_the_question():
+    def wrap(*turns):
+        return "|".join(turn.rpartition("</think>")[2] if i % 2 else turn for i, turn in enumerate(turns)) + "|"
+    task = tasks.identity_task(DEDUCTION)
+    for cuts in (False, True):
+        style = Style("chat", 6, wrap if cuts else lambda *turns: "|".join(turns) + "|", True)
+        prompt = tasks.solve_prompt(style, task)
+        assert f"<think> {DEDUCTION.thought} </think>" in prompt and prompt.endswith("<think>")
+        assert prompt.count("|") == (1 if cuts else 3)
+
+
+def test_programs_can_be_set_aside_later():
+    buffers = filled({"deduction": 3})
+    key = buffers.train["deduction"][1].key
+    buffers.rates = {task.id: 0.5 for task in buffers.train["deduction"]} | {"gone": 1.0}
+    buffers.set_aside({key})
+    assert [task.key == key for task in buffers.train["deduction"]] == [False, False]
+    assert [task.key for task in buffers.heldout["deduction"] if task.heldout][-1] == key
+    buffers.note_rates([])
+    assert set(buffers.rates) == {task.id for task in buffers.train["deduction"]}
