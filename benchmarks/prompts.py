@@ -220,8 +220,8 @@ def find_literal(prompt: Prompt, response: str, language: str) -> str | None:
     if "[ANSWER]" in text and prompt.stops:
         answer = text[text.rfind("[ANSWER]") + len("[ANSWER]"):].strip().removeprefix("assert ")
         return sides(answer)[language == "output"] or None
-    blocks = tasks.blocks_of(tasks.answer_blocks(text), language) if "<answer>" in text else []
-    # The prompts ask for a block; as the training does, nothing else counts as an answer.
+    blocks = tasks.blocks_of(tasks.answer_blocks(text), language, None) if "<answer>" in text else []
+    # The prompts ask for a block; an answer part without any fence counts too, as it does in training.
     return blocks[0] if blocks else None
 
 

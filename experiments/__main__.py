@@ -19,7 +19,9 @@ from nano import make
 
 def parse_plan(argv: list[str]) -> Plan:
     parser = argparse.ArgumentParser(prog="python -m experiments", allow_abbrev=False,
-                                     description=experiments.__doc__.strip().split("\n\n")[0])
+                                     description=experiments.__doc__.strip().split("\n\n")[0],
+                                     epilog="`python -m experiments takeoff --help` tells of a third, with a real"
+                                     " model and options of its own.")
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... for every arm")
     parser.add_argument("--steps", type=int, default=30, help="training steps of an arm")

@@ -3,7 +3,7 @@ Whether a real model takes off: self-play against four controls, from one start 
 
     python -m experiments takeoff --model DIR --seed_tasks FILE --heldout FILE --steps 100 --jobs 3
     python -m experiments takeoff --model DIR ... --arms selfplay,solver --budget_s 200 --data FOLDER
-    python -m experiments takeoff --dry               # all of it with nano in tiny shapes, in less than a minute
+    python -m experiments takeoff --dry               # all of it with nano in tiny shapes, in a minute or two
 
 Everything is in the folder --out: a run of train.py for each arm (which a second call goes on with), heldout.jsonl,
 and, written anew while the arms run, takeoff.json, takeoff.md, takeoff.png and responses.md. All other options go to
@@ -48,6 +48,7 @@ MEASURES = {"greedy strict": ("heldout", "strict"), "greedy lenient": ("heldout"
 WATCHED = ("bad_format/propose", "bad_format/solve", "valid", "distinct", "mixed", "solve_rate", "learnability",
            "length/propose", "length/solve", "entropy/propose", "entropy/solve", "cut_off/solve")
 ENDS = 5  # steps that the table's first and last are means of
+NEAR = 0.1  # an evaluation stands for a number of tokens that is within this share of its own
 
 
 @dataclass(frozen=True)
@@ -172,11 +173,13 @@ def when(plan: Plan) -> list[str]:
 
 
 def commands_left(plan: Plan, arm: str) -> list[list[str]]:
-    """An arm has ended when heldout.md is younger than its checkpoint, with all steps made or its budget used."""
+    """An arm has ended when heldout.md is younger than its checkpoint, with all steps made or its budget used. Whether
+    its seconds were used stands nowhere, so with --budget_s they count as used."""
     folder, left = plan.out / "runs" / arm, []
     state, table = folder / "checkpoint" / "state.json", folder / "heldout.md"
     ended = state.exists() and table.exists() and table.stat().st_mtime >= state.stat().st_mtime
-    if not ended or last_step(folder) < plan.steps and not (plan.budget_s or plan.tokens):
+    wanting = last_step(folder) < plan.steps and (not plan.tokens or tokens_of(folder) < plan.tokens)
+    if not ended or wanting and not plan.budget_s:
         if last_step(folder) >= 0:
             left.append([str(HERE / "train.py"), "--resume", str(folder), *when(plan)])
         else:
@@ -185,6 +188,11 @@ def commands_left(plan: Plan, arm: str) -> list[list[str]]:
     if plan.data and (left or not (folder / "cruxeval.json").exists()):
         left.append(["-m", "experiments.work", "cruxeval", str(folder)])
     return left
+
+
+def tokens_of(folder: Path) -> int:
+    """Generated in all steps of a run."""
+    return sum(line.get("tokens_generated", 0) for line in runfolder.read_lines(folder / "metrics.jsonl"))
 
 
 def run_arms(plan: Plan) -> None:
@@ -267,10 +275,9 @@ def write_results(plan: Plan) -> str:
     if not arms:
         return "nothing was evaluated yet"
     equal = min(arm["tokens"] for arm in arms.values())
-    for arm in arms.values():  # that all arms have had: the evaluation that is nearest
-        arm["at_equal_tokens"] = min(range(len(arm["evaluations"])),
-                                     key=lambda i: abs(arm["evaluations"][i]["tokens"] - equal))
-    everything = {"plan": asdict(plan), "commit": runfolder.commit(), "heldout": len(rows),
+    for arm in arms.values():  # that all arms have had
+        arm["at_equal_tokens"] = nearest_evaluation(arm["evaluations"], equal)
+    everything = {"plan": without_folders(plan), "commit": runfolder.commit(), "heldout": len(rows),
                   "programs": len(set(clusters)), "equal_tokens": equal, "arms": arms}
     text = results_table(everything)
     runfolder.write_file(plan.out / "takeoff.json", json.dumps(everything, indent=1, default=str) + "\n")
@@ -278,6 +285,21 @@ def write_results(plan: Plan) -> str:
     runfolder.write_file(plan.out / "responses.md", "".join(responses_of(plan, arm) for arm in arms))
     plot(everything, plan.out / "takeoff.png")
     return text
+
+
+def nearest_evaluation(evaluations: list[dict], tokens: int) -> int | None:
+    """Its index; None if it is too far from these tokens to be compared."""
+    far = [abs(one["tokens"] - tokens) for one in evaluations]
+    return far.index(min(far)) if min(far) <= NEAR * tokens else None
+
+
+def without_folders(plan: Plan) -> dict:
+    """The plan as it is published: of paths their names alone."""
+    def bare(value):
+        if isinstance(value, tuple):
+            return [bare(word) for word in value]
+        return Path(value).name if isinstance(value, (str, Path)) and Path(value).is_absolute() else value
+    return {name: bare(value) for name, value in asdict(plan).items()}
 
 
 def results_table(everything: dict) -> str:
@@ -288,10 +310,9 @@ def results_table(everything: dict) -> str:
     for title, chosen in (("At the end of each arm", {arm: -1 for arm in arms}),
                           (f"At about {everything['equal_tokens']:,} generated tokens",
                            {arm: result["at_equal_tokens"] for arm, result in arms.items()})):
-        at = {arm: result["evaluations"][chosen[arm]] for arm, result in arms.items()}
         lines += titled_table(title, ["steps", "tokens", *names], {
-            arm: [one["step"], f"{one['tokens']:,}", *(in_words(one["measures"].get(name)) for name in names)]
-            for arm, one in at.items()})
+            arm: evaluation_cells(None if chosen[arm] is None else result["evaluations"][chosen[arm]])
+            for arm, result in arms.items()})
     lines += titled_table(f"Training, the first {ENDS} steps -> the last {ENDS}", WATCHED, {
         arm: [both_ends(result["curves"][key]) for key in WATCHED] for arm, result in arms.items()})
     if crux := {arm: result["cruxeval"] for arm, result in arms.items() if result["cruxeval"]}:
@@ -304,6 +325,13 @@ def titled_table(title: str, columns, rows: dict[str, list]) -> list[str]:
     """A titled table with a row an arm."""
     return ["", f"{title}:", "", f"| arm | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|",
             *(f"| {arm} | {' | '.join(map(str, cells))} |" for arm, cells in rows.items())]
+
+
+def evaluation_cells(evaluation: dict | None) -> list[str]:
+    if evaluation is None:
+        return ["- (no evaluation near)"] * (2 + len(MEASURES))
+    return [str(evaluation["step"]), f"{evaluation['tokens']:,}",
+            *(in_words(evaluation["measures"].get(name)) for name in MEASURES)]
 
 
 def change_in_words(was: float, now: float, low: float, high: float) -> str:

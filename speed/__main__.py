@@ -39,7 +39,8 @@ SIZES = {  # what is not given, by where and what is run
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m speed", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m speed", description=__doc__.split("\n\n")[0], allow_abbrev=False,
+                                     epilog="`python -m speed gpu --help` tells of one more, with options of its own.")
     parser.add_argument("what", choices=(*WHAT, "all"))
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", help="a folder or a hub name")

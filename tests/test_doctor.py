@@ -1,10 +1,13 @@
 """What is told of a model before training: the doctor on nano and on a random model; answers read leniently."""
 import json
+import random
+from types import SimpleNamespace
 
 import pytest
 
 import config
 import tasks
+import train
 from benchmarks import lenient
 from runs import ROOT
 from sampler import Sample
@@ -49,7 +52,7 @@ def test_a_model_without_form_is_told_so_with_its_texts(capsys, tiny):
 
 @pytest.mark.quick
 def test_advice_changes_only_what_is_not_so_already():
-    shown = {"truncated": 0.5, "valid": 0.1, "never": 0.9, "mixed": 0.0}
+    shown = {"truncated": 0.5, "valid": 0.1, "never": 0.9, "mixed": 0.0, "pass1": 0.0}
     asked, _ = config.parse(["--preset", "nano", "--device", "cpu", "--solve_tasks", "this", "--max_new_tokens", "100"])
     setting = {"example": True, "temperature": 0.7}
 
@@ -60,7 +63,52 @@ def test_advice_changes_only_what_is_not_so_already():
     following, _ = config.parse(["--preset", "nano", "--device", "cpu", *advised])
     assert following.solve_tasks == "probes" and following.max_new_tokens == 200
     assert flags(following, shown | {"truncated": 0.0}) == []
-    assert flags(following, {"truncated": 0.0, "valid": 0.9, "never": 0.1, "mixed": 0.5}) == []
+    assert flags(following, {"truncated": 0.0, "valid": 0.9, "never": 0.1, "mixed": 0.5, "pass1": 0.5}) == []
+
+
+@pytest.mark.quick
+def test_tasks_that_are_always_solved_need_no_more_answers():
+    cfg, _ = config.parse(["--preset", "nano", "--device", "cpu", "--n_probes", "4"])
+    setting = {"example": cfg.example, "temperature": cfg.temperature}
+    shown = {"truncated": 0.0, "valid": 0.9, "never": 0.0, "mixed": 0.1}
+    assert doctor.advice(cfg, setting, shown | {"pass1": 0.95}, False) == [([], "the tasks are too easy for it")]
+    assert doctor.advice(cfg, setting, shown | {"pass1": 0.5}, False)[0][0] == ["--n_probes", "8"]
+
+
+@pytest.mark.quick
+def test_a_copy_is_no_task_to_solve_where_copies_are_refused(monkeypatch):
+    shown, other = (tasks.Task("deduction", program, (("a",),), ("a",), key=program) for program in ("shown", "other"))
+    rows = [Row("propose", "propose", "deduction", "", [], references=[shown]) for _ in range(2)]
+    monkeypatch.setattr(tasks, "gate", lambda *a, **b: [tasks.Gated(shown, "ok"), tasks.Gated(other, "ok")])
+    monkeypatch.setattr(train, "fits", lambda run, task: True)
+
+    def chosen(refuse: bool) -> list:
+        cfg = SimpleNamespace(seed_tasks=None, n_inputs=2, refuse_copies=refuse, types=["deduction"])
+        buffers = SimpleNamespace(train={"deduction": []}, add=lambda task: buffers.train["deduction"].append(task))
+        run = SimpleNamespace(cfg=cfg, executor=None, buffers=buffers, rng=random.Random)
+        return sorted(task.program for task in doctor.choose_tasks(run, 5, rows))
+    assert chosen(True) == ["other"] and chosen(False) == ["other", "shown"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("flags, seconds", [
+    (["--solve_tasks", "probes"], 6 * (1 + 10) + 24 * (2 + 100)),
+    (["--solve_tasks", "this"], 6 * (1 + 10) + 30 * 2 + 6 * 100),       # probes that only measure
+    (["--solve_tasks", "this", "--no_train_propose"], 6 * 1 + 30 * 2 + 6 * 100)])
+def test_a_step_updates_only_on_what_is_trained(monkeypatch, flags, seconds):
+    cfg, _ = config.parse(["--preset", "nano", "--device", "cpu", "--batch_size", "2", "--n_probes", "4", *flags])
+    rows, right = ([Row("", "", "", "", [], sample=Sample([1], [], "stop"))] * 5 for _ in range(2))
+    monkeypatch.setattr(doctor, "update_seconds", lambda run, some: 10.0 if some is rows else 100.0)
+    run = SimpleNamespace(policy=SimpleNamespace(device=SimpleNamespace(type="cpu")))
+    assert doctor.speed_of(run, cfg, rows, 5 * 1.0, right, 5 * 2.0)["step_seconds"] == seconds
+
+
+@pytest.mark.quick
+def test_a_run_that_goes_on_is_no_case_for_the_doctor(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(vars(config.parse(RUN)[0])))
+    assert command.main(["doctor", "--resume", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and "instead of --resume" in said.err and not said.out
 
 
 @pytest.mark.quick

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import runfolder
 from config import Config, UserError, read_config
 from model import forward, load_policy, save_policy
+from sampler import Sample
 from tools import __main__ as command
 from tools import chat, export, show
 
@@ -113,6 +115,15 @@ def test_chat_answers_every_line(run, monkeypatch, capsys):
     expected = show.printable(chat.reply(policy, config, "solve deduction", 12, 0.0, 0))
     said = capsys.readouterr().out
     assert said.startswith(expected + "\n") and "positions)" in said
+
+
+@pytest.mark.parametrize("stopping, stops", [(True, ("</answer>",)), (False, ())])
+def test_chat_ends_answers_where_training_did(run, monkeypatch, stopping, stops):
+    seen = []
+    monkeypatch.setattr(chat, "generate", lambda *a, **named: seen.append(named["stops"]) or [[Sample([], [], "stop")]])
+    policy, config = export.load_run(run)
+    chat.reply(policy, replace(config, stop_at_answer=stopping), "solve deduction", 12, 0.0, 0)
+    assert seen == [stops]
 
 
 def test_chat_reads_bytes_that_are_no_text(run, monkeypatch, capsys):

@@ -128,7 +128,8 @@ def test_literals_and_formulas_are_found():
     item = ITEMS["cruxeval_o"]
     azr, base = outputs.prompts["azr"](item), outputs.prompts["base"](item)
     assert outputs.find(item, azr, "t</think><answer>```output\n[1]\n```</answer>") == "[1]"
-    assert outputs.find(item, azr, "t</think><answer>[1]</answer>") is None
+    assert outputs.find(item, azr, "t</think><answer>\n[1]\n</answer>") == "[1]", "as in training"
+    assert outputs.find(item, azr, "t</think><answer>```text\n[1]\n```</answer>") is None
     assert outputs.find(item, base, "so it is 1\n[/THOUGHT]\n[ANSWER]\n[1]\n[/ANSWER]\n[ANSWER]2[/ANSWER]") == "[1]"
     assert outputs.find(item, base, "[ANSWER]assert f(1) == [1]") == "[1]"
     assert inputs.find(item, inputs.prompts["base"](item), "[ANSWER] f(1) == [1]\n[/ANSWER]") == "f(1)"

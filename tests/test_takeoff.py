@@ -52,6 +52,11 @@ def test_an_arm_goes_on_until_it_has_ended(plan, monkeypatch):
     assert takeoff.commands_left(plan, "selfplay") == []
     assert takeoff.commands_left(replace(plan, steps=9), "selfplay")[0][1] == "--resume"
     assert takeoff.commands_left(replace(plan, steps=9, budget_s=60.0), "selfplay") == [], "its time was used"
+    takeoff.write_rows(folder / "metrics.jsonl", [{"step": 1, "tokens_generated": 60},
+                                                  {"step": 2, "tokens_generated": 50}])
+    assert takeoff.commands_left(replace(plan, steps=10**6, tokens=110), "selfplay") == [], "its tokens were used"
+    assert takeoff.commands_left(replace(plan, steps=10**6, tokens=111), "selfplay")[0][1] == "--resume"
+    assert takeoff.commands_left(replace(plan, tokens=111), "selfplay") == [], "its steps were made"
     os.utime(folder / "heldout.md", (1, 1))
     assert takeoff.commands_left(plan, "selfplay")[0][1] == "--resume", "trained further since"
     assert takeoff.commands_left(replace(plan, data="."), "selfplay")[-1][2] == "cruxeval"
@@ -74,12 +79,13 @@ def written(plan: takeoff.Plan, arm: str, tokens: int, right: list[list[int]]) -
 
 def test_arms_are_compared_at_the_tokens_that_all_have_had(plan):
     takeoff.prepare(plan, dry=False)
-    written(plan, "selfplay", 180, [[0, 0, 0, 0], [1, 0, 0, 0], [2, 2, 0, 0], [2, 2, 2, 2]])
+    written(plan, "selfplay", 160, [[0, 0, 0, 0], [1, 0, 0, 0], [2, 2, 0, 0], [2, 2, 2, 2]])
     written(plan, "solver", 100, [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]])
     table = takeoff.write_results(plan)
     found = json.loads((plan.out / "takeoff.json").read_text())["arms"]
     chosen = {arm: one["evaluations"][one["at_equal_tokens"]] for arm, one in found.items()}
-    assert {arm: one["tokens"] for arm, one in chosen.items()} == {"selfplay": 360, "solver": 300}
+    assert {arm: one["tokens"] for arm, one in chosen.items()} == {"selfplay": 320, "solver": 300}
+    assert "no evaluation near" not in table
     end = found["selfplay"]["evaluations"][-1]["measures"]
     assert end["T1 strict"]["mean"] == end["T1 strict"]["change"] == 1.0
     assert end["greedy strict"]["change"] == 0.0 and end["greedy lenient"]["mean"] == 0.75
@@ -87,6 +93,27 @@ def test_arms_are_compared_at_the_tokens_that_all_have_had(plan):
     assert "0.0 -> 100.0 (+100.0" in table and (plan.out / "takeoff.md").read_text() == table
     read = (plan.out / "responses.md").read_text()
     assert "of step 1" in read and "of step 3" in read and "of step 2" not in read and "\x1b" not in read
+
+
+def test_an_evaluation_far_from_the_equal_tokens_is_not_compared(plan):
+    takeoff.prepare(plan, dry=False)
+    written(plan, "selfplay", 180, [[0, 0, 0, 0], [1, 0, 0, 0], [2, 2, 0, 0], [2, 2, 2, 2]])  # at 360, 20% over 300
+    written(plan, "solver", 100, [[0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]])
+    _, equally = takeoff.write_results(plan).split("At about 300 generated tokens")
+    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in equally.split("Training")[0].splitlines()}
+    assert {cell.strip(" |") for cell in rows["| selfplay"]} == {"- (no evaluation near)"}
+    assert rows["| solver"][:2] == ["3", "300"] and len(rows["| solver"]) == len(rows["| selfplay"])
+    found = json.loads((plan.out / "takeoff.json").read_text())["arms"]
+    assert found["selfplay"]["at_equal_tokens"] is None and found["solver"]["at_equal_tokens"] == 3
+
+
+def test_what_is_published_names_no_folders(plan):
+    takeoff.prepare(plan, dry=False)
+    written(plan, "solver", 100, [[0, 0, 0, 0], [1, 1, 0, 0]])
+    takeoff.write_results(plan)
+    told = json.loads((plan.out / "takeoff.json").read_text())["plan"]
+    assert (told["out"], told["seed_tasks"], told["flags"][:2]) == ("out", "seeds.jsonl", ["--model", "folder"])
+    assert all(str(plan.out.parent) not in (plan.out / name).read_text() for name in ("takeoff.json", "takeoff.md"))
 
 
 @pytest.mark.parametrize("flags, says", [(["--arms", "nobody", "--model", "x"], "no arm called nobody"),

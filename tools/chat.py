@@ -27,7 +27,8 @@ def reply(policy: Policy, config: Config, text: str, most: int, temperature: flo
     ids = encode(policy, question(policy, config, text), config.prompt == "chat")
     if len(ids) >= policy.max_length:
         raise ModelError(f"the message has {len(ids)} tokens, the model {policy.max_length} positions")
-    ((sample,),) = generate(policy, [ids], 1, min(most, policy.max_length - len(ids)), temperature, seed)
+    ((sample,),) = generate(policy, [ids], 1, min(most, policy.max_length - len(ids)), temperature, seed,
+                           stops=("</answer>",) if config.stop_at_answer else ())
     return decode(policy, sample.ids)
 
 

@@ -31,6 +31,7 @@ from tools.show import printable
 from train import Row, Training
 
 MOST_SHOWN = 800  # characters of a response that failed
+EASY = 0.8  # the share of right answers from which on more of them find nothing to learn from
 
 WORDS = {  # reasons of tasks.py, where they do not speak for themselves
     "wrong": "the value is not the right one", "no answer": "the answer holds no block of the kind that is asked for",
@@ -81,13 +82,14 @@ def answers(run: Training, rollout, chosen: list[Task]) -> list[Row]:
             for row in train.ask(run, rollout, task, "probe", f"task {number}", run.cfg.n_probes)]
 
 
-def cell(run: Training, role: str, type: str, rows: list[Row]) -> dict:
-    """What both roles have; shares in [0, 1]."""
-    failed = {reason_of(row): row.text for row in rows if row.reward < 1}
+def cell(run: Training, role: str, type: str, rows: list[Row], good: list[bool]) -> dict:
+    """What both roles have, of rows that are good (valid, right) or failed; shares in [0, 1]."""
+    bad = [row for row, passed in zip(rows, good) if not passed]
+    failed = {reason_of(row): row.text for row in bad}
     return {"example": run.cfg.example, "temperature": run.cfg.temperature, "role": role, "type": type, "n": len(rows),
             "formed": share(row.well_formed for row in rows), "tokens": share(len(row.sample.ids) for row in rows),
             "truncated": share(row.sample.finish == "length" for row in rows),
-            "reasons": dict(Counter(map(reason_of, (row for row in rows if row.reward < 1))).most_common()),
+            "reasons": dict(Counter(map(reason_of, bad)).most_common()),
             "failed": [{"reason": reason, "text": text[:MOST_SHOWN]} for reason, text in list(failed.items())[:2]]}
 
 
@@ -97,22 +99,25 @@ def share(values) -> float:
 
 
 def proposal_cells(run: Training, rows: list[Row]) -> list[dict]:
-    for row in rows:
-        row.reward = float(row.task is not None)
-    return [cell(run, "propose", name, mine) | {"valid": share(row.reward for row in mine)}
-            for name in run.cfg.types if (mine := [row for row in rows if row.type == name])]
+    cells = []
+    for name in run.cfg.types:
+        mine = [row for row in rows if row.type == name]
+        valid = [row.task is not None for row in mine]
+        cells.append(cell(run, "propose", name, mine, valid) | {"valid": share(valid)})
+    return cells
 
 
 def answer_cells(run: Training, rows: list[Row]) -> list[dict]:
     n, cells = run.cfg.n_probes, []
-    for row, anyhow in zip(rows, lenient.verify([(row.task, row.text) for row in rows], run.executor)):
-        row.reward, row.learnability = float(row.well_formed and row.verdict == "correct"), float(anyhow)
+    meant = lenient.verify([(row.task, row.text) for row in rows], run.executor)
     for name in run.cfg.types:
         mine = [row for row in rows if row.type == name]
-        solved = [round(sum(row.reward for row in mine[i:i + n])) for i in range(0, len(mine), n)]
-        cells.append(cell(run, "solve", name, mine) | {
-            "pass1": share(row.reward for row in mine), f"pass{n}": share(pass_at_k(n, c, n) for c in solved),
-            "lenient": share(max(row.reward, row.learnability) for row in mine),
+        right = [row.well_formed and row.verdict == "correct" for row in mine]
+        anyhow = [leniently for row, leniently in zip(rows, meant) if row.type == name]
+        solved = [sum(right[i:i + n]) for i in range(0, len(right), n)]
+        cells.append(cell(run, "solve", name, mine, right) | {
+            "pass1": share(right), f"pass{n}": share(pass_at_k(n, c, n) for c in solved),
+            "lenient": share(map(max, right, anyhow)),
             "tasks": len(solved), "mixed": share(0 < c < n for c in solved), "never": share(c == 0 for c in solved)})
     return cells
 
@@ -122,8 +127,10 @@ def choose_tasks(run: Training, count: int, rows: list[Row]) -> list[Task]:
     if not run.cfg.seed_tasks:
         drafts = [(TYPES[row.type], row.text, next(iter(row.references), None)) for row in rows]
         gated = tasks.gate(drafts, run.executor, 0, run.cfg.n_inputs, strict_format=False)
-        for task in (result.task for result in gated if result.task and train.fits(run, result.task)):
-            if task.id not in {other.id for other in run.buffers.train[task.type]}:
+        valid = [(row, result.task) for row, result in zip(rows, gated) if result.task and train.fits(run, result.task)]
+        for row, task in valid:
+            refused = run.cfg.refuse_copies and train.is_copy(row, task)
+            if not refused and task.id not in {other.id for other in run.buffers.train[task.type]}:
                 run.buffers.add(task)
     pools = [run.buffers.train[name] for name in run.cfg.types]
     return [task for pool in pools for task in run.rng("doctor").sample(pool, min(count, len(pool)))]
@@ -156,7 +163,7 @@ def summary(cells: list[dict], n: int) -> dict:
 
 
 def advice(cfg: Config, setting: dict, shown: dict, copies: bool) -> list[tuple[list[str], str]]:
-    """(flags, why) of what should differ from the run that was asked for."""
+    """(flags, why) of what should differ from the run that was asked for; no flags where none helps."""
     rules = [
         (setting["example"] and not cfg.example, ["--example"], "a worked example shows the form"),
         (cfg.example and not setting["example"], ["--no_example"], "the worked example shows nothing new"),
@@ -171,8 +178,9 @@ def advice(cfg: Config, setting: dict, shown: dict, copies: bool) -> list[tuple[
         (shown["never"] > 0.5 and cfg.learnability == "paper",
          ["--learnability", "graded", "--references_from", "mixed"],
          "most tasks are never solved: easier ones must be worth more"),
-        (shown["mixed"] < 0.2 and cfg.n_probes < 16, ["--n_probes", str(2 * cfg.n_probes)],
-         "few tasks are solved sometimes: more answers find more of them")]
+        (shown["mixed"] < 0.2 and shown["pass1"] < EASY and cfg.n_probes < 16, ["--n_probes", str(2 * cfg.n_probes)],
+         "few tasks are solved sometimes: more answers find more of them"),
+        (shown["mixed"] < 0.2 and shown["pass1"] >= EASY, [], "the tasks are too easy for it")]
     return [(flags, why) for holds, flags, why in rules if holds]
 
 
@@ -194,13 +202,15 @@ def speed_of(run: Training, cfg: Config, rows: list[Row], propose_s: float, righ
     """Of a step as `cfg` has it, from the seconds that these responses took."""
     proposing = cfg.batch_size * len(cfg.types)
     solving = proposing * (cfg.n_probes + (cfg.solve_tasks != "probes"))
+    trained = (proposing if cfg.train_propose and cfg.propose_from == "policy" else 0,
+               solving if cfg.solve_tasks == "probes" else proposing)  # other probes only measure
     update_s = [update_seconds(run, some) for some in (rows, right)]
     memory = torch.cuda.max_memory_allocated() / 2**30 if run.policy.device.type == "cuda" else \
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"tokens_per_second": round(sum(len(row.sample.ids) for row in rows + right) / (propose_s + solve_s), 1),
             "memory_gb": round(memory, 2), "responses": proposing + solving,
-            "step_seconds": round(proposing * (propose_s / len(rows) + update_s[0])
-                                  + solving * (solve_s / len(right) + update_s[1]), 1)}
+            "step_seconds": round(proposing * propose_s / len(rows) + solving * solve_s / len(right)
+                                  + sum(count * seconds for count, seconds in zip(trained, update_s)), 1)}
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -240,7 +250,7 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
         f" {speed['step_seconds']:.0f} s for a step of {speed['responses']} responses")
     told = advice(cfg, cells[best][0], shown[best], any(row.verdict == "copy" for row in asked[best][0]))
     for flags, why in told:
-        say(f"{' '.join(flags)}: {why}")
+        say(f"{' '.join(flags)}: {why}" if flags else why)
     flags = [flag for flags, _ in told for flag in flags]
     command = shlex.join(["python", "train.py", *given, *flags])
     say(f"\n{command}\n")
@@ -261,6 +271,8 @@ def main(argv: list[str]) -> None:
     if min(vars(sizes).values()) < 1:
         parser.error("--tasks, --answers and --proposals must be at least 1")
     cfg, first_line = parse(given)
+    if cfg.resume:
+        raise UserError("the doctor looks at a model before training: give --model instead of --resume")
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, TemporaryDirectory() as folder:
         try:
