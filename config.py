@@ -149,8 +149,10 @@ PRESETS = {
     "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True),
     "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
 }
-# What a preset takes on a CPU: a step of 0.5b is then about a minute and a half on two cores, most of it prompts.
-ON_CPU = {"0.5b": dict(batch_size=4, references=1, max_new_tokens=160, slots=64, steps=60)}
+# What a preset takes on a CPU: with B 4, three types and 160 tokens a step of 0.5b took three minutes on two cores, and
+# no induction proposal was valid. Passes of 16,384 tokens took more than 23 GB, and are no faster there.
+ON_CPU = {"0.5b": dict(types=["deduction", "abduction"], batch_size=3, references=1, max_new_tokens=128, slots=64,
+                       micro_tokens=2048, lr=1e-4, steps=60)}
 
 
 # ----------------------------------------------------------------------------------------------------------------
