@@ -7,12 +7,13 @@ seams := step rewards tasks rollout executor values forgery
 train: .venv/ready
 	$(bin)/python train.py $(or $(ARGS),--preset nano)
 
+# Hash seeds are fixed so that all processes collect the same tests: names of some hold sets.
 test: .venv/ready
-	$(bin)/python -m pytest -q -n 2 --dist loadfile $(ARGS) tests
+	PYTHONHASHSEED=0 $(bin)/python -m pytest -q -n 2 --dist loadfile $(ARGS) tests
 
 # The seams, for use after every edit.
 quick: .venv/ready
-	$(bin)/python -m pytest -q -n 2 --dist loadfile -m quick $(ARGS) $(addprefix tests/test_,$(seams:=.py))
+	PYTHONHASHSEED=0 $(bin)/python -m pytest -q -n 2 --dist loadfile -m quick $(ARGS) $(addprefix tests/test_,$(seams:=.py))
 
 .venv/ready: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' or 0)"

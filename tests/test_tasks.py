@@ -905,7 +905,7 @@ ODD_VALUES = [nan, inf, -inf, -0.0, 1e300, 10**40, True, None, "it's \"\\\n\té\
               set(), {1, "a"}, frozenset({2}), {"k": (nan, {3})}, 1 - 2j, "```", "</think>"]
 
 
-@pytest.mark.parametrize("value", ODD_VALUES, ids=ascii)
+@pytest.mark.parametrize("value", ODD_VALUES, ids=lambda value: ascii(show(value)))
 def test_tasks_survive_the_way_through_a_file(value):
     task = make_task("induction", PLUS_ONE, ((value, 1), value), ((value,), [value]), message="say \"hi\"\n", step=12)
     line = json.dumps(tasks.task_to_state(task), allow_nan=False)  # strict JSON: values travel as literals

@@ -187,12 +187,15 @@ def test_resume_keeps_its_own_flags(whole, tmp_path):
 
 
 def test_a_run_ends_with_its_budget_and_its_evaluation(whole, tmp_path, capsys, monkeypatch):
-    """After one step more, where the tokens are used up; then after another, where the time is."""
+    """After one step more, where the tokens are used up, and not again on resume; then after another, where the time
+    is."""
     folder = shutil.copytree(whole, tmp_path / "a")
     monkeypatch.setattr(train, "write_report", lambda run: None)
-    for step, budget in ((4, "--budget_tokens"), (5, "--budget_s")):
-        assert train.run_main(["--resume", str(folder), "--steps", "9", "--eval_every", "100", budget, "1",
-                               *(["--budget_tokens", "0"] if step == 5 else [])]) == 0, capsys.readouterr().err
+    made = sum(line["tokens_generated"] for line in metrics_of(folder))
+    for step, budget in ((4, ["--budget_tokens", str(made + 1)]), (4, ["--budget_tokens", str(made + 1)]),
+                         (5, ["--budget_tokens", "0", "--budget_s", "1"])):
+        assert train.run_main(["--resume", str(folder), "--steps", "9", "--eval_every", "100", *budget]) == 0, \
+            capsys.readouterr().err
         assert [line["step"] for line in metrics_of(folder)] == list(range(1, step + 1))
         assert json.loads((folder / "checkpoint" / "state.json").read_text())["step"] == step
         last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
