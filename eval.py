@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import suite
-from benchmarks.items import DataError, sha256_of
+from benchmarks.items import DataError
 from benchmarks.selfcheck import selfcheck
 from benchmarks.stages import (Sampling, Work, complain, export_evalplus, generate_all, judge_all, names_of, prepare,
                                read_object, scorer, whole_lines)
@@ -29,6 +29,7 @@ from benchmarks.suite import BENCHMARKS, GROUPS
 from benchmarks.summary import compare, summarise
 from executor import LEVELS, Executor, ExecutorError
 from model import ModelError, load_policy
+from runfolder import sha256_of
 from tasks import Style
 
 HERE = Path(__file__).resolve().parent

@@ -286,9 +286,13 @@ def checksums(folder: Path) -> dict[str, str]:
     sums = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != "checksums.json":
-            with open(path, "rb") as file:
-                sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+            sums[str(path.relative_to(folder))] = sha256_of(path)
     return sums
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(folder: Path) -> list[str]:

@@ -5,7 +5,6 @@ Order of reading: Item, files, functions (HumanEval, MBPP+), values and mathemat
 """
 import base64
 import gzip
-import hashlib
 import io
 import json
 import pickle
@@ -26,11 +25,6 @@ class Item:
     id: str
     row: dict
     cluster: str = ""
-
-
-def sha256_of(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_rows(path: Path) -> list[dict]:

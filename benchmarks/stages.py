@@ -15,13 +15,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import judges, suite, taskfiles
-from benchmarks.items import DataError, Item, in_window, sha256_of
+from benchmarks.items import DataError, Item, in_window
 from benchmarks.judges import Judgement, has_math_verify
 from benchmarks.prompts import Prompt, before_stops
 from benchmarks.suite import BENCHMARKS, GROUPS, Kind
 from executor import Executor
 from model import ModelError, Policy, decode, encode
-from runfolder import write_file
+from runfolder import sha256_of, write_file
 from sampler import add, advance, idle, start_rollout
 from tasks import Style
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import items, judges, prompts
-from benchmarks.items import DataError, Item, sha256_of
+from benchmarks.items import DataError, Item
 from benchmarks.judges import Judgement
 from benchmarks.prompts import Prompt
 from executor import Executor
+from runfolder import sha256_of
 
 STYLES = ("azr", "chat", "qwen", "base", "boxed")  # of prompts; every benchmark has all of them
 AVERAGE_TEMPERATURE = 0.6  # of the samples that benchmarks with few items are averaged over

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import runfolder
-from benchmarks.items import sha256_of
 from config import PRESETS, UserError
 
 HERE = Path(__file__).resolve().parent.parent
@@ -76,7 +75,7 @@ def subject(preset: str) -> str:
     """The preset with a digest of its weights and its held-out file: with others, kept runs are of no use."""
     chosen = PRESETS[preset]
     files = [*sorted(Path(chosen["model"]).glob("*.safetensors")), Path(chosen["heldout_tasks"])]
-    return f"{preset}.{hashlib.sha256(''.join(map(sha256_of, files)).encode()).hexdigest()[:6]}"
+    return f"{preset}.{hashlib.sha256(''.join(map(runfolder.sha256_of, files)).encode()).hexdigest()[:6]}"
 
 
 def run_folder(plan: Plan, arm: str, seed: int | str) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import items, prompts, stages, suite, taskfiles
+import runfolder
 import tasks
 from benchmarks.items import DataError, Item
 from benchmarks.prompts import Prompt
@@ -159,7 +160,7 @@ def test_files_missing_damaged_and_foreign(tmp_path):
             suite.load(crux_file, [path])
     path.write_text(json.dumps({"code": CODE, "input": "2", "output": "3", "id": "s"}) + "\n")
     loaded, files, warnings = suite.load(crux_file, [path])
-    assert len(loaded) == 1 and files == [{"file": "cruxeval/cruxeval.jsonl", "sha256": items.sha256_of(path)}]
+    assert len(loaded) == 1 and files == [{"file": "cruxeval/cruxeval.jsonl", "sha256": runfolder.sha256_of(path)}]
     assert len(warnings) == 2 and "sha256" in warnings[0] and "800" in warnings[1]
     packed = tmp_path / "x.jsonl.gz"
     packed.write_bytes(b"no gzip")
