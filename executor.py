@@ -28,8 +28,8 @@ from dataclasses import dataclass, field, replace
 from sandbox import canary, host
 from sandbox.canary import LAYERS, LEVELS
 from sandbox.parsing import parse_arguments
-from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, MAX_VALUE, SPENT,
-                            from_wire, is_name, printable, same_value, show, to_wire)
+from sandbox.values import (DATA, ENDED, ESCAPED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, MAX_VALUE,
+                            SPENT, from_wire, is_name, printable, same_value, show, to_wire)
 
 WORKER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sandbox", "worker.py")
 MAX_PROGRAM = 100_000  # characters of source
@@ -52,8 +52,8 @@ class Job:
     With seeds=2 what gives a value or an exception also runs under a second hash seed, in reversed order.  Calls that
     stand `together` are worth nothing apart: the first that gives no value ends the job, and the rest shares its
     outcome.  `limits`: CPU seconds of one call and of all together, in place of the executor's; the first call that
-    ends the process, for instance by running out of them, then ends the job, and the rest is refused.  `most`:
-    characters of a value on its way back; what is longer is too_big.
+    ends the process, for instance by running out of them, then ends the job, and the rest is refused.  A value for
+    which `show` needs more than `most` characters is too_big, if not by a few.
     """
     program: str
     inputs: tuple[tuple, ...]
@@ -100,6 +100,7 @@ class OpenJob:
     inputs: tuple[str | None, ...]  # JSON text of each argument list; None where refused
     indices: list[int]              # of the jobs
     assignments: list["Assignment"] = field(default_factory=list)  # one per hash seed
+    records: dict[bytes, Outcome] = field(default_factory=dict)    # those that were read
     begun: bool = False             # the other seeds run too: they wait for the first one's outcomes
     ended: bool = False
 
@@ -137,9 +138,11 @@ def encode_arguments(arguments: tuple, most: int) -> str | None:
     return text if len(text) <= most else None
 
 
-def read_record(data: bytes, position: int) -> Outcome | None:
+def read_record(data: bytes, position: int, most: int = MAX_VALUE) -> Outcome | None:
     """The Outcome in one record of a child; None unless it is exactly what a child should write."""
     try:
+        if data.count(b",") > most + 2 * MAX_ERROR:
+            return None
         claimed, kind, payload = json.loads(data)
         if claimed != position:
             return None
@@ -164,7 +167,7 @@ def merge(outcomes: list[Outcome]) -> Outcome:
                 return outcome
     for outcome in outcomes[1:]:
         if (outcome.kind, outcome.exception) != (first.kind, first.exception) or \
-                outcome.kind == "ok" and not same_value(outcome.value, first.value):
+                outcome.value is not first.value and not same_value(outcome.value, first.value):
             return Outcome("nondeterministic", error="differs between hash seeds or call orders")
     return first
 
@@ -280,14 +283,15 @@ class Worker:
 
     def take_records(self, cpu: float) -> None:
         assignment, outcomes = self.assignments[0], []
-        longest = MAX_RECORD - MAX_VALUE + max(assignment.open_job.job.most, 6 * MAX_ERROR)  # 6: "\\u0000"
+        job = assignment.open_job.job
+        longest = min(MAX_RECORD, ESCAPED * (job.most + MAX_ERROR))
         while not self.malformed and len(self.records) >= 4:
             end = 4 + int.from_bytes(self.records[:4], "big")
             if end > 4 + longest or len(outcomes) == len(assignment.pending):
                 self.malformed = True
             elif len(self.records) < end:
                 break
-            elif outcome := read_record(bytes(self.records[4:end]), self.position):
+            elif outcome := self.read(bytes(self.records[4:end]), assignment.open_job):
                 outcomes.append(outcome)
                 assignment.size += end
                 self.position += 1
@@ -301,6 +305,14 @@ class Worker:
                 assignment.note(replace(outcome, cpu_seconds=(cpu - self.cpu) / len(outcomes)))
         if outcomes:
             self.cpu = cpu
+
+    def read(self, data: bytes, open_job: OpenJob) -> Outcome | None:
+        """`read_record`, once for records that are alike up to their position, as under two hash seeds they should."""
+        rest = data.removeprefix(b"[%d," % self.position)
+        outcome = open_job.records.get(rest) or read_record(data, self.position, open_job.job.most)
+        if outcome and len(rest) < len(data):
+            open_job.records[rest] = outcome
+        return outcome
 
     def child_ended(self, tag: bytes, status: int, cpu: float) -> None:
         """The child is gone; if inputs are left, it took the first of them with it."""
@@ -354,9 +366,9 @@ class Executor:
     """Runs Jobs in `workers` worker slots, one program at a time in each.
 
     cpu_seconds and memory_mb (address space) limit every call; pool_mb all programs together (if not given, half of the
-    memory that this process may use): fewer slots are used where they would exceed it.  `require` is the least `level` to start
-    with, else ExecutorError; `without` leaves out layers of sandbox/kernel.py, for tests and measurements.  Up to
-    `cached_jobs` results are kept.  `preload` names modules that programs may import beyond the usual ones; they are
+    memory that this process may use): fewer slots are used where they would exceed it.  `require` is the least `level`
+    to start with, else ExecutorError; `without` leaves out layers of sandbox/kernel.py, for tests and measurements.  Up
+    to `cached_jobs` results are kept.  `preload` names modules that programs may import beyond the usual ones; they are
     trusted, and imported before a worker gives up its rights.  Only one thread may use an executor at a time.  `tell`
     is called about every second of a long wait with a line on what is waited for, and with "" at its end.
     """
@@ -509,8 +521,11 @@ class Executor:
         if any(assignment.pending for assignment in open_job.assignments) or open_job.ended:
             return  # the latter: all results were in before the last child had ended
         open_job.ended = True
-        outcomes = [merge([assignment.outcomes[index] for assignment in open_job.assignments])
-                    for index in range(len(open_job.inputs))]
+        outcomes: list[Outcome] = []
+        for index in range(len(open_job.inputs)):
+            failed = open_job.job.together and outcomes and outcomes[-1].kind != "ok"
+            outcomes.append(outcomes[-1] if failed else
+                            merge([assignment.outcomes[index] for assignment in open_job.assignments]))
         done.append((open_job, outcomes))
         size = len(open_job.job.program) + sum(len(text or "") for text in open_job.inputs)
         size += sum(assignment.size for assignment in open_job.assignments)

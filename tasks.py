@@ -27,11 +27,12 @@ from functools import cached_property
 from sandbox import parsing
 from executor import Executor, Job, Outcome
 from sandbox.parsing import ALLOWED_IMPORTS
-from sandbox.values import same_value, show
+from sandbox.values import MAX_VALUE, same_value, show
 
 MAX_PROGRAM_CHARS = 4_000
 # Official code cuts longer values to 200 + "..." + 200 characters and keeps the (then unsolvable) task; we refuse it.
 MAX_VALUE_CHARS = 400
+MAX_ANSWER_CHARS = 4_000  # of a value that answers: more than any true value has, and bounded work for the trainer
 
 
 @dataclass(frozen=True)
@@ -365,6 +366,7 @@ def solve_prompt(style: Style, task: Task) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # Parsing. A response is the text sampled after "<think>".
 
+KEY = re.compile(r"[0-9a-f]{64}")
 OPENING = re.compile(r"</think>\s*<answer>")
 # Possessive (*+) and with nothing optional after (.*?): linear even where a policy repeats white space without end.
 FENCED = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)```", re.DOTALL)
@@ -395,14 +397,16 @@ def answer_blocks(response: str) -> list[tuple[str | None, str]]:
 # ----------------------------------------------------------------------------------------------------------------
 # Reading model text, in the executor's processes
 
-def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None) -> list[Outcome]:
-    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Outcomes with a value, or
-    that of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
+def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None,
+         most: int = MAX_VALUE) -> list[Outcome]:
+    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Outcomes with a value (of
+    `most` characters), or that of a text that cannot be read. One child reads many texts; one that takes it down with
+    it costs only itself."""
     outcomes = {}
     for reader in dict.fromkeys(reader for reader, _ in texts if reader):
         groups = chunks(list(dict.fromkeys(text for other, text in texts if other == reader)), 32)
-        jobs = [Job(f"from sandbox.parsing import {reader}", tuple((text,) for text in group), reader, limits=limits)
-                for group in groups]
+        program = f"from sandbox.parsing import {reader}"
+        jobs = [Job(program, tuple((text,) for text in group), reader, limits=limits, most=most) for group in groups]
         for group, read_there in zip(groups, executor.run(jobs)):
             outcomes |= {(reader, text): outcome for text, outcome in zip(group, read_there)}
     return [outcomes[key] if key[0] else Outcome("ok", key[1]) for key in texts]
@@ -418,9 +422,17 @@ def check_program(text: str, facts: Outcome) -> None:
         raise Rejected("program too long")
     if facts.kind == "infra":
         raise Rejected("infra")
-    reason = facts.value["reason"] if facts.kind == "ok" else "does not parse"  # or its parser died of it
-    if reason:
-        raise Rejected(reason)
+    if facts.kind != "ok" or not are_facts(facts.value):  # or its parser died of it
+        raise Rejected("does not parse")
+    if facts.value["reason"]:
+        raise Rejected(facts.value["reason"])
+
+
+def are_facts(value: object) -> bool:
+    """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
+    return (type(value) is dict and {name: type(value.get(name)) for name in ("key", "depth", "reason")}
+            == {"key": str, "depth": int, "reason": str} and 0 <= value["depth"] <= MAX_VALUE
+            and bool(value["reason"] or KEY.fullmatch(value["key"])))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -446,12 +458,13 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     """
     drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
-    outcomes, jobs = iter(read(texts, executor)), []
+    outcomes, jobs = iter(read(texts, executor, most=MAX_VALUE_CHARS)), []
     for i, draft in enumerate(drafts):
         if isinstance(draft, tuple):
             try:
                 drafts[i] = check_draft(proposals[i][0], draft, [next(outcomes) for _ in texts_of(draft)], step)
-                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
+                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2, together=len(drafts[i].inputs) > 1,
+                                most=MAX_VALUE_CHARS))
             except Rejected as rejected:
                 drafts[i] = str(rejected)
     ran = iter(executor.run(jobs))
@@ -485,14 +498,17 @@ def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int
     check_program(program, facts)
     if any(outcome.kind == "infra" for outcome in inputs):
         raise Rejected("infra")
-    if any(outcome.kind != "ok" for outcome in inputs):
+    if any(outcome.kind == "too_big" for outcome in inputs):
+        raise Rejected("value too long")
+    if any(outcome.kind != "ok" or not isinstance(outcome.value, tuple) for outcome in inputs):
         raise Rejected("input not a literal")
     parsed = tuple(outcome.value for outcome in inputs)
     if () in parsed:
         raise Rejected("no arguments")
     shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
-    if set(map(arguments, hidden)) <= set(map(arguments, shown)):
-        raise Rejected("inputs repeat")  # a solver could copy the examples it was shown
+    # A solver could copy the examples that it was shown. Values count, as they would in its table: 1 == 1.0 == True.
+    if any(new == old or same_value(new, old) for new in hidden for old in shown):
+        raise Rejected("inputs repeat")
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
     return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
@@ -530,13 +546,14 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     texts = [next(iter(blocks_of(answer_blocks(response), None, *type.answer)), None)
              for type, (_, response) in zip(types, answers)]
     wanted = [(type.reader, text) for type, text in zip(types, texts) if text is not None]
-    outcomes = iter(read(wanted, executor, limits))
+    longest = max((len(show(value)) for task, _ in answers for value in task.outputs), default=0)
+    outcomes = iter(read(wanted, executor, limits, max(MAX_ANSWER_CHARS, longest)))
     attempts, jobs = [], []
     for type, (task, _), text in zip(types, answers, texts):
         try:
             attempts.append(attempt(type, task, text, None if text is None else next(outcomes)))
             if isinstance(attempts[-1], Job):
-                jobs.append(replace(attempts[-1], limits=limits))
+                jobs.append(replace(attempts[-1], limits=limits, together=True, most=max(MAX_VALUE_CHARS, longest)))
         except Rejected as rejected:
             attempts.append(str(rejected))
     ran = iter(executor.run(jobs))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from sandbox.parsing import MAX_DEPTH, MAX_INT_BITS
 
 MAX_VALUE = 64_000  # characters of one encoded value
+ESCAPED = 12  # of them there are for one that `show` writes, at most: JSON's two escapes for one emoji
 SCALARS = (type(None), bool, int, float, str)
 
 
@@ -149,12 +150,21 @@ def to_wire(value, most: int = MAX_VALUE) -> str:
     return text
 
 
+def to_short_wire(value, most: int) -> str:
+    """`to_wire` of a value that `show` may write in `most` characters; ValueError if it cannot.  Every element costs
+    the trainer time, and a character at least, and the wire format a comma."""
+    text = to_wire(value, min(MAX_VALUE, ESCAPED * most))
+    if text.count(",") > most:
+        raise ValueError("value too big")
+    return text
+
+
 def from_wire(tree, depth: int = MAX_DEPTH):
     """The value of a loaded JSON tree; raises some Exception for anything that to_wire cannot write."""
     if type(tree) in SCALARS:
         if type(tree) is int and tree.bit_length() > 63:
             raise ValueError("untagged long integer")
-        return tree
+        return tree if tree == tree else float("nan")  # not json's own: two in a set are two
     tag, *rest = tree
     if tag in ("i", "b", "c"):
         if tag == "c":

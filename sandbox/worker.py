@@ -30,7 +30,7 @@ if __name__ == "__main__":  # Python has put this file's folder first, but modul
 from sandbox import kernel
 from sandbox.parsing import ALLOWED_IMPORTS
 from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, SPENT, from_wire,
-                            is_name, to_wire)
+                            is_name, to_short_wire)
 
 RESULT_FD = 3
 GLANCE_MS = 5
@@ -73,7 +73,7 @@ def describe(error: BaseException) -> str:
 
 
 def call(code, entry: str, arguments: list, most: int) -> tuple[str, str]:
-    """(kind, JSON of the encoded value, of `most` characters, or of an error text) of one call in a fresh namespace.
+    """(kind, JSON of the encoded value or of an error text) of one call in a fresh namespace.
 
     `code` is the compiled program, or what compiling it raised.
     """
@@ -91,7 +91,7 @@ def call(code, entry: str, arguments: list, most: int) -> tuple[str, str]:
     except BaseException as error:  # SystemExit and KeyboardInterrupt are just ways to fail
         return "error", json.dumps(describe(error))
     try:
-        return "ok", to_wire(value, most)
+        return "ok", to_short_wire(value, most)
     except TypeError as error:
         return "unserializable", json.dumps(str(error))
     except ValueError as error:
