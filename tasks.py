@@ -275,12 +275,14 @@ class Style:
     """How prompts are worded: `compact` (a few tokens, for nano), `r1` (English instructions after a think/answer
     preamble, for base models), `chat` (the same instructions, with `wrap` putting them into the tokenizer's
     template). `example`: r1 and chat show a worked example, for models that do not know the form. `stops`: texts at
-    which a response ends."""
+    which a response ends. `markers`: texts that no task may hold, since the tokenizer or template takes them for its
+    own."""
     name: str = "r1"
     n_inputs: int = 10
     wrap: Callable[..., str] | None = None  # of a user's turn, and perhaps of the assistant's and user's turns after it
     example: bool = False
     stops: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
 
 
 # Programs of our own for the worked examples. Proposers are shown one of several, so that no single one is the easiest
@@ -449,7 +451,7 @@ GATE_REASONS = {"unserializable": "value not a literal", "too_big": "value too l
 
 
 def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, step: int = 0, n_inputs: int = 10,
-         strict_format: bool = True) -> list[Gated]:
+         strict_format: bool = True, markers: tuple[str, ...] = ()) -> list[Gated]:
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
@@ -468,7 +470,8 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
             except Rejected as rejected:
                 drafts[i] = str(rejected)
     ran = iter(executor.run(jobs))
-    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran)) for draft in drafts]
+    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran), markers)
+            for draft in drafts]
 
 
 def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | str:
@@ -514,7 +517,7 @@ def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int
     return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
 
 
-def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
+def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = ()) -> Gated:
     """The gate's end: the task with its outputs, if its program ran as a task must."""
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
@@ -523,9 +526,15 @@ def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")
-    if any(mark in show([task.program, task.inputs, task.message, task.outputs]) for mark in ("```", "answer>")):
+    if holds(task, ("```", "answer>", "think>")):
         return Gated(None, "holds a fence or tag")  # no prompt could show it, or no answer give it
-    return Gated(task)
+    return Gated(None, "special token") if holds(task, markers) else Gated(task)
+
+
+def holds(task: Task, marks: tuple[str, ...]) -> bool:
+    """Whether one of the texts stands in what prompts or answers show of the task."""
+    shown = [task.program, task.message, *map(arguments, task.inputs), *map(show, task.outputs)]
+    return any(mark in text for mark in marks for text in shown)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -695,9 +704,9 @@ def task_from_state(data: dict) -> Task:
                 data["depth"])
 
 
-def load_tasks(path: str, executor: Executor) -> list[Task]:
+def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> list[Task]:
     """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing); ValueError names
-    the line that is wrong. Files may come from anywhere, so their texts are read in the executor."""
+    the line that is wrong, or holds a marker. Files may come from anywhere: their texts are read in the executor."""
     rows = []
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -720,9 +729,11 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
     for number, name, n_inputs, message, step, texts in rows:
         facts, *values = [next(values_of) for _ in texts]
         bad = next((run.error or run.kind for run in (facts, *values) if run.kind != "ok"), None)
-        if bad or not facts.value["key"]:
+        if bad or not are_facts(facts.value) or not facts.value["key"]:
             raise ValueError(f"{path}, line {number}: not a task ({bad or facts.value['reason']})")
         values = [run.value for run in values]
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
                           facts.value["key"], facts.value["depth"]))
+        if holds(tasks[-1], markers):
+            raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks

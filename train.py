@@ -42,8 +42,8 @@ from benchmarks import selfplay
 from benchmarks.selfplay import to_ids
 from config import Config, UserError, parse
 from executor import Executor, ExecutorError
-from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, side_by_side,
-                   update_bytes)
+from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers,
+                   side_by_side, update_bytes)
 from runfolder import Clock, Log, say
 from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType
@@ -259,7 +259,7 @@ def judge(run: Training, rows: list[Row]) -> None:
 
 def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> None:
     proposals = [(TYPES[row.type], row.text, next(iter(row.references), None)) for row in rows]
-    gated = tasks.gate(proposals, run.executor, run.step, run.cfg.n_inputs, strict_format)
+    gated = tasks.gate(proposals, run.executor, run.step, run.cfg.n_inputs, strict_format, run.style.markers)
     for row, result in zip(rows, gated):
         row.well_formed = tasks.well_formed(row.text)
         if result.task and not fits(run, result.task):
@@ -528,8 +528,9 @@ def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
 
 
 def make_style(cfg: Config, policy: Policy) -> Style:
-    return Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None, cfg.example,
-                 ("</answer>",) if cfg.stop_at_answer else ())
+    wrap = chat_template(policy) if cfg.prompt == "chat" else None
+    return Style(cfg.prompt, cfg.n_inputs, wrap, cfg.example, ("</answer>",) if cfg.stop_at_answer else (),
+                 markers(policy, wrap))
 
 
 def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
@@ -545,7 +546,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
                         f" the model's {policy.max_length} positions; lower one")
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, make_style(cfg, policy),
                    Buffers(cfg.buffer_size))
-    run.heldout_file = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
+    run.heldout_file = read_tasks(run, cfg.heldout_tasks) if cfg.heldout_tasks else []
     run.heldout_keys = {task.key for task in run.heldout_file}
     run.benchmarks = selfplay.benchmarks_of(cfg, executor, say) if cfg.eval_every and cfg.eval_tasks else []
     run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
@@ -562,16 +563,16 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     return run, Log(folder, cfg.keep_samples, sizes)
 
 
-def read_tasks(path: str, executor: Executor) -> list[Task]:
+def read_tasks(run: Training, path: str) -> list[Task]:
     try:
-        return tasks.load_tasks(path, executor)
+        return tasks.load_tasks(path, run.executor, run.style.markers)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
 def fitting_tasks(run: Training, path: str) -> list[Task]:
     """The tasks of a file that the run will show to its model."""
-    given = [set_aside(run, task) for task in read_tasks(path, run.executor)]
+    given = [set_aside(run, task) for task in read_tasks(run, path)]
     for number, task in enumerate(given, 1):
         if not fits(run, task):
             raise UserError(f"{path}, line {number}: its prompts are longer than --max_prompt_tokens"
