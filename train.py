@@ -40,11 +40,12 @@ import runfolder
 import tasks
 from benchmarks import selfplay
 from benchmarks.selfplay import to_ids
-from config import Config, UserError, parse
+from config import Config, UserError, complain, parse
 from executor import Executor, ExecutorError
 from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers,
                    side_by_side, update_bytes)
 from runfolder import Clock, Log, say
+from sandbox import host
 from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType
 
@@ -69,7 +70,8 @@ class Row:
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason; empty until it is judged
     solve_rate: float | None = None    # propose: of its probes
-    learnability: float | None = None  # propose: what that is worth
+    learnability: float | None = None  # propose: what that is worth ...
+    learnability_whole: float | None = None  # ... and would be without the probes that were cut off
     reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
     advantage: float = 0.0
 
@@ -136,14 +138,14 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             pass
         del rollout  # its keys, values and packed weights: the update needs the memory (graphs keep theirs)
 
-    # reward: where the executor failed, a proposal gets none and a probe counts as unsolved
-    rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)]
+    # reward: where the executor failed, a proposal gets none, and a probe says nothing
+    rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)
+                and not (row.task and all(probe.verdict == "infra" for probe in row.probes))]
     for row in rewarded:
         if row.task:
-            solved = sum(probe.verdict == "correct" for probe in row.probes)
-            row.solve_rate = solved / cfg.n_probes
-            row.learnability = rewards.learnability(solved, cfg.n_probes, cfg.extreme_reward,
-                                                    cfg.learnability == "graded")
+            measured = [probe for probe in row.probes if counts(cfg, probe)]
+            row.solve_rate, row.learnability = measure(cfg, measured)
+            row.learnability_whole = measure(cfg, [probe for probe in measured if not is_cut_off(probe)])[1]
         row.reward = rewards.propose_reward(row.well_formed, row.learnability, cfg.invalid_reward)
     for row in solves:
         row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
@@ -159,9 +161,26 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         update_metrics = update(run, rows)
 
     answers = list(dict.fromkeys(probes + solves))
-    run.buffers.note_rates(answers)
+    run.buffers.note_rates([row for row in answers if counts(cfg, row)])
     everything = proposals + answers
     return everything, runfolder.step_metrics(run, everything, rows, clock) | update_metrics
+
+
+def is_cut_off(probe: Row) -> bool:
+    """Whether it failed for its length: of a task that only makes the solver ramble."""
+    return probe.sample.finish == "length" and probe.verdict != "correct"
+
+
+def counts(cfg: Config, probe: Row) -> bool:
+    """Whether the probe says something of its task."""
+    return probe.verdict != "infra" and (cfg.cut_off_probes == "unsolved" or not is_cut_off(probe))
+
+
+def measure(cfg: Config, probes: list[Row]) -> tuple[float | None, float]:
+    """(solve rate, learnability) of the task that these probes are of; without any it counts as never solved."""
+    solved, n = sum(probe.verdict == "correct" for probe in probes), len(probes)
+    learnability = rewards.learnability(solved, n, cfg.extreme_reward, cfg.learnability == "graded")
+    return solved / n if n else None, learnability
 
 
 def open_rollout(run: Training) -> Rollout:
@@ -415,8 +434,7 @@ def free_tokens(policy: Policy) -> int:
     if policy.device.type == "cuda":
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     else:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-        free = 1024 * int(line.split()[1])
+        _, free = host.memory()
     return max(1, min(MOST_MICRO_TOKENS, int(0.6 * free / update_bytes(policy))))
 
 
@@ -606,6 +624,7 @@ def main(argv: list[str]) -> None:
     cfg, first_line = parse(argv)
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
+        executor.tell = runfolder.WaitLine()
         say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
         folder, lock = runfolder.open_folder(cfg)
         stack.enter_context(lock)
@@ -680,18 +699,18 @@ def run_main(argv: list[str]) -> int:
     try:
         main(argv)
     except (UserError, ModelError, ExecutorError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        complain(f"train.py: {error}")
         return 2
     except torch.OutOfMemoryError as error:
-        print("train.py: out of memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
-              f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})", file=sys.stderr)
+        complain("train.py: out of memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
+                 f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})")
         return 1
     except OSError as error:
-        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); mend the cause,"
-              f" {go_on}", file=sys.stderr)
+        complain(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); mend the cause,"
+                 f" {go_on}")
         return 1
     except KeyboardInterrupt:
-        print(f"train.py: stopped; {go_on}", file=sys.stderr)
+        complain(f"train.py: stopped; {go_on}")
         return 130
     return 0
 

@@ -23,13 +23,14 @@ from executor import Executor
 from model import ModelError, Policy, decode, encode, in_template
 from runfolder import sha256_of, write_file
 from sampler import add, advance, idle, start_rollout
+from sandbox.values import printable
 from tasks import Style
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "absolute-zero"
 
 
 def complain(text: str) -> None:
-    print(f"eval.py: {text}", file=sys.stderr)
+    print(printable(f"eval.py: {text}"), file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

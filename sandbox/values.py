@@ -18,10 +18,10 @@ SCALARS = (type(None), bool, int, float, str)
 
 def printable(text: str) -> str:
     """Model text for a terminal, a log or a page: what would move a cursor, change colours or turn the direction of
-    writing becomes a question mark."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+    writing becomes a question mark. New lines and tabs stay."""
+    return "\n".join(line if line.replace("\t", " ").isprintable() else
+                     "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+                     for line in text.split("\n"))
 
 
 def ordered(values: Collection, write: Callable) -> list[str]:
