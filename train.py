@@ -301,13 +301,14 @@ def set_aside(run: Training, task: Task) -> Task:
 
 
 def fits(run: Training, task: Task) -> bool:
-    """Whether every prompt that could ever show the task is within --max_prompt_tokens."""
+    """Whether every prompt that could ever show the task is within --max_prompt_tokens, and without special tokens."""
     shown_to = [type for type in TYPES.values() if type.name == task.type
                 or type.given_program and TYPES[task.type].gives_programs]
     prompts = [tasks.solve_prompt(run.style, task)]
     prompts += [tasks.propose_prompt(run.style, type, [task], which) for type in shown_to
                 for which in range(len(tasks.PROPOSALS) if run.style.example else 1)]
-    return all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
+    return not tasks.holds(task, run.style.markers) and \
+        all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
 def ask(run: Training, rollout: Rollout, task: Task, kind: str, key: str, n: int = 1) -> list[Row]:

@@ -8,7 +8,6 @@ import json
 
 import tasks
 from report.read import History, types_of
-from sandbox.values import printable
 
 CHUNK = 60                 # entries that are unpacked at once
 LONGEST = 20_000           # characters of a response, fewer where the page would be too large
@@ -51,16 +50,8 @@ def shorten(text: str, most: int) -> str:
     return f"{text[:most // 2]}\n[... {len(text) - most:,} characters left out ...]\n{text[-(most // 2):]}"
 
 
-def shown(data):
-    """The data with texts that a browser shows as they are."""
-    if isinstance(data, dict):
-        return {key: shown(value) for key, value in data.items()}
-    return [shown(item) for item in data] if isinstance(data, list) else \
-        printable(data) if isinstance(data, str) else data
-
-
 def compressed(data) -> str:
-    return base64.b64encode(gzip.compress(json.dumps(shown(data), separators=(",", ":")).encode(), 6, mtime=0)).decode()
+    return base64.b64encode(gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 6, mtime=0)).decode()
 
 
 def head_of(entry: dict) -> str:

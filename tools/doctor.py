@@ -125,7 +125,7 @@ def choose_tasks(run: Training, count: int, rows: list[Row]) -> list[Task]:
     """`count` of each type: the seed tasks, or else the identity's and what the proposals have, whatever their form."""
     if not run.cfg.seed_tasks:
         drafts = [(TYPES[row.type], row.text, next(iter(row.references), None)) for row in rows]
-        gated = tasks.gate(drafts, run.executor, 0, run.cfg.n_inputs, strict_format=False, markers=run.style.markers)
+        gated = tasks.gate(drafts, run.executor, 0, run.cfg.n_inputs, strict_format=False)
         valid = [(row, result.task) for row, result in zip(rows, gated) if result.task and train.fits(run, result.task)]
         for row, task in valid:
             refused = run.cfg.refuse_copies and train.is_copy(row, task)
