@@ -524,7 +524,7 @@ class Executor:
         outcomes: list[Outcome] = []
         for index in range(len(open_job.inputs)):
             failed = open_job.job.together and outcomes and outcomes[-1].kind != "ok"
-            outcomes.append(outcomes[-1] if failed else
+            outcomes.append(replace(outcomes[-1], cpu_seconds=0.0) if failed else
                             merge([assignment.outcomes[index] for assignment in open_job.assignments]))
         done.append((open_job, outcomes))
         size = len(open_job.job.program) + sum(len(text or "") for text in open_job.inputs)
