@@ -124,7 +124,7 @@ class Config:
                                   scope="machine")
 
     workers: int = opt(host.cores(), "executor processes", least=1, scope="machine", group="the executor")
-    cpu_seconds: float = opt(1.0, "CPU time of one run of a program", above=0)
+    cpu_seconds: float = opt(1.0, "CPU time of one run of a program; all runs of a task have four times that", above=0)
     memory_mb: int = opt(512, "memory of one run of a program", least=64)
     require: Literal["kernel", "partial", "weak"] = opt(
         "kernel", "the least sandbox; below kernel programs can reach more than their own result", scope="machine")

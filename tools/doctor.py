@@ -25,7 +25,7 @@ from benchmarks.stats import pass_at_k
 from config import Config, UserError, parse
 from executor import Executor
 from model import ModelError
-from runfolder import say
+from runfolder import WaitLine, say
 from tasks import TYPES, Task
 from train import Row, Training
 
@@ -284,6 +284,7 @@ def main(argv: list[str]) -> None:
         raise UserError("the doctor looks at a model before training: give --model instead of --resume")
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, TemporaryDirectory() as folder:
+        executor.tell = WaitLine()
         try:
             doctor(cfg, sizes, given, executor, Path(folder))
         except ModelError as error:
