@@ -38,7 +38,7 @@ MAX_CACHED = 20_000    # characters of program, inputs and results of a job that
 START_SECONDS = 120    # for the imports of a worker: some take seconds of CPU time, and the machine may be busy
 AHEAD = 4              # jobs sent to a worker before the first has ended: it need not wait for the trainer
 ALL_CALLS = 4          # times the CPU time of one call: what calls that belong together have, under all hash seeds
-LONG_WAIT = 3.0        # seconds without a result after which `Executor.tell` is told
+LONG_WAIT = 3.0        # seconds of one stream after which `Executor.tell` is told
 
 
 class ExecutorError(Exception):
@@ -452,15 +452,16 @@ class Executor:
                 open_jobs.setdefault(open_job.key, open_job).indices.append(index)
             for open_job in open_jobs.values():
                 self.plan(open_job, done)
-            left, last = len(open_jobs), time.monotonic()
+            left, begun = len(open_jobs), time.monotonic()
+            told = begun + LONG_WAIT - 1
             while left:
                 if not done:
                     self.feed()
                     self.step(done)
                 asked = time.monotonic()
-                if asked - last > LONG_WAIT:
-                    self.tell("" if done else f"waiting {asked - last:.0f} s for {left:,} programs")
-                last = asked if done else last
+                if asked - told > 1:
+                    told = asked
+                    self.tell(f"waiting for {left:,} programs, {asked - begun:.0f} s so far")
                 for open_job, outcomes in done:
                     left -= 1
                     yield from ((index, list(outcomes)) for index in open_job.indices)

@@ -145,8 +145,7 @@ def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
         ramble = sum(max(0, (row.learnability or 0) - max(0, row.learnability_whole or 0)) for row in valid)
         m[f"learnability_cut_off/{type}"] = ramble / earned if earned else None
         probes = [probe for row in valid for probe in row.probes]
-        m[f"probes_cut_off/{type}"] = mean(probe.sample.finish == "length" and probe.verdict != "correct"
-                                           for probe in probes)
+        m[f"probes_cut_off/{type}"] = mean(probe.cut_off for probe in probes)
         m[f"probes_infra/{type}"] = mean(probe.verdict == "infra" for probe in probes)
         valid = [row for row in valid if row.solve_rate is not None]
         solved = Counter(round(row.solve_rate * cfg.n_probes) for row in valid)

@@ -75,6 +75,11 @@ class Row:
     reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
     advantage: float = 0.0
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether an answer failed for its length. What stands behind a right one costs it nothing."""
+        return self.sample.finish == "length" and self.verdict != "correct"
+
 
 @dataclass
 class Training:
@@ -145,7 +150,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         if row.task:
             measured = [probe for probe in row.probes if counts(cfg, probe)]
             row.solve_rate, row.learnability = measure(cfg, measured)
-            row.learnability_whole = measure(cfg, [probe for probe in measured if not is_cut_off(probe)])[1]
+            row.learnability_whole = measure(cfg, [probe for probe in measured if not probe.cut_off])[1]
         row.reward = rewards.propose_reward(row.well_formed, row.learnability, cfg.invalid_reward)
     for row in solves:
         row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
@@ -166,14 +171,9 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     return everything, runfolder.step_metrics(run, everything, rows, clock) | update_metrics
 
 
-def is_cut_off(probe: Row) -> bool:
-    """Whether it failed for its length: of a task that only makes the solver ramble."""
-    return probe.sample.finish == "length" and probe.verdict != "correct"
-
-
 def counts(cfg: Config, probe: Row) -> bool:
     """Whether the probe says something of its task."""
-    return probe.verdict != "infra" and (cfg.cut_off_probes == "unsolved" or not is_cut_off(probe))
+    return probe.verdict != "infra" and (cfg.cut_off_probes == "unsolved" or not probe.cut_off)
 
 
 def measure(cfg: Config, probes: list[Row]) -> tuple[float | None, float]:
