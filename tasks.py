@@ -528,13 +528,22 @@ def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...]
         return Gated(None, "value too long")
     if holds(task, ("```", "answer>", "think>")):
         return Gated(None, "holds a fence or tag")  # no prompt could show it, or no answer give it
-    return Gated(None, "special token") if holds(task, markers) else Gated(task)
+    if holds(task, markers) or any(map(SPECIAL.search, shown_texts(task))):
+        return Gated(None, "special token")  # it could end the user's turn, or the prompt
+    return Gated(task)
+
+
+SPECIAL = re.compile(r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>")  # of whatever tokenizer: another model may train on the task
+
+
+def shown_texts(task: Task) -> list[str]:
+    """All that prompts or answers show of the task."""
+    return [task.program, task.message, *map(arguments, task.inputs), *map(show, task.outputs)]
 
 
 def holds(task: Task, marks: tuple[str, ...]) -> bool:
-    """Whether one of the texts stands in what prompts or answers show of the task."""
-    shown = [task.program, task.message, *map(arguments, task.inputs), *map(show, task.outputs)]
-    return any(mark in text for mark in marks for text in shown)
+    texts = shown_texts(task)
+    return any(mark in text for mark in marks for text in texts)
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -205,6 +205,9 @@ def test_special_tokens_are_a_reason_of_the_gate(ex, program, given):
     marks = ("<eos>", "[/INST]")
     [gated], [free] = (tasks.gate([(DEDUCTION, text, None)], ex, markers=some) for some in (marks, ()))
     assert gated == tasks.Gated(None, "special token") and free.task
+    for other in ("<|im_end|>", "<|eot_id|>", "<\uff5cUser\uff5c>"):  # of whatever tokenizer
+        text = response(("python", PLUS_ONE), ("input", repr(other)))
+        assert tasks.gate([(DEDUCTION, text.replace("+ 1", "+ x"), None)], ex)[0].reason == "special token"
 
 
 def test_no_message_and_no_task_file_holds_a_special_token(ex, tmp_path):
