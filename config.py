@@ -6,7 +6,7 @@ config.json.
 import argparse
 import json
 import math
-import os
+import sys
 import time
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -14,6 +14,8 @@ from typing import Literal, get_args, get_origin
 
 import torch
 
+from sandbox import host
+from sandbox.values import printable
 from tasks import TYPES
 
 HERE = Path(__file__).resolve().parent
@@ -21,6 +23,11 @@ HERE = Path(__file__).resolve().parent
 
 class UserError(Exception):
     """What the user gave cannot work; the text is one line that says what is wrong and what to do."""
+
+
+def complain(line: str) -> None:
+    """An error's one line. It may quote a file, and files may come from anywhere."""
+    print(printable(line), file=sys.stderr)
 
 
 def opt(default, help: str, *, least: float | None = None, above: float | None = None, scope: str = "experiment",
@@ -75,6 +82,8 @@ class Config:
         "this", "solved first: tasks of this step (paper) or the previous (official); or train on the probes")
     learnability: Literal["paper", "graded"] = opt(
         "paper", "of a task with solve rate r: 1 - r, but 0 for never and always (paper), or graded: 4 r (1 - r)")
+    cut_off_probes: Literal["unsolved", "left_out"] = opt(
+        "unsolved", "a probe that reaches --max_new_tokens counts as unsolved (paper) or is left out of the solve rate")
     extreme_reward: float = opt(0.0, "the proposer's for a task solved never or always: 0 (paper), -0.5 (official)")
     invalid_reward: float = opt(-1.0, "the proposer's for a well-formed proposal that fails the gate")
     advantage: Literal["trr++", "reinforce++", "grpo"] | None = opt(
@@ -114,8 +123,8 @@ class Config:
     checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time",
                                   scope="machine")
 
-    workers: int = opt(os.cpu_count() or 1, "executor processes", least=1, scope="machine", group="the executor")
-    cpu_seconds: float = opt(1.0, "CPU time of one run of a program", above=0)
+    workers: int = opt(host.cores(), "executor processes", least=1, scope="machine", group="the executor")
+    cpu_seconds: float = opt(1.0, "CPU time of one run of a program; all runs of a task have four times that", above=0)
     memory_mb: int = opt(512, "memory of one run of a program", least=64)
     require: Literal["kernel", "partial", "weak"] = opt(
         "kernel", "the least sandbox; below kernel programs can reach more than their own result", scope="machine")

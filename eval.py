@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 import sys
@@ -30,6 +29,7 @@ from benchmarks.summary import compare, summarise
 from executor import LEVELS, Executor, ExecutorError
 from model import ModelError, load_policy
 from runfolder import sha256_of
+from sandbox import host
 from tasks import Style
 
 HERE = Path(__file__).resolve().parent
@@ -87,7 +87,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--slots", type=int, default=64, help="responses generated at once")
     add("--kv_gb", type=float, default=4.0, help="memory for keys and values")
     add("--device", default="cpu", help="cpu or cuda")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="executor processes")
+    add("--workers", type=int, default=host.cores(), help="executor processes")
     add("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
     return parser
 

@@ -15,6 +15,7 @@ key/value heads, C head width, V vocabulary, L layers, S tokens of a shared begi
 response token.
 """
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -215,8 +216,27 @@ def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
 
 def encode(policy: Policy, text: str, chat: bool = False) -> list[int]:
     """Prompt text to ids, with a beginning-of-text token where the tokenizer puts one (Llama does, Qwen does not,
-    though it may name one). A chat template has written its own."""
-    return policy.tokenizer(text, add_special_tokens=not chat)["input_ids"]
+    though it may name one). A chat template has written its own; elsewhere special tokens in the text stay text."""
+    return policy.tokenizer(text, add_special_tokens=not chat, split_special_tokens=not chat)["input_ids"]
+
+
+OWN_TAGS = ("<think>", "</think>", "<answer>", "</answer>")  # of our prompts; some tokenizers have tokens for them
+TAG = re.compile(r"<[^\s<>]+>|\[/?[A-Z_]+\]")  # what added tokens that are not special, but no plain words, look like
+
+
+def special_texts(policy: Policy, tags: bool = False) -> list[str]:
+    """The texts of its special tokens; with `tags` also those that only look it, as Qwen's <tool_call>."""
+    added = policy.tokenizer.added_tokens_decoder.values()
+    texts = {token.content for token in added if token.special or tags and TAG.fullmatch(token.content)}
+    return sorted((texts | set(policy.tokenizer.all_special_tokens)) - {""})
+
+
+def markers(policy: Policy, wrap: Callable[..., str] | None = None) -> tuple[str, ...]:
+    """Texts that no task may hold, since they could end the user's turn or the prompt: special tokens, tags, and with
+    `wrap`, a chat template, what stands between its turns."""
+    turns = "First turn", "Second turn", "Third turn"
+    between = re.findall(f"{turns[0]}(.*){turns[1]}(.*){turns[2]}", wrap(*turns), re.DOTALL) if wrap else []
+    return (*special_texts(policy, tags=True), *(text.strip() for pair in between for text in pair if text.strip()))
 
 
 def decode(policy: Policy, ids: list[int]) -> str:
@@ -228,9 +248,17 @@ def chat_template(policy: Policy):
     """The function that wraps a question as one user turn, or several turns by turns, and opens the assistant's."""
     if policy.tokenizer.chat_template is None:
         raise ModelError("--prompt chat: this model's tokenizer has no chat template; use --prompt r1")
-    return lambda *turns: policy.tokenizer.apply_chat_template(
-        [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(turns)],
-        tokenize=False, add_generation_prompt=True)
+    return lambda *turns: in_template(policy, [(("user", "assistant")[number % 2], text)
+                                               for number, text in enumerate(turns)])
+
+
+def in_template(policy: Policy, turns: list[tuple[str, str]]) -> str:
+    """The chat template's text of (role, text) turns, with the assistant's next one opened. Special tokens in a text
+    would become real ones, so they get an invisible space: a tokenizer cannot tell who wrote them."""
+    found = re.compile("|".join(map(re.escape, set(special_texts(policy)) - set(OWN_TAGS))) or r"(?!)")
+    plain = [(role, found.sub(lambda match: match[0][0] + "\u200b" + match[0][1:], text)) for role, text in turns]
+    return policy.tokenizer.apply_chat_template([{"role": role, "content": text} for role, text in plain],
+                                                tokenize=False, add_generation_prompt=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------

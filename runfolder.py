@@ -34,12 +34,31 @@ from tqdm import tqdm
 
 from config import HERE, PRESETS, Config, UserError
 from model import save_policy
+from sandbox import host
+from sandbox.values import printable
 from tasks import Buffers, task_to_json
 
 
 def say(line: str) -> None:
-    tqdm.write(line)
+    tqdm.write(printable(line))
     sys.stdout.flush()
+
+
+class WaitLine:
+    """What the executor waits for (its `tell`): a line below the bars of a terminal, a line a minute elsewhere."""
+    def __init__(self):
+        self.bar, self.said = None, 0.0
+
+    def __call__(self, line: str) -> None:
+        if not line and self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        elif line and sys.stderr.isatty():
+            self.bar = self.bar or tqdm(bar_format="{desc}", leave=False, position=2)
+            self.bar.set_description_str(line)
+        elif line and time.monotonic() - self.said > 60:
+            self.said = time.monotonic()
+            say(f"note: {line}")
 
 
 def write_file(path: Path, text: str) -> None:
@@ -121,6 +140,14 @@ def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
             m[f"gate/{type}/{reason}"] = count
         m[f"distinct/{type}"] = len({row.task.key for row in valid}) / len(valid) if valid else None
         m[f"learnability/{type}"] = mean(row.learnability for row in valid)
+        # What proposers earned by probes that never came to an end, of all that they earned.
+        earned = sum(max(0, row.learnability or 0) for row in valid)
+        ramble = sum(max(0, (row.learnability or 0) - max(0, row.learnability_whole or 0)) for row in valid)
+        m[f"learnability_cut_off/{type}"] = ramble / earned if earned else None
+        probes = [probe for row in valid for probe in row.probes]
+        m[f"probes_cut_off/{type}"] = mean(probe.cut_off for probe in probes)
+        m[f"probes_infra/{type}"] = mean(probe.verdict == "infra" for probe in probes)
+        valid = [row for row in valid if row.solve_rate is not None]
         solved = Counter(round(row.solve_rate * cfg.n_probes) for row in valid)
         m[f"solved_of_{cfg.n_probes}/{type}"] = [solved[k] for k in range(cfg.n_probes + 1)]
         m[f"mixed/{type}"] = mean(0 < row.solve_rate < 1 for row in valid)
@@ -192,6 +219,10 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
         if key.startswith("cut_off/") and (value or 0) > 0.2:
             lines.append((key, f"{100 * value:.0f}% of the {name} responses reached --max_new_tokens"
                                f" {cfg.max_new_tokens} and are mostly badly formatted; raise it if this stays"))
+        if key.startswith("learnability_cut_off/") and (value or 0) > 0.25:
+            lines.append((key, f"{100 * value:.0f}% of the learnability of {name} tasks is due to answers that were cut"
+                               f" off at --max_new_tokens {cfg.max_new_tokens}: proposers earn by making the solver"
+                               " ramble; raise it, or leave such probes out with --cut_off_probes left_out"))
         if key.startswith("valid/") and value == 0:
             lines.append((key, f"no valid {name} proposal in this step; metrics.jsonl counts why under gate/{name}/"))
     if all(value == 1 for key, value in m.items() if key.startswith("zero_advantage/") and value is not None):
@@ -341,7 +372,7 @@ def commit() -> str:
 def machine(device: str) -> dict:
     """What config.json does not say of where a run ran."""
     named = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return {"commit": commit(), "cpu": named[1] if named else platform.machine(), "cores": os.cpu_count(),
+    return {"commit": commit(), "cpu": named[1] if named else platform.machine(), "cores": host.cores(),
             "gpu": torch.cuda.get_device_name() if device == "cuda" else None, "python": platform.python_version(),
             "torch": torch.__version__}
 

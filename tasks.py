@@ -27,11 +27,12 @@ from functools import cached_property
 from sandbox import parsing
 from executor import Executor, Job, Outcome
 from sandbox.parsing import ALLOWED_IMPORTS
-from sandbox.values import same_value, show
+from sandbox.values import MAX_VALUE, same_value, show
 
 MAX_PROGRAM_CHARS = 4_000
 # Official code cuts longer values to 200 + "..." + 200 characters and keeps the (then unsolvable) task; we refuse it.
 MAX_VALUE_CHARS = 400
+MAX_ANSWER_CHARS = 4_000  # of a value that answers: more than any true value has, and bounded work for the trainer
 
 
 @dataclass(frozen=True)
@@ -274,12 +275,14 @@ class Style:
     """How prompts are worded: `compact` (a few tokens, for nano), `r1` (English instructions after a think/answer
     preamble, for base models), `chat` (the same instructions, with `wrap` putting them into the tokenizer's
     template). `example`: r1 and chat show a worked example, for models that do not know the form. `stops`: texts at
-    which a response ends."""
+    which a response ends. `markers`: texts that no task may hold, since the tokenizer or template takes them for its
+    own."""
     name: str = "r1"
     n_inputs: int = 10
     wrap: Callable[..., str] | None = None  # of a user's turn, and perhaps of the assistant's and user's turns after it
     example: bool = False
     stops: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
 
 
 # Programs of our own for the worked examples. Proposers are shown one of several, so that no single one is the easiest
@@ -365,6 +368,7 @@ def solve_prompt(style: Style, task: Task) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # Parsing. A response is the text sampled after "<think>".
 
+KEY = re.compile(r"[0-9a-f]{64}")
 OPENING = re.compile(r"</think>\s*<answer>")
 # Possessive (*+) and with nothing optional after (.*?): linear even where a policy repeats white space without end.
 FENCED = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)```", re.DOTALL)
@@ -395,14 +399,16 @@ def answer_blocks(response: str) -> list[tuple[str | None, str]]:
 # ----------------------------------------------------------------------------------------------------------------
 # Reading model text, in the executor's processes
 
-def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None) -> list[Outcome]:
-    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Outcomes with a value, or
-    that of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
+def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None,
+         most: int = MAX_VALUE) -> list[Outcome]:
+    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Outcomes with a value (of
+    `most` characters), or that of a text that cannot be read. One child reads many texts; one that takes it down with
+    it costs only itself."""
     outcomes = {}
     for reader in dict.fromkeys(reader for reader, _ in texts if reader):
         groups = chunks(list(dict.fromkeys(text for other, text in texts if other == reader)), 32)
-        jobs = [Job(f"from sandbox.parsing import {reader}", tuple((text,) for text in group), reader, limits=limits)
-                for group in groups]
+        program = f"from sandbox.parsing import {reader}"
+        jobs = [Job(program, tuple((text,) for text in group), reader, limits=limits, most=most) for group in groups]
         for group, read_there in zip(groups, executor.run(jobs)):
             outcomes |= {(reader, text): outcome for text, outcome in zip(group, read_there)}
     return [outcomes[key] if key[0] else Outcome("ok", key[1]) for key in texts]
@@ -418,9 +424,17 @@ def check_program(text: str, facts: Outcome) -> None:
         raise Rejected("program too long")
     if facts.kind == "infra":
         raise Rejected("infra")
-    reason = facts.value["reason"] if facts.kind == "ok" else "does not parse"  # or its parser died of it
-    if reason:
-        raise Rejected(reason)
+    if facts.kind != "ok" or not are_facts(facts.value):  # or its parser died of it
+        raise Rejected("does not parse")
+    if facts.value["reason"]:
+        raise Rejected(facts.value["reason"])
+
+
+def are_facts(value: object) -> bool:
+    """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
+    return (type(value) is dict and {name: type(value.get(name)) for name in ("key", "depth", "reason")}
+            == {"key": str, "depth": int, "reason": str} and 0 <= value["depth"] <= MAX_VALUE
+            and bool(value["reason"] or KEY.fullmatch(value["key"])))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -437,7 +451,7 @@ GATE_REASONS = {"unserializable": "value not a literal", "too_big": "value too l
 
 
 def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, step: int = 0, n_inputs: int = 10,
-         strict_format: bool = True) -> list[Gated]:
+         strict_format: bool = True, markers: tuple[str, ...] = ()) -> list[Gated]:
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
@@ -446,16 +460,18 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     """
     drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
-    outcomes, jobs = iter(read(texts, executor)), []
+    outcomes, jobs = iter(read(texts, executor, most=MAX_VALUE_CHARS)), []
     for i, draft in enumerate(drafts):
         if isinstance(draft, tuple):
             try:
                 drafts[i] = check_draft(proposals[i][0], draft, [next(outcomes) for _ in texts_of(draft)], step)
-                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
+                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2, together=len(drafts[i].inputs) > 1,
+                                most=MAX_VALUE_CHARS))
             except Rejected as rejected:
                 drafts[i] = str(rejected)
     ran = iter(executor.run(jobs))
-    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran)) for draft in drafts]
+    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran), markers)
+            for draft in drafts]
 
 
 def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | str:
@@ -485,20 +501,23 @@ def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int
     check_program(program, facts)
     if any(outcome.kind == "infra" for outcome in inputs):
         raise Rejected("infra")
-    if any(outcome.kind != "ok" for outcome in inputs):
+    if any(outcome.kind == "too_big" for outcome in inputs):
+        raise Rejected("value too long")
+    if any(outcome.kind != "ok" or not isinstance(outcome.value, tuple) for outcome in inputs):
         raise Rejected("input not a literal")
     parsed = tuple(outcome.value for outcome in inputs)
     if () in parsed:
         raise Rejected("no arguments")
     shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
-    if set(map(arguments, hidden)) <= set(map(arguments, shown)):
-        raise Rejected("inputs repeat")  # a solver could copy the examples it was shown
+    # A solver could copy the examples that it was shown. Values count, as they would in its table: 1 == 1.0 == True.
+    if any(new == old or same_value(new, old) for new in hidden for old in shown):
+        raise Rejected("inputs repeat")
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
     return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
 
 
-def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
+def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = ()) -> Gated:
     """The gate's end: the task with its outputs, if its program ran as a task must."""
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
@@ -507,9 +526,24 @@ def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")
-    if any(mark in show([task.program, task.inputs, task.message, task.outputs]) for mark in ("```", "answer>")):
+    if holds(task, ("```", "answer>", "think>")):
         return Gated(None, "holds a fence or tag")  # no prompt could show it, or no answer give it
+    if holds(task, markers) or any(map(SPECIAL.search, shown_texts(task))):
+        return Gated(None, "special token")  # it could end the user's turn, or the prompt
     return Gated(task)
+
+
+SPECIAL = re.compile(r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>")  # of whatever tokenizer: another model may train on the task
+
+
+def shown_texts(task: Task) -> list[str]:
+    """All that prompts or answers show of the task."""
+    return [task.program, task.message, *map(arguments, task.inputs), *map(show, task.outputs)]
+
+
+def holds(task: Task, marks: tuple[str, ...]) -> bool:
+    texts = shown_texts(task)
+    return any(mark in text for mark in marks for text in texts)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -530,13 +564,14 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     texts = [next(iter(blocks_of(answer_blocks(response), None, *type.answer)), None)
              for type, (_, response) in zip(types, answers)]
     wanted = [(type.reader, text) for type, text in zip(types, texts) if text is not None]
-    outcomes = iter(read(wanted, executor, limits))
+    longest = max((len(show(value)) for task, _ in answers for value in task.outputs), default=0)
+    outcomes = iter(read(wanted, executor, limits, max(MAX_ANSWER_CHARS, longest)))
     attempts, jobs = [], []
     for type, (task, _), text in zip(types, answers, texts):
         try:
             attempts.append(attempt(type, task, text, None if text is None else next(outcomes)))
             if isinstance(attempts[-1], Job):
-                jobs.append(replace(attempts[-1], limits=limits))
+                jobs.append(replace(attempts[-1], limits=limits, together=True, most=max(MAX_VALUE_CHARS, longest)))
         except Rejected as rejected:
             attempts.append(str(rejected))
     ran = iter(executor.run(jobs))
@@ -678,9 +713,9 @@ def task_from_state(data: dict) -> Task:
                 data["depth"])
 
 
-def load_tasks(path: str, executor: Executor) -> list[Task]:
+def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> list[Task]:
     """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing); ValueError names
-    the line that is wrong. Files may come from anywhere, so their texts are read in the executor."""
+    the line that is wrong, or holds a marker. Files may come from anywhere: their texts are read in the executor."""
     rows = []
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -703,9 +738,11 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
     for number, name, n_inputs, message, step, texts in rows:
         facts, *values = [next(values_of) for _ in texts]
         bad = next((run.error or run.kind for run in (facts, *values) if run.kind != "ok"), None)
-        if bad or not facts.value["key"]:
+        if bad or not are_facts(facts.value) or not facts.value["key"]:
             raise ValueError(f"{path}, line {number}: not a task ({bad or facts.value['reason']})")
         values = [run.value for run in values]
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
                           facts.value["key"], facts.value["depth"]))
+        if holds(tasks[-1], markers):
+            raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks

@@ -40,11 +40,12 @@ import runfolder
 import tasks
 from benchmarks import selfplay
 from benchmarks.selfplay import to_ids
-from config import Config, UserError, parse
+from config import Config, UserError, complain, parse
 from executor import Executor, ExecutorError
-from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, side_by_side,
-                   update_bytes)
+from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers,
+                   side_by_side, update_bytes)
 from runfolder import Clock, Log, say
+from sandbox import host
 from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType
 
@@ -69,9 +70,15 @@ class Row:
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason; empty until it is judged
     solve_rate: float | None = None    # propose: of its probes
-    learnability: float | None = None  # propose: what that is worth
+    learnability: float | None = None  # propose: what that is worth ...
+    learnability_whole: float | None = None  # ... and would be without the probes that were cut off
     reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
     advantage: float = 0.0
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether an answer failed for its length. What stands behind a right one costs it nothing."""
+        return self.sample.finish == "length" and self.verdict != "correct"
 
 
 @dataclass
@@ -136,14 +143,14 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             pass
         del rollout  # its keys, values and packed weights: the update needs the memory (graphs keep theirs)
 
-    # reward: where the executor failed, a proposal gets none and a probe counts as unsolved
-    rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)]
+    # reward: where the executor failed, a proposal gets none, and a probe says nothing
+    rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)
+                and not (row.task and all(probe.verdict == "infra" for probe in row.probes))]
     for row in rewarded:
         if row.task:
-            solved = sum(probe.verdict == "correct" for probe in row.probes)
-            row.solve_rate = solved / cfg.n_probes
-            row.learnability = rewards.learnability(solved, cfg.n_probes, cfg.extreme_reward,
-                                                    cfg.learnability == "graded")
+            measured = [probe for probe in row.probes if counts(cfg, probe)]
+            row.solve_rate, row.learnability = measure(cfg, measured)
+            row.learnability_whole = measure(cfg, [probe for probe in measured if not probe.cut_off])[1]
         row.reward = rewards.propose_reward(row.well_formed, row.learnability, cfg.invalid_reward)
     for row in solves:
         row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
@@ -159,9 +166,21 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         update_metrics = update(run, rows)
 
     answers = list(dict.fromkeys(probes + solves))
-    run.buffers.note_rates(answers)
+    run.buffers.note_rates([row for row in answers if counts(cfg, row)])
     everything = proposals + answers
     return everything, runfolder.step_metrics(run, everything, rows, clock) | update_metrics
+
+
+def counts(cfg: Config, probe: Row) -> bool:
+    """Whether the probe says something of its task."""
+    return probe.verdict != "infra" and (cfg.cut_off_probes == "unsolved" or not probe.cut_off)
+
+
+def measure(cfg: Config, probes: list[Row]) -> tuple[float | None, float]:
+    """(solve rate, learnability) of the task that these probes are of; without any it counts as never solved."""
+    solved, n = sum(probe.verdict == "correct" for probe in probes), len(probes)
+    learnability = rewards.learnability(solved, n, cfg.extreme_reward, cfg.learnability == "graded")
+    return solved / n if n else None, learnability
 
 
 def open_rollout(run: Training) -> Rollout:
@@ -259,7 +278,7 @@ def judge(run: Training, rows: list[Row]) -> None:
 
 def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> None:
     proposals = [(TYPES[row.type], row.text, next(iter(row.references), None)) for row in rows]
-    gated = tasks.gate(proposals, run.executor, run.step, run.cfg.n_inputs, strict_format)
+    gated = tasks.gate(proposals, run.executor, run.step, run.cfg.n_inputs, strict_format, run.style.markers)
     for row, result in zip(rows, gated):
         row.well_formed = tasks.well_formed(row.text)
         if result.task and not fits(run, result.task):
@@ -282,13 +301,14 @@ def set_aside(run: Training, task: Task) -> Task:
 
 
 def fits(run: Training, task: Task) -> bool:
-    """Whether every prompt that could ever show the task is within --max_prompt_tokens."""
+    """Whether every prompt that could ever show the task is within --max_prompt_tokens, and without special tokens."""
     shown_to = [type for type in TYPES.values() if type.name == task.type
                 or type.given_program and TYPES[task.type].gives_programs]
     prompts = [tasks.solve_prompt(run.style, task)]
     prompts += [tasks.propose_prompt(run.style, type, [task], which) for type in shown_to
                 for which in range(len(tasks.PROPOSALS) if run.style.example else 1)]
-    return all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
+    return not tasks.holds(task, run.style.markers) and \
+        all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
 def ask(run: Training, rollout: Rollout, task: Task, kind: str, key: str, n: int = 1) -> list[Row]:
@@ -415,8 +435,7 @@ def free_tokens(policy: Policy) -> int:
     if policy.device.type == "cuda":
         free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     else:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-        free = 1024 * int(line.split()[1])
+        _, free = host.memory()
     return max(1, min(MOST_MICRO_TOKENS, int(0.6 * free / update_bytes(policy))))
 
 
@@ -528,8 +547,9 @@ def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
 
 
 def make_style(cfg: Config, policy: Policy) -> Style:
-    return Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None, cfg.example,
-                 ("</answer>",) if cfg.stop_at_answer else ())
+    wrap = chat_template(policy) if cfg.prompt == "chat" else None
+    return Style(cfg.prompt, cfg.n_inputs, wrap, cfg.example, ("</answer>",) if cfg.stop_at_answer else (),
+                 markers(policy, wrap))
 
 
 def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
@@ -545,7 +565,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
                         f" the model's {policy.max_length} positions; lower one")
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, make_style(cfg, policy),
                    Buffers(cfg.buffer_size))
-    run.heldout_file = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
+    run.heldout_file = read_tasks(run, cfg.heldout_tasks) if cfg.heldout_tasks else []
     run.heldout_keys = {task.key for task in run.heldout_file}
     run.benchmarks = selfplay.benchmarks_of(cfg, executor, say) if cfg.eval_every and cfg.eval_tasks else []
     run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
@@ -562,16 +582,16 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     return run, Log(folder, cfg.keep_samples, sizes)
 
 
-def read_tasks(path: str, executor: Executor) -> list[Task]:
+def read_tasks(run: Training, path: str) -> list[Task]:
     try:
-        return tasks.load_tasks(path, executor)
+        return tasks.load_tasks(path, run.executor, run.style.markers)
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
 def fitting_tasks(run: Training, path: str) -> list[Task]:
     """The tasks of a file that the run will show to its model."""
-    given = [set_aside(run, task) for task in read_tasks(path, run.executor)]
+    given = [set_aside(run, task) for task in read_tasks(run, path)]
     for number, task in enumerate(given, 1):
         if not fits(run, task):
             raise UserError(f"{path}, line {number}: its prompts are longer than --max_prompt_tokens"
@@ -605,6 +625,7 @@ def main(argv: list[str]) -> None:
     cfg, first_line = parse(argv)
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
+        executor.tell = runfolder.WaitLine()
         say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
         folder, lock = runfolder.open_folder(cfg)
         stack.enter_context(lock)
@@ -679,18 +700,18 @@ def run_main(argv: list[str]) -> int:
     try:
         main(argv)
     except (UserError, ModelError, ExecutorError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        complain(f"train.py: {error}")
         return 2
     except torch.OutOfMemoryError as error:
-        print("train.py: out of memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
-              f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})", file=sys.stderr)
+        complain("train.py: out of memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
+                 f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})")
         return 1
     except OSError as error:
-        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); mend the cause,"
-              f" {go_on}", file=sys.stderr)
+        complain(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); mend the cause,"
+                 f" {go_on}")
         return 1
     except KeyboardInterrupt:
-        print(f"train.py: stopped; {go_on}", file=sys.stderr)
+        complain(f"train.py: stopped; {go_on}")
         return 130
     return 0
 

@@ -86,7 +86,7 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, stops=style.stops, **sampling)
     proposals = [(asked[i][0], decode(policy, sample.ids), asked[i][1]) for i, [sample] in zip(fits, samples)]
-    gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
+    gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs, markers=style.markers)
     return chosen + [result.task for result in gated if result.task]
 
 

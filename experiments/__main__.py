@@ -1,6 +1,5 @@
 """The command: python -m experiments learns|ablations|takeoff ..."""
 import argparse
-import os
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -8,13 +7,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 import experiments
-from config import PRESETS, Config, UserError
+from config import PRESETS, Config, UserError, complain
 from experiments import takeoff
 from experiments.arms import (EXPERIMENTS, SUPERVISED, Plan, commands_left, grammar_file, last_step, run_commands,
                               run_folder, score_command, scores_of, start_folder)
 from experiments.results import write_results
 from experiments.work import write_task_file
 from nano import make
+from sandbox import host
 
 
 def parse_plan(argv: list[str]) -> Plan:
@@ -30,7 +30,7 @@ def parse_plan(argv: list[str]) -> Plan:
                                                              if "heldout_tasks" in preset])
     parser.add_argument("--eval_every", type=int, default=10, help="steps between points of the curves")
     parser.add_argument("--limit", type=int, default=2400, help="held-out tasks: the first of the file")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
+    parser.add_argument("--jobs", type=int, default=host.cores(), help="arms that run at once")
     args = parser.parse_args(argv)
     arms, cells = EXPERIMENTS[args.name], len(make.TYPES) * len(make.DEPTHS)
     if unknown := set(args.arms or []) - set(arms):
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
         run_plan(plan)
         print(write_results(plan))
     except UserError as error:
-        print(f"experiments: {error}", file=sys.stderr)
+        complain(f"experiments: {error}")
         return 2
     return 0
 

@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import statistics
-import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
@@ -27,11 +26,12 @@ import config
 import runfolder
 import tasks
 from benchmarks import selfplay, stats, suite
-from config import UserError
+from config import UserError, complain
 from executor import Executor
 from experiments.arms import HERE, last_step, run_commands
 from experiments.work import write_task_file
-from tools.show import printable
+from sandbox import host
+from sandbox.values import printable
 
 SEEDS = "SEEDS"  # in an arm's flags: the file of --seed_tasks
 ARMS = {
@@ -93,7 +93,7 @@ def parse_plan(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
     if unknown := set(args.arms) - set(ARMS):
         parser.error(f"no arm called {', '.join(sorted(unknown))}; choose from {','.join(ARMS)}")
     if args.dry:
-        args.steps, args.eval_every, args.limit, args.samples, args.jobs = 2, 1, 12, 2, os.cpu_count() or 1
+        args.steps, args.eval_every, args.limit, args.samples, args.jobs = 2, 1, 12, 2, host.cores()
         flags = [*DRY, *flags]
     elif not args.model:
         parser.error("--model is missing")
@@ -146,7 +146,7 @@ def cruxeval_rows(data: str) -> list[dict]:
     """CRUXEval-O as deduction tasks and -I as abduction tasks, without those whose values are no literals."""
     benchmark = suite.BENCHMARKS["cruxeval_o"]
     items, _, _ = suite.load(benchmark, suite.paths_of(benchmark, Path(data), Path(data)))
-    with Executor(os.cpu_count() or 1, require="weak") as executor:
+    with Executor(host.cores(), require="weak") as executor:
         texts = [pair for item in items for pair in (("parse_arguments", item.row["input"]),
                                                      ("parse_literal", item.row["output"]))]
         read = tasks.read(texts, executor)
@@ -162,7 +162,7 @@ def arm_flags(plan: Plan, arm: str) -> list[str]:
     if SEEDS in ARMS[arm] and not plan.seed_tasks:
         raise UserError(f"the arm {arm} needs --seed_tasks")
     return ["--name", arm, "--heldout_tasks", str(plan.out / "heldout.jsonl"), "--heldout_fraction", "0",
-            "--eval_samples", str(plan.samples), "--workers", str(max(1, (os.cpu_count() or 1) // plan.jobs)),
+            "--eval_samples", str(plan.samples), "--workers", str(max(1, host.cores() // plan.jobs)),
             *(plan.seed_tasks if flag == SEEDS else flag for flag in ARMS[arm]), *plan.flags, *when(plan)]
 
 
@@ -415,6 +415,6 @@ def main(argv: list[str]) -> int:
             if (plan.out / name).exists():
                 shutil.copy(plan.out / name, HERE / "results" / name)
     except UserError as error:
-        print(f"experiments: {error}", file=sys.stderr)
+        complain(f"experiments: {error}")
         return 2
     return 0

@@ -1,14 +1,14 @@
 """The command: python -m report runs/NAME ..."""
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
 import report
-from config import UserError
+from config import UserError, complain
 from executor import ExecutorError
 from report.page import write_page
+from sandbox import host
 
 
 def main(argv: list[str]) -> int:
@@ -17,7 +17,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders")
     parser.add_argument("--out", type=Path, help="the page; report.html in the first run's folder if not given")
     parser.add_argument("--png", type=Path, metavar="DIR", help="write the plots as pictures too")
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="executor processes")
+    parser.add_argument("--workers", type=int, default=min(2, host.cores()), help="executor processes")
     parser.add_argument("--require", choices=("kernel", "partial", "weak"), default="kernel",
                         help="the least sandbox to measure programs in")
     args = parser.parse_args(argv)
@@ -26,10 +26,10 @@ def main(argv: list[str]) -> int:
     try:
         write_page(list(dict.fromkeys(args.runs)), out, args.png, max(1, args.workers), args.require)
     except (UserError, ExecutorError) as error:
-        print(f"report: {error}", file=sys.stderr)
+        complain(f"report: {error}")
         return 2
     except OSError as error:
-        print(f"report: {error.strerror or error} ({error.filename or out})", file=sys.stderr)
+        complain(f"report: {error.strerror or error} ({error.filename or out})")
         return 1
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB in {time.monotonic() - started:.1f} s")
     return 0

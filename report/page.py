@@ -17,6 +17,7 @@ from report.findings import measure_programs, measure_texts, mentions
 from report.gallery import gallery
 from report.overview import comparison, esc, overview, rows_table
 from report.read import History, group, read_history, types_of
+from sandbox.values import printable
 
 HERE = Path(__file__).resolve().parent
 PAGE_BYTES = 14_500_000    # of the page; what plots and tables leave of it is the gallery's
@@ -48,7 +49,7 @@ def write_page(folders: list[Path], out: Path, png_folder: Path | None = None, w
     if png_folder:
         png_folder.mkdir(parents=True, exist_ok=True)
     text = page(runs, png_folder)
-    runfolder.write_file(out, text.encode("utf-8", "backslashreplace").decode())  # models write lone surrogates too
+    runfolder.write_file(out, text)
 
 
 def page(runs: list[History], png_folder: Path | None = None) -> str:
@@ -67,7 +68,7 @@ def page(runs: list[History], png_folder: Path | None = None) -> str:
                 "HASH": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
     data, said = gallery(runs, PAGE_BYTES - len(template) - sum(map(len, sections.values())))
     sections |= {"DATA": data, "SAID": esc(said)}
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: sections[match[1]], template)
+    return printable(re.sub(r"\{\{([A-Z]+)\}\}", lambda match: sections[match[1]], template))
 
 
 def figure(measure: Measure, groups: dict[str, list[History]], last: int, png_folder: Path | None) -> str:

@@ -3,7 +3,7 @@ import sys
 from importlib import import_module
 
 import tools
-from config import UserError
+from config import UserError, complain
 from executor import ExecutorError
 
 COMMANDS = ("doctor", "export", "chat", "show")
@@ -18,10 +18,10 @@ def main(argv: list[str]) -> int:
     try:
         import_module(f"tools.{name}").main(argv[1:])
     except (UserError, ExecutorError) as error:
-        print(f"tools {name}: {error}", file=sys.stderr)
+        complain(f"tools {name}: {error}")
         return 2
     except OSError as error:
-        print(f"tools {name}: {error.strerror or error} ({error.filename or 'reading or writing'})", file=sys.stderr)
+        complain(f"tools {name}: {error.strerror or error} ({error.filename or 'reading or writing'})")
         return 1
     except KeyboardInterrupt:
         return 130

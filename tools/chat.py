@@ -11,8 +11,8 @@ import tasks
 from config import Config, UserError
 from model import ModelError, Policy, chat_template, decode, encode
 from sampler import generate
+from sandbox.values import printable
 from tools.export import load_run
-from tools.show import printable
 
 
 def question(policy: Policy, config: Config, text: str) -> str:

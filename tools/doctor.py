@@ -25,9 +25,8 @@ from benchmarks.stats import pass_at_k
 from config import Config, UserError, parse
 from executor import Executor
 from model import ModelError
-from runfolder import say
+from runfolder import WaitLine, say
 from tasks import TYPES, Task
-from tools.show import printable
 from train import Row, Training
 
 MOST_SHOWN = 800  # characters of a response that failed
@@ -254,7 +253,7 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
     say(f"\n{table(everything, sizes.answers)}\n")
     for one in cells[best]:
         for failed in one["failed"]:
-            say(printable(f"--- {one['role']} {one['type']}: {failed['reason']}\n{failed['text']}\n"))
+            say(f"--- {one['role']} {one['type']}: {failed['reason']}\n{failed['text']}\n")
     speed = speed_of(runs[best], cfg, *asked[best], *solved[best])
     say(f"{speed['tokens_per_second']:,.0f} tokens/s, {speed['memory_gb']:.1f} GB at most, about"
         f" {speed['step_seconds']:.0f} s for a step of {speed['responses']} responses")
@@ -285,6 +284,7 @@ def main(argv: list[str]) -> None:
         raise UserError("the doctor looks at a model before training: give --model instead of --resume")
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, TemporaryDirectory() as folder:
+        executor.tell = WaitLine()
         try:
             doctor(cfg, sizes, given, executor, Path(folder))
         except ModelError as error:
