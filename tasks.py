@@ -26,7 +26,7 @@ from functools import cached_property
 
 from sandbox import parsing
 from executor import Executor, Job, Outcome
-from sandbox.parsing import ALLOWED_IMPORTS
+from sandbox.determinism import ALLOWED_IMPORTS
 from sandbox.values import same_value, show
 
 MAX_PROGRAM_CHARS = 4_000
@@ -54,7 +54,11 @@ class Task:
 
 
 class Rejected(Exception):
-    """A proposal or answer that cannot be used; its text is the reason that is counted and logged."""
+    """A proposal or answer that cannot be used; its text is the reason that is counted and logged, `why` says more."""
+
+    def __init__(self, reason: str, why: str = ""):
+        super().__init__(reason)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -420,7 +424,7 @@ def check_program(text: str, facts: Outcome) -> None:
         raise Rejected("infra")
     reason = facts.value["reason"] if facts.kind == "ok" else "does not parse"  # or its parser died of it
     if reason:
-        raise Rejected(reason)
+        raise Rejected(reason, facts.value["why"] if facts.kind == "ok" else "")
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -430,8 +434,10 @@ def check_program(text: str, facts: Outcome) -> None:
 class Gated:
     task: Task | None
     reason: str = "valid"
+    why: str = ""  # more about the reason, where there is more
 
 
+MANY_SEEDS = 8  # processes that must agree where hashes may show: of coin flips one in 128 passes, of two 64
 GATE_REASONS = {"unserializable": "value not a literal", "too_big": "value too long", "refused": "no f",
                 "nondeterministic": "not deterministic"}
 
@@ -441,8 +447,9 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
-    runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
-    Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    refers to nothing that differs between two runs (sandbox/determinism.py), runs on every input in two processes with
+    different hash seeds, or in eight where hashes or addresses may show, and returns the same plain, short value in
+    all. Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
     """
     drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
@@ -450,15 +457,23 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     for i, draft in enumerate(drafts):
         if isinstance(draft, tuple):
             try:
-                drafts[i] = check_draft(proposals[i][0], draft, [next(outcomes) for _ in texts_of(draft)], step)
-                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
+                facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
+                drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
+                many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
+                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2))
             except Rejected as rejected:
-                drafts[i] = str(rejected)
+                drafts[i] = Gated(None, str(rejected), rejected.why)
     ran = iter(executor.run(jobs))
-    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran)) for draft in drafts]
+    return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran)) for draft in drafts]
 
 
-def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | str:
+def holds_set(value) -> bool:
+    if isinstance(value, dict):
+        return any(holds_set(item) for pair in value.items() for item in pair)
+    return isinstance(value, (set, frozenset)) or isinstance(value, (list, tuple)) and any(map(holds_set, value))
+
+
+def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | Gated:
     """A proposal's (program, input texts, message), or why it has none."""
     try:
         if strict and not well_formed(response):
@@ -470,7 +485,7 @@ def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: 
             raise Rejected("value too long")
         return program, inputs, message
     except Rejected as rejected:
-        return str(rejected)
+        return Gated(None, str(rejected))
 
 
 def texts_of(draft: tuple) -> list[tuple[str, str]]:
@@ -478,10 +493,9 @@ def texts_of(draft: tuple) -> list[tuple[str, str]]:
     return [("inspect_program", program), *(("parse_arguments", text) for text in inputs)]
 
 
-def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int) -> Task:
+def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outcome], step: int) -> Task:
     """The task that a proposal would be, without outputs; Rejected for what can be seen before running it."""
     program, _, message = draft
-    facts, *inputs = outcomes
     check_program(program, facts)
     if any(outcome.kind == "infra" for outcome in inputs):
         raise Rejected("infra")

@@ -604,7 +604,8 @@ def main(argv: list[str]) -> None:
     interrupts, begun = catch_interrupts(), time.monotonic()
     cfg, first_line = parse(argv)
     say(first_line)
-    with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
+    with (Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require, seed=cfg.seed) as executor,
+          ExitStack() as stack):
         say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
         folder, lock = runfolder.open_folder(cfg)
         stack.enter_context(lock)
