@@ -451,20 +451,26 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     different hash seeds, or in eight where hashes or addresses may show, and returns the same plain, short value in
     all. Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
     """
-    drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]
+    drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]  # then tasks or Gated
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
-    outcomes, jobs = iter(read(texts, executor)), []
+    outcomes, jobs, suspects = iter(read(texts, executor)), [], []
     for i, draft in enumerate(drafts):
         if isinstance(draft, tuple):
             try:
                 facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
                 drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
-                many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
+                if many := facts.value["may_show"] or any(map(holds_set, drafts[i].inputs)):
+                    suspects.append(drafts[i])
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2))
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
-    ran = iter(executor.run(jobs))
-    return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran)) for draft in drafts]
+    watches = [Job("from sandbox.determinism import makes_address", tuple((task.program, args) for args in task.inputs),
+                   "makes_address") for task in suspects]
+    ran = executor.run(jobs + watches)
+    shown = {task.program for task, seen in zip(suspects, ran[len(jobs):]) if any(run.value is True for run in seen)}
+    ran = iter(ran)
+    return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran), draft.program in shown)
+            for draft in drafts]
 
 
 def holds_set(value) -> bool:
@@ -512,8 +518,11 @@ def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outco
     return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
 
 
-def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
-    """The gate's end: the task with its outputs, if its program ran as a task must."""
+def check_outcomes(task: Task, outcomes: list[Outcome], address: bool = False) -> Gated:
+    """The gate's end: the task with its outputs, if its program ran as a task must. `address`: on the way it made the
+    text of an object that has none but its address."""
+    if address:
+        return Gated(None, "not deterministic", "it makes a text of an object, and the object's address is part of it")
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
     if bad is not None:

@@ -68,6 +68,7 @@ class Row:
     text: str = ""
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason; empty until it is judged
+    why: str = ""            # propose: more about the reason, where there is more
     solve_rate: float | None = None    # propose: of its probes
     learnability: float | None = None  # propose: what that is worth
     reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
@@ -266,7 +267,7 @@ def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> Non
             result = Gated(None, "prompt too long")
         elif result.task and run.cfg.refuse_copies and is_copy(row, result.task):
             result = Gated(None, "copy")
-        row.task, row.verdict = result.task and set_aside(run, result.task), result.reason
+        row.task, row.verdict, row.why = result.task and set_aside(run, result.task), result.reason, result.why
 
 
 def is_copy(row: Row, task: Task) -> bool:

@@ -3,8 +3,8 @@
 A program that is random in one bit agrees with itself in two runs half the time, and is solved half the time for ever:
 the most rewarding task there is.  So what can reach a clock, a random generator, a hash, an address or the limits of
 the process is refused here, by every road that Python has to it; README.md says what and why.  What no look at the
-tree can tell (the order of a set, the text of an object) is left to runs in processes with different hashes, addresses
-and limits: `judge` says whether a program needs more of them.
+tree can tell is left to runs in processes with different hashes, addresses and limits, and for the text of an object to
+one that is watched (`makes_address`): `judge` says whether a program needs them.
 
 Names mean what Python's scopes say: `id` is the builtin unless it is bound where it is looked up.
 """
@@ -79,15 +79,18 @@ METHODS = {name for kind in (str, bytes, int, float, list, tuple, dict, set) for
 TAKERS = set("""Counter OrderedDict all any chain deque delattr dict dropwhile enumerate extend filter filterfalse
     frozenset fromkeys getattr hasattr isinstance islice issubclass iter join len list map max min next reduce reversed
     set setattr sorted starmap sum super takewhile tuple type update zip""".split())
-ITERATORS = {"enumerate", "filter", "iter", "map", "reversed", "zip"}
+ITERATORS = {"__iter__", "__reversed__", "enumerate", "filter", "finditer", "iter", "map", "merge", "reversed", "zip"}
 # Objects of these have no text but their address.
-SHAPELESS = {"object", "dataclasses.MISSING", "dataclasses.field", "dataclasses.fields", "enum.auto",
-             "json.JSONDecoder", "json.JSONEncoder", "string.Template", "textwrap.TextWrapper"}
+SHAPELESS = {"object", "property", "dataclasses.MISSING", "dataclasses.field", "dataclasses.fields", "enum.auto",
+             "functools.cached_property", "functools.cmp_to_key", "functools.partialmethod", "json.JSONDecoder", "json.JSONEncoder", "string.Template", "textwrap.TextWrapper"}
 SETS = {"set", "frozenset", "KeysView", "ItemsView", "MappingView", "MutableSet"}
 # Exceptions that are not those of the limits, nor wider ones.
 NARROW = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)
           and not issubclass(RecursionError, kind) and not issubclass(MemoryError, kind)}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+# What runs no function of the program by itself.
+QUIET = (ast.Import, ast.ImportFrom, ast.alias, ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass, ast.Constant, ast.Name,
+         ast.Attribute, ast.Subscript, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 # The syntax nodes besides ast.Name that bind a name, and the attribute that holds it.
 BINDS = {ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
@@ -110,6 +113,7 @@ class Scope:
     imports: dict[str, set] = field(default_factory=dict)    # its names that may mean `module` or `module.name`
     classes: set[str] = field(default_factory=set)           # its names that a class statement binds
     settled: dict[str, tuple] = field(default_factory=dict)  # of a module: from which place on a name is surely bound
+    early: set[str] = field(default_factory=set)             # ... and which are before any function can have run
 
 
 def owner(scope: Scope, name: str) -> Scope | None:
@@ -210,8 +214,24 @@ def imports(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, str]]:
             yield alias.asname or name, f"{module}.{name}"
 
 
+def is_quiet(node: ast.AST) -> bool:
+    """Whether a part of the module's or a class's own code runs no function of the program."""
+    if isinstance(node, ast.FunctionDef):
+        return not node.decorator_list and node.name != "__class_getitem__"
+    return isinstance(node, QUIET) or isinstance(node, ast.ClassDef) and not (
+        node.bases or node.keywords or node.decorator_list)
+
+
 def settle(tree: ast.Module, nodes: list, module: Scope) -> None:
     """From where on the module's own names hide builtins for sure: elsewhere they may be unbound, or unbound again."""
+    quiet, begun = set(), tree
+    for node, parent, scope in nodes[1:]:
+        if parent is tree:
+            begun = node
+            quiet.add(begun)
+        if scope.kind != "function" and not is_quiet(node):
+            quiet.discard(begun)
+            break
     for statement in tree.body:
         names, after = [], (statement.end_lineno, statement.end_col_offset)
         if isinstance(statement, ast.FunctionDef) and not statement.decorator_list:
@@ -224,11 +244,13 @@ def settle(tree: ast.Module, nodes: list, module: Scope) -> None:
             names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
         for name in names:
             module.settled.setdefault(name, after)
+        module.early |= set(names) if statement in quiet else set()
     for node, _, scope in nodes:
         if isinstance(node, ast.ExceptHandler) or isinstance(node, ast.Name) and isinstance(node.ctx, ast.Del):
             name = bound_name(node)
             if name and owner(scope, name) is module:
                 module.settled.pop(name, None)
+                module.early.discard(name)
 
 
 @cache
@@ -244,6 +266,16 @@ def exists(module: str, name: str) -> bool:
     return hasattr(importlib.import_module(module), name)
 
 
+def hides_builtin(place: Scope | None, node: ast.Name, scope: Scope) -> bool:
+    """Whether the variable at its place is sure to be bound: in a class or module it may not be yet, or not any more."""
+    if place is None or place.kind != "module":
+        return place is not None and place.kind != "class"
+    while scope.kind in ("class", "comprehension"):
+        scope = scope.parent
+    return (node.lineno, node.col_offset) >= place.settled.get(node.id, (float("inf"),)) or \
+        node.id in place.early and scope.kind == "function"
+
+
 def meanings(node: ast.AST, scope: Scope) -> set[str]:
     """What an expression may mean besides the program's own things: a module, its name (`math.pi`), a builtin."""
     names = []
@@ -254,10 +286,7 @@ def meanings(node: ast.AST, scope: Scope) -> set[str]:
         return set()
     place = owner(scope, node.id)
     found = set(place.imports.get(node.id, ())) if place else set()
-    # In a class or module a name may also be a builtin's where it is bound: it may not be bound yet, or not any more.
-    if hasattr(builtins, node.id) and (
-            place is None or place.kind == "class" or
-            place.kind == "module" and (node.lineno, node.col_offset) < place.settled.get(node.id, (float("inf"),))):
+    if hasattr(builtins, node.id) and not hides_builtin(place, node, scope):
         found.add(node.id)
     for name in reversed(names):
         found = {f"{module}.{name}" for module in found if module in MODULES}
@@ -347,8 +376,9 @@ def check_reference(node: ast.expr, parent: ast.AST, found: set[str], excused: s
 def check_interface(module: str, attribute: ast.Attribute) -> None:
     if not isinstance(attribute.ctx, ast.Load):
         raise Refused(UNSTABLE, f"{module}.{attribute.attr} is changed, and modules outlive a call")
-    if exists(module, attribute.attr) and attribute.attr not in public(module):
-        raise Refused(UNSTABLE, f"{module}.{attribute.attr} is not in the module's public interface")
+    name = f"{module}.{attribute.attr}"
+    if exists(module, attribute.attr) and attribute.attr not in public(module) and name not in MODULES:
+        raise Refused(UNSTABLE, f"{name} is not in the module's public interface")
 
 
 def check_call(node: ast.Call, found: set[str], own: set[str], excused: set[ast.AST]) -> None:
@@ -461,7 +491,7 @@ def is_object(node: ast.AST) -> bool:
     match node:
         case ast.Lambda() | ast.GeneratorExp():
             return True
-        case ast.Call(func=ast.Name(id=name)):
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
             return name in ITERATORS
         case ast.Attribute(attr=name, ctx=ast.Load()):
             return name in METHODS
@@ -507,9 +537,44 @@ def address_shows(node: ast.AST, parent: ast.AST, scope: Scope, own: set[str], o
             return False
         case ast.Name() | ast.Attribute() if not isinstance(parent, ast.Attribute):
             found = meanings(node, scope)
-            if found & SHAPELESS or any(name.startswith("itertools.") for name in found) and not is_taken(node, parent):
+            if found & SHAPELESS and not isinstance(parent, (ast.FunctionDef, ast.ClassDef)) or any(name.startswith("itertools.") for name in found) and not is_taken(node, parent):
                 return True
         case ast.Call(func=function) if not is_taken(node, parent):
             if any(name.startswith("itertools.") for name in meanings(function, scope)):
                 return True
     return is_object(node) and not is_taken(node, parent)
+
+
+class Watched(ast.NodeTransformer):
+    """Hands every value that may be a new text to `watch`."""
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        if isinstance(node, (ast.pattern, ast.arguments)):
+            return node
+        if isinstance(node, ast.FormattedValue):  # not its format, which has the form of a text
+            node.value = self.visit(node.value)
+            return node
+        self.generic_visit(node)
+        if isinstance(node, (ast.Call, ast.JoinedStr)) or \
+                isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) or \
+                isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id != "super":
+            return ast.Call(ast.Name("watch 0", ast.Load()), [node], [])  # no program has a name with a space
+        return node
+
+
+def makes_address(program: str, arguments: tuple) -> bool:
+    """Whether f makes a text with an address in it on the way to its value. This runs the program."""
+    seen = []
+
+    def watch(value):
+        texts = value[:20] if type(value) in (list, tuple) else [value]
+        if any(type(text) is str and " at 0x" in text for text in texts):
+            seen.append(value)
+        return value
+    namespace = {"__name__": "program", "watch 0": watch}
+    exec(compile(ast.fix_missing_locations(Watched().visit(ast.parse(program))), "<program>", "exec"), namespace)
+    try:
+        namespace["f"](*arguments)
+    except Exception:  # it raises what it raises without being watched
+        pass
+    return bool(seen)
