@@ -6,8 +6,8 @@ answers is tagged JSON (sandbox/values.py), read here as hostile bytes.
 
 A child can forge only the value of its own call, so never put an expected value into a Job.  Calls of one child share
 imported modules; more `seeds` expose programs that depend on that, on the order of hashes or calls, on addresses, on
-where memory and stack end, or on time.  Limits are CPU time: a busy machine changes no verdict.  `Executor.level` says what the kernel really keeps from
-programs here.
+where memory and stack end, or on time.  Limits are CPU time: a busy machine changes no verdict.  `Executor.level` says
+what the kernel really keeps from programs here.
 
 As a command: python executor.py ARGUMENTS... < program.py
 """
@@ -152,7 +152,7 @@ def merge(outcomes: list[Outcome]) -> Outcome:
     for outcome in outcomes[1:]:
         if (outcome.kind, outcome.exception) != (first.kind, first.exception) or \
                 outcome.kind == "ok" and not same_value(outcome.value, first.value):
-            return Outcome("nondeterministic", error="differs between hash seeds or call orders")
+            return Outcome("nondeterministic", error="it differs between processes or orders of calls")
     return first
 
 

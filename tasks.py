@@ -459,8 +459,8 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
             try:
                 facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
                 drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
-                if many := facts.value["may_show"] or any(map(holds_set, drafts[i].inputs)):
-                    suspects.append(drafts[i])
+                many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
+                suspects += [drafts[i]] * facts.value["may_show"]
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2))
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
@@ -526,7 +526,7 @@ def check_outcomes(task: Task, outcomes: list[Outcome], address: bool = False) -
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
     if bad is not None:
-        return Gated(None, GATE_REASONS.get(bad.kind, bad.kind))
+        return Gated(None, GATE_REASONS.get(bad.kind, bad.kind), bad.error if bad.kind == "nondeterministic" else "")
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")

@@ -41,7 +41,7 @@ REFUSED = {name: why for why, names in {
           " dataclasses.make_dataclass enum.global_enum enum.global_enum_repr enum.global_flag_repr enum.global_str"
           " functools.singledispatch functools.singledispatchmethod functools.update_wrapper string.Formatter"
           " typing.ForwardRef typing.get_type_hints",
-    OUTSIDE: "open input breakpoint help",
+    OUTSIDE: "open input breakpoint help abc.get_cache_token",
     LIMITS: "MemoryError RecursionError",
     MEMORY: "__del__",
     RANDOM: "statistics.NormalDist statistics.kde_random",
@@ -63,15 +63,15 @@ PRIVATE_BY_NAME_ONLY = {"_asdict", "_fields", "_field_defaults", "_make", "_repl
 SPECIAL = {f"__{name}__" for name in """
     abs add and bool bytes call ceil complex contains delitem divmod enter eq exit float floor floordiv format ge
     getitem gt iadd iand ifloordiv ilshift imatmul imod imul index int invert ior ipow irshift isub iter itruediv ixor
-    init_subclass le len length_hint lshift lt matmul missing mod mul ne neg next or pos pow radd rand rdivmod repr reversed rfloordiv
-    rlshift rmatmul rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor setitem str sub truediv trunc xor
-    aenter aexit aiter anext await cause class context copy delete doc get init members name new notes post_init
-    qualname set set_name slots suppress_context version wrapped""".split()}
+    init_subclass le len length_hint lshift lt matmul missing mod mul ne neg next or pos pow radd rand rdivmod repr
+    reversed rfloordiv rlshift rmatmul rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor setitem str sub
+    truediv trunc xor aenter aexit aiter anext await cause class context copy delete doc get init members name new notes
+    post_init qualname set set_name slots suppress_context version wrapped""".split()}
 # ... and those that a class may only define.
 DEFINED = SPECIAL | {f"__{name}__" for name in """class_getitem debug delattr dir getattr getattribute getnewargs
     getnewargs_ex getstate hash match_args module mro_entries prepare reduce reduce_ex setattr setstate
     sizeof""".split()}
-DATA = {f"__{name}__" for name in "cause class context doc members name qualname slots suppress_context version".split()}
+DATA = {"__cause__", "__class__", "__context__", "__doc__", "__members__", "__name__", "__qualname__", "__slots__"}
 # Methods: without a call, their text is an address.
 METHODS = {name for kind in (str, bytes, int, float, list, tuple, dict, set) for name in dir(kind)
            if not name.startswith("_") and callable(getattr(kind, name))} | SPECIAL - DATA
@@ -81,8 +81,9 @@ TAKERS = set("""Counter OrderedDict all any chain deque delattr dict dropwhile e
     set setattr sorted starmap sum super takewhile tuple type update zip""".split())
 ITERATORS = {"__iter__", "__reversed__", "enumerate", "filter", "finditer", "iter", "map", "merge", "reversed", "zip"}
 # Objects of these have no text but their address.
-SHAPELESS = {"object", "property", "dataclasses.MISSING", "dataclasses.field", "dataclasses.fields", "enum.auto",
-             "functools.cached_property", "functools.cmp_to_key", "functools.partialmethod", "json.JSONDecoder", "json.JSONEncoder", "string.Template", "textwrap.TextWrapper"}
+SHAPELESS = set("""object property dataclasses.MISSING dataclasses.field dataclasses.fields enum.auto json.JSONDecoder
+    functools.cached_property functools.cmp_to_key functools.partialmethod json.JSONEncoder string.Template
+    textwrap.TextWrapper""".split())
 SETS = {"set", "frozenset", "KeysView", "ItemsView", "MappingView", "MutableSet"}
 # Exceptions that are not those of the limits, nor wider ones.
 NARROW = {name for name, kind in vars(builtins).items() if isinstance(kind, type) and issubclass(kind, Exception)
@@ -267,7 +268,7 @@ def exists(module: str, name: str) -> bool:
 
 
 def hides_builtin(place: Scope | None, node: ast.Name, scope: Scope) -> bool:
-    """Whether the variable at its place is sure to be bound: in a class or module it may not be yet, or not any more."""
+    """Whether the variable at its place is sure to be bound: that of a class or module may not be yet, or any more."""
     if place is None or place.kind != "module":
         return place is not None and place.kind != "class"
     while scope.kind in ("class", "comprehension"):
@@ -531,18 +532,25 @@ def address_shows(node: ast.AST, parent: ast.AST, scope: Scope, own: set[str], o
             return not isinstance(value, ast.Constant) or bool(format_attributes(node))
         case ast.Constant(value="format" | "format_map") | ast.Attribute(attr="__repr__" | "__str__" | "__format__"):
             return True
+        case ast.MatchClass(kwd_attrs=attributes):  # methods as values
+            return not own.issuperset(attributes)
         case ast.Name(id=name, ctx=ast.Load()) if name in objects:
             return not is_taken(node, parent)
         case ast.Attribute(attr=name) if name in own:
             return False
         case ast.Name() | ast.Attribute() if not isinstance(parent, ast.Attribute):
             found = meanings(node, scope)
-            if found & SHAPELESS and not isinstance(parent, (ast.FunctionDef, ast.ClassDef)) or any(name.startswith("itertools.") for name in found) and not is_taken(node, parent):
+            if found & SHAPELESS and not isinstance(parent, (ast.FunctionDef, ast.ClassDef)) or \
+                    is_itertool(found) and not is_taken(node, parent):
                 return True
         case ast.Call(func=function) if not is_taken(node, parent):
-            if any(name.startswith("itertools.") for name in meanings(function, scope)):
+            if is_itertool(meanings(function, scope)):
                 return True
     return is_object(node) and not is_taken(node, parent)
+
+
+def is_itertool(found: set[str]) -> bool:
+    return any(name.startswith("itertools.") for name in found)
 
 
 class Watched(ast.NodeTransformer):

@@ -53,7 +53,8 @@ return [w for w, v in {w: 1 for w in {*W}}.items()][:1]
 # One bit of something that differs from process to process, and the name of the builtin that it takes.
 BUILTINS = {
     "hash": ["hash(str(x)) % 2", "hash('Q') > 0", "list(map(hash, ['Q']))[0] % 2", "sorted('Qq', key=hash)[0]",
-             "(lambda y, h=hash: h('Q') % 2)(x)", "hash.__call__('Q') % 2", "[hash][0]('Q') & 1", "(1 and hash)('Q') % 2",
+             "(lambda y, h=hash: h('Q') % 2)(x)", "hash.__call__('Q') % 2",
+             "[hash][0]('Q') & 1", "(1 and hash)('Q') % 2",
              "hash((None, 'Q')) % 2", "max(['Q', 'q'], key=hash)"],
     "id": ["id([]) >> 26 & 1", "id(object()) >> 27 & 1", "id(x) % 7 if False else id('Q' * 9) >> 26 & 1",
            "list(map(id, [[]]))[0] >> 26 & 1", "id(id) >> 26 & 1", "id(f) >> 26 & 1", "id(None) >> 26 & 1"],
@@ -135,11 +136,11 @@ return operator.methodcaller('__hash__')('Q') % 2
 return list(map(operator.methodcaller(*['__hash__']), ['Q']))[0] % 2
 return [*map(operator.attrgetter, ['__hash__'])][0]('Q')() % 2
 return functools.partial(getattr, 'Q')('__hash__')() % 2
-h = A(0)\nfunctools.update_wrapper(h, f, assigned=('__globals__',), updated=())\nreturn h.__globals__['__builtins__']['hash']('Q') % 2
-w = functools.wraps(f)(A(0), assigned=('__' + 'builtins__',), updated=())\nreturn operator.attrgetter('__builtins__')(w)['hash']('Q') % 2
+h = A(0)\nfunctools.update_wrapper(h, f, ('__globals__',), ())\nreturn h.__globals__['__builtins__']['hash']('Q') % 2
+w = functools.wraps(f)(A(0), assigned=('__' + 'builtins__',), updated=())\nreturn w.__builtins__['hash']('Q') % 2
 @functools.wraps(statistics)\ndef g(): pass\nreturn g.random.random() < 0.5
 def g(y: "a.append(hash('Q') % 2)"): pass\na = []\ntyping.get_type_hints(g, {'a': a})\nreturn a[0]
-@functools.singledispatch\ndef g(y): pass\n@g.register\ndef _(y: "[__import__('random').random() < 0.5, int][1]"): pass\nreturn id(g) % 2
+g = functools.singledispatch(len)\ndef h(y: "[print(hash('Q')), int][1]"): pass\nreturn g.register(h) and id(g) % 2
 return typing.ForwardRef("hash('Q')")._evaluate({}, {}, frozenset()) % 2
 return dataclasses.make_dataclass('C', [('a', int)]).__hash__.__hash__() % 2
 return string.Formatter().get_field('0.__hash__', ['Q'], {})[0]() % 2
@@ -168,25 +169,29 @@ a = [0]\ndef g():\n    a[0] += 1\n    g()\ntry: g()\nexcept RecursionError: retu
 a = [0]\ndef g():\n    a[0] += 1\n    g()\ntry: g()\nexcept RuntimeError: return a[0] % 2
 a = [0]\ndef g():\n    a[0] += 1\n    g()\ntry: g()\nfinally: return a[0] % 2
 """.strip().split("\n")
-OBJECTS = """object() | lambda: 0 | f | (i for i in 'ab') | [].append | 'a'.upper | A(1) | A(1).m | A.m | map(len, []) | iter([])
-zip() | enumerate([]) | reversed('a') | filter(None, []) | defaultdict(lambda: 0) | functools.partial(f) | g() | {}.keys
+OBJECTS = """
+object() | lambda: 0 | f | (i for i in 'ab') | [].append | 'a'.upper | A(1) | A(1).m | map(len, []) | iter([]) | zip()
+enumerate([]) | reversed('a') | filter(None, []) | defaultdict(lambda: 0) | functools.partial(f) | g() | {}.keys
 itertools.chain([]) | string.Template('') | textwrap.TextWrapper() | json.JSONEncoder() | [].__len__ | [].__iter__()
-functools.lru_cache(f) | operator.itemgetter | A(1).__init__ | collections.deque([f]) | dataclasses.MISSING | property(f)
-staticmethod(f) | range(3).__iter__() | itertools.count | types""".replace("\n", " | ").split(" | ")
-OBJECTS = [text for text in OBJECTS if text not in ("operator.itemgetter", "itertools.count", "types", "range(3).__iter__()")]
-TEXTS = """str(O) | repr(O) | ascii(O) | format(O) | f'{O}' | f'{O!r}' | '%s' % (O,) | '%r' % [O] | '{}'.format(O) | str([O])
-str((O, 1)) | repr({1: O}) | ''.join(map(str, [O])) | ' '.join([repr(y) for y in [O]]) | str(KeyError(O))
-str(dict(a=O)) | str(collections.deque([O])) | '%(a)s' % {'a': O} | str(copy.copy([O])) | json.dumps({'a': O}, default=str)
-show(O) | O.__repr__() | O.__str__() | object.__repr__(O)""".replace("\n", " | ").split(" | ")
-BITS = """int(re.search('0x([0-9a-f]+)', T)[1], 16) >> B & 1 | re.search('0x([0-9a-f]+)', T)[1][-8] > '7'
+functools.lru_cache(f) | A(1).__init__ | collections.deque([f]) | dataclasses.MISSING | property(f) | staticmethod(f)
+""".strip().replace("\n", " | ").split(" | ")
+TEXTS = """
+str(O) | repr(O) | ascii(O) | format(O) | f'{O}' | f'{O!r}' | '%s' % (O,) | '%r' % [O] | '{}'.format(O) | str([O])
+str((O, 1)) | repr({1: O}) | ''.join(map(str, [O])) | ' '.join([repr(y) for y in [O]]) | str(KeyError(O)) | show(O)
+str(dict(a=O)) | str(collections.deque([O])) | '%(a)s' % {'a': O} | str(copy.copy([O])) | json.dumps([O], default=str)
+O.__repr__() | O.__str__() | object.__repr__(O)
+""".strip().replace("\n", " | ").split(" | ")
+BITS = """
+int(re.search('0x([0-9a-f]+)', T)[1], 16) >> B & 1 | re.search('0x([0-9a-f]+)', T)[1][-8] > '7'
 sum(int(c, 16) for c in re.findall('0x([0-9a-f]+)', T)[0]) % 2 | T.count('0') % 2
-len([c for c in T[T.index('0x'):] if c.isdigit()]) % 2 | ord(T[T.index('0x') + 7]) % 2""".replace("\n", " | ").split(" | ")
-MODULES = ("abc bisect collections collections.abc copy dataclasses enum functools heapq itertools json math operator re"
-           " statistics string textwrap typing").split()
-HELPERS = r"""class A:\n    def __init__(self, n):\n        self.n = n\n    def m(self):\n        return self.n
-def g():\n    yield 1
-def show(y):\n    return str(y)
-from collections import defaultdict"""
+len([c for c in T[T.index('0x'):] if c.isdigit()]) % 2 | ord(T[T.index('0x') + 7]) % 2
+""".strip().replace("\n", " | ").split(" | ")
+MODULES = ("abc bisect collections collections.abc copy dataclasses enum functools heapq itertools json math operator"
+           " re statistics string textwrap typing").split()
+HELPERS = {  # a name that a program holds, and what it then begins with
+    "A(": "class A:\n    def __init__(self, n):\n        self.n = n\n    def m(self):\n        return self.n",
+    "A.": "A = type(Exception())", "g()": "def g():\n    yield 1", "show(": "def show(y):\n    return str(y)",
+    "defaultdict": "from collections import defaultdict"}
 
 
 def words(rng: random.Random) -> list[str]:
@@ -198,23 +203,9 @@ def words(rng: random.Random) -> list[str]:
 
 def with_helpers(program: str) -> str:
     """Behind the imports and helpers whose names it holds."""
-    program = program.replace("\\n", "\n")
-    helpers = [text.replace("\\n", "\n") for text in HELPERS.split("\n")]
-    helpers = [text for text, names in zip(_joined(helpers), ("A(", "g()", "show(", "defaultdict")) if names in program
-               or names == "A(" and "A." in program or names == "A(" and "(A," in program]
+    helpers = [text for name, text in HELPERS.items() if name in program and not (name == "A." and "A(" in program)]
     modules = [f"import {module}" for module in MODULES if f"{module}." in program or f"({module})" in program]
     return "\n".join([*modules, *helpers, program])
-
-
-def _joined(lines: list[str]) -> list[str]:
-    """The helpers: lines up to the next one that is not indented."""
-    made: list[str] = []
-    for line in lines:
-        if line.startswith(" "):
-            made[-1] += "\n" + line
-        else:
-            made.append(line)
-    return made
 
 
 def body(text: str) -> str:
@@ -228,7 +219,7 @@ def of_set(rng: random.Random) -> str:
 def of_builtin(rng: random.Random) -> str:
     name = rng.choice(list(BUILTINS))
     use = rng.choice(BUILTINS[name]).replace("Q", rng.choice(words(rng)))
-    return rng.choice(SHADOWS).replace("N", name).replace("U", use)
+    return rng.choice(SHADOWS).replace("\\n", "\n").replace("N", name).replace("U", use)
 
 
 def of_other(rng: random.Random) -> str:
