@@ -5,9 +5,9 @@ give up nearly every right they have (sandbox/kernel.py) and fork one child per 
 answers is tagged JSON (sandbox/values.py), read here as hostile bytes.
 
 A child can forge only the value of its own call, so never put an expected value into a Job.  Calls of one child share
-imported modules; `seeds=2` exposes programs that depend on that, on the order of hashes or calls, on addresses or on
-time.  Limits are CPU time, so a busy machine changes no verdict, and wall time for a program that sleeps.
-`Executor.level` says what the kernel really keeps from programs here.
+imported modules; more `seeds` expose programs that depend on that, on the order of hashes or calls, on addresses, on
+where memory and stack end, or on time.  Limits are CPU time, so a busy machine changes no verdict, and wall time for a
+program that sleeps.  `Executor.level` says what the kernel really keeps from programs here.
 
 As a command: python executor.py ARGUMENTS... < program.py
 """
@@ -15,6 +15,7 @@ import collections
 import json
 import math
 import os
+import random
 import select
 import signal
 import subprocess
@@ -36,6 +37,7 @@ MAX_PROGRAM = 100_000  # characters of source
 MAX_INPUT = 1 << 25    # of the encoded arguments of a job with limits of its own: a benchmark's; others have MAX_VALUE
 MAX_CACHED = 20_000    # characters of program, inputs and results of a job that is worth keeping
 START_SECONDS = 120    # for the imports of a worker: some take seconds of CPU time, and the machine may be busy
+HASH_SEEDS = 12        # of an executor; each costs a process of 10 MB and 60 ms
 AHEAD = 4              # jobs sent to a worker before the first has ended: it need not wait for the trainer
 ALL_CALLS = 4          # times the CPU time of one call: what calls that belong together have, under all hash seeds
 LONG_WAIT = 3.0        # seconds of one stream after which `Executor.tell` is told
@@ -49,11 +51,11 @@ class ExecutorError(Exception):
 class Job:
     """One program and the argument tuples (plain literal values) to call its `entry` with.
 
-    With seeds=2 what gives a value or an exception also runs under a second hash seed, in reversed order.  Calls that
-    stand `together` are worth nothing apart: the first that gives no value ends the job, and the rest shares its
-    outcome.  `limits`: CPU seconds of one call and of all together, in place of the executor's; the first call that
-    ends the process, for instance by running out of them, then ends the job, and the rest is refused.  A value for
-    which `show` needs more than `most` characters is too_big, if not by a few.
+    With `seeds` of 2 or more what gives a value or an exception also runs under other hash seeds, drawn for the program,
+    in reversed order under every second one.  Calls that stand `together` are worth nothing apart: the first that gives
+    no value ends the job, and the rest shares its outcome.  `limits`: CPU seconds of one call and of all together, in
+    place of the executor's; the first call that ends the process, for instance by running out of them, then ends the
+    job, and the rest is refused.  A value for which `show` needs more than `most` characters is too_big, if not by a few.
     """
     program: str
     inputs: tuple[tuple, ...]
@@ -64,8 +66,8 @@ class Job:
     most: int = MAX_VALUE
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise ValueError("seeds must be at least 1")
+        if not 1 <= self.seeds <= HASH_SEEDS:
+            raise ValueError(f"seeds must be at least 1 and at most {HASH_SEEDS}")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class OpenJob:
 class Assignment:
     """One job under one hash seed: the inputs (their indices) still to run, and what became of the others."""
     open_job: OpenJob
-    hash_seed: int
+    hash_seed: int  # its number
     pending: list[int]
     outcomes: dict[int, Outcome]
     losses: int = 0
@@ -168,7 +170,7 @@ def merge(outcomes: list[Outcome]) -> Outcome:
     for outcome in outcomes[1:]:
         if (outcome.kind, outcome.exception) != (first.kind, first.exception) or \
                 outcome.value is not first.value and not same_value(outcome.value, first.value):
-            return Outcome("nondeterministic", error="differs between hash seeds or call orders")
+            return Outcome("nondeterministic", error="it differs between processes or orders of calls")
     return first
 
 
@@ -182,16 +184,18 @@ class WorkerLost(Exception):
 class Worker:
     """A worker process with one hash seed, and the assignments it has been sent; the first is running."""
 
-    def __init__(self, hash_seed: int, cpu_seconds: float, memory_mb: int, without: tuple[str, ...],
-                 preload: tuple[str, ...]):
+    def __init__(self, number: int, hash_seeds: list[int], cpu_seconds: float, memory_mb: int,
+                 without: tuple[str, ...], preload: tuple[str, ...]):
         # Parent-death signals follow the thread that forked, so only the main thread's count; otherwise (and also) a
         # worker leaves when its job pipe hangs up.
         parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
-        arguments = map(str, (memory_mb, parent, ",".join(without), ",".join(preload)))
-        environment = {"PYTHONHASHSEED": str(hash_seed), "LC_ALL": "C.UTF-8"}
+        # Memory and stack end elsewhere under every hash seed: no value that survives may depend on where.
+        memory_mb -= 7 * number * memory_mb // 512
+        arguments = map(str, (memory_mb, 1000 + 13 * number, parent, ",".join(without), ",".join(preload)))
+        environment = {"PYTHONHASHSEED": str(hash_seeds[number]), "LC_ALL": "C.UTF-8"}
         if preload:  # found where the trainer would find them
             environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        self.hash_seed, self.cpu_seconds = hash_seed, cpu_seconds
+        self.hash_seed, self.cpu_seconds = number, cpu_seconds
         self.process = subprocess.Popen(
             # Not -I: it would ignore PYTHONHASHSEED.
             [sys.executable, "-s", "-S", "-B", WORKER, *arguments], env=environment,
@@ -371,11 +375,15 @@ class Executor:
     to `cached_jobs` results are kept.  `preload` names modules that programs may import beyond the usual ones; they are
     trusted, and imported before a worker gives up its rights.  Only one thread may use an executor at a time.  `tell`
     is called about every second of a long wait with a line on what is waited for, and with "" at its end.
+
+    The hash seeds are drawn from `seed`.  Every job runs under the first of them, which every slot has a worker for;
+    the others, one slot each, are for jobs of more `seeds`, which draw theirs from `seed` and their program: the same
+    in every run, whatever the order of jobs, so that verdicts are the same, too.
     """
 
     def __init__(self, workers: int = 2, cpu_seconds: float = 1.0, memory_mb: int = 512, require: str = "kernel",
                  cached_jobs: int = 10_000, pool_mb: int | None = None, without: Iterable[str] = (),
-                 preload: Iterable[str] = ()):
+                 preload: Iterable[str] = (), seed: int = 0):
         if workers < 1 or cpu_seconds <= 0 or memory_mb < 64:
             raise ValueError("an executor needs a worker, CPU time, and 64 MB a program")
         if require not in LEVELS or not set(without) <= set(LAYERS):
@@ -385,7 +393,8 @@ class Executor:
                                 " Use a container or a virtual machine")
         if pool_mb is None:
             pool_mb = host.memory()[0] >> 21
-        self.options = cpu_seconds, memory_mb, tuple(without), tuple(preload)
+        self.seed, hash_seeds = seed, random.Random(f"hash seeds of {seed}").sample(range(1, 2**32), HASH_SEEDS)
+        self.options = hash_seeds, cpu_seconds, memory_mb, tuple(without), tuple(preload)
         self.cached_jobs = cached_jobs
         self.cache: collections.OrderedDict[tuple, list[Outcome]] = collections.OrderedDict()
         self.lock = threading.Lock()
@@ -491,8 +500,8 @@ class Executor:
                 refused[index] = Outcome("refused", error="input too big or not plain data")
             else:
                 good.append(index)
-        for seed in range(open_job.job.seeds):
-            pending = good[::-1] if seed % 2 else good[:]
+        for place, seed in enumerate(self.seeds_of(open_job.job)):
+            pending = good[::-1] if place % 2 else good[:]
             open_job.assignments.append(Assignment(open_job, seed, pending, dict(refused)))
         if open_job.key in self.cache:
             self.cache.move_to_end(open_job.key)
@@ -514,6 +523,13 @@ class Executor:
             assignment.pending = [index for index in assignment.pending if index in worth]
             if assignment.pending:
                 self.queues[assignment.hash_seed].append(assignment)
+
+    def seeds_of(self, job: Job) -> list[int]:
+        """The numbers of the hash seeds that a job runs under."""
+        if job.seeds == 1:
+            return [0]
+        draw = random.Random(f"{self.seed} {ascii(job.program)}")
+        return [0, *draw.sample(range(1, HASH_SEEDS), job.seeds - 1)]
 
     def finish(self, open_job: OpenJob, done: list) -> None:
         """Merge and keep the open job's Outcomes, if all of its assignments are done."""
@@ -542,8 +558,11 @@ class Executor:
                 running = self.busy.get(number)
                 if ahead and not running or running and (len(running.assignments) != ahead or running.unsent):
                     continue
-                longest = max(self.queues, key=lambda seed: len(self.queues[seed]), default=0)
-                if queue := self.queues[running.hash_seed if running else longest]:
+                # What other slots cannot run goes first.
+                mine = range(number or len(self.slots), HASH_SEEDS, len(self.slots))
+                longest = max(mine, key=lambda seed: len(self.queues[seed]), default=0)
+                seed = running.hash_seed if running else longest if self.queues[longest] else 0
+                if queue := self.queues[seed]:
                     self.send(number, queue.popleft())
 
     def send(self, number: int, assignment: Assignment) -> None:

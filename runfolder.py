@@ -266,7 +266,7 @@ class Log:
                       "text": row.text}
             if row.kind == "propose":
                 record["references"] = [task.id for task in row.references]
-                record |= {"task": task_to_json(row.task)} if row.task else {}
+                record |= {"task": task_to_json(row.task)} if row.task else {"why": row.why} if row.why else {}
             else:
                 record["task_id"] = row.task.id
             self.files[1].write(json.dumps(record) + "\n")

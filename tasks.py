@@ -26,7 +26,7 @@ from functools import cached_property
 
 from sandbox import parsing
 from executor import Executor, Job, Outcome
-from sandbox.parsing import ALLOWED_IMPORTS
+from sandbox.determinism import ALLOWED_IMPORTS
 from sandbox.values import MAX_VALUE, same_value, show
 
 MAX_PROGRAM_CHARS = 4_000
@@ -55,7 +55,11 @@ class Task:
 
 
 class Rejected(Exception):
-    """A proposal or answer that cannot be used; its text is the reason that is counted and logged."""
+    """A proposal or answer that cannot be used; its text is the reason that is counted and logged, `why` says more."""
+
+    def __init__(self, reason: str, why: str = ""):
+        super().__init__(reason)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -427,14 +431,14 @@ def check_program(text: str, facts: Outcome) -> None:
     if facts.kind != "ok" or not are_facts(facts.value):  # or its parser died of it
         raise Rejected("does not parse")
     if facts.value["reason"]:
-        raise Rejected(facts.value["reason"])
+        raise Rejected(facts.value["reason"], facts.value["why"])
 
 
 def are_facts(value: object) -> bool:
     """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
-    return (type(value) is dict and {name: type(value.get(name)) for name in ("key", "depth", "reason")}
-            == {"key": str, "depth": int, "reason": str} and 0 <= value["depth"] <= MAX_VALUE
-            and bool(value["reason"] or KEY.fullmatch(value["key"])))
+    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": bool}
+    return (type(value) is dict and {name: type(value.get(name)) for name in types} == types
+            and 0 <= value["depth"] <= MAX_VALUE and bool(value["reason"] or KEY.fullmatch(value["key"])))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -444,8 +448,10 @@ def are_facts(value: object) -> bool:
 class Gated:
     task: Task | None
     reason: str = "valid"
+    why: str = ""  # more about the reason, where there is more
 
 
+MANY_SEEDS = 8  # processes that must agree where hashes may show: of coin flips one in 128 passes, of two 64
 GATE_REASONS = {"unserializable": "value not a literal", "too_big": "value too long", "refused": "no f",
                 "nondeterministic": "not deterministic"}
 
@@ -455,26 +461,40 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
-    runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
-    Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    refers to nothing that differs between two runs (sandbox/determinism.py), runs on every input in two processes with
+    different hash seeds, or in eight where hashes or addresses may show, and returns the same plain, short value in
+    all. Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
     """
-    drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]
+    drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]  # then tasks or Gated
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
-    outcomes, jobs = iter(read(texts, executor, most=MAX_VALUE_CHARS)), []
+    outcomes, jobs, suspects = iter(read(texts, executor, most=MAX_VALUE_CHARS)), [], []
     for i, draft in enumerate(drafts):
         if isinstance(draft, tuple):
             try:
-                drafts[i] = check_draft(proposals[i][0], draft, [next(outcomes) for _ in texts_of(draft)], step)
-                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2, together=len(drafts[i].inputs) > 1,
-                                most=MAX_VALUE_CHARS))
+                facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
+                drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
+                many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
+                suspects += [drafts[i]] * facts.value["may_show"]
+                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2,
+                                together=len(drafts[i].inputs) > 1, most=MAX_VALUE_CHARS))
             except Rejected as rejected:
-                drafts[i] = str(rejected)
-    ran = iter(executor.run(jobs))
-    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran), markers)
+                drafts[i] = Gated(None, str(rejected), rejected.why)
+    watches = [Job("from sandbox.determinism import makes_address", tuple((task.program, args) for args in task.inputs),
+                   "makes_address") for task in suspects]
+    ran = executor.run(jobs + watches)
+    shown = {task.program for task, seen in zip(suspects, ran[len(jobs):]) if any(run.value is True for run in seen)}
+    ran = iter(ran)
+    return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran), markers, draft.program in shown)
             for draft in drafts]
 
 
-def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | str:
+def holds_set(value) -> bool:
+    if isinstance(value, dict):
+        return any(holds_set(item) for pair in value.items() for item in pair)
+    return isinstance(value, (set, frozenset)) or isinstance(value, (list, tuple)) and any(map(holds_set, value))
+
+
+def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | Gated:
     """A proposal's (program, input texts, message), or why it has none."""
     try:
         if strict and not well_formed(response):
@@ -486,7 +506,7 @@ def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: 
             raise Rejected("value too long")
         return program, inputs, message
     except Rejected as rejected:
-        return str(rejected)
+        return Gated(None, str(rejected))
 
 
 def texts_of(draft: tuple) -> list[tuple[str, str]]:
@@ -494,10 +514,9 @@ def texts_of(draft: tuple) -> list[tuple[str, str]]:
     return [("inspect_program", program), *(("parse_arguments", text) for text in inputs)]
 
 
-def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int) -> Task:
+def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outcome], step: int) -> Task:
     """The task that a proposal would be, without outputs; Rejected for what can be seen before running it."""
     program, _, message = draft
-    facts, *inputs = outcomes
     check_program(program, facts)
     if any(outcome.kind == "infra" for outcome in inputs):
         raise Rejected("infra")
@@ -517,12 +536,15 @@ def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int
     return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
 
 
-def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = ()) -> Gated:
-    """The gate's end: the task with its outputs, if its program ran as a task must."""
+def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = (), address: bool = False) -> Gated:
+    """The gate's end: the task with its outputs, if its program ran as a task must. `address`: on the way it made the
+    text of an object that has none but its address."""
+    if address:
+        return Gated(None, "not deterministic", "it makes a text of an object, and the object's address is part of it")
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
     if bad is not None:
-        return Gated(None, GATE_REASONS.get(bad.kind, bad.kind))
+        return Gated(None, GATE_REASONS.get(bad.kind, bad.kind), bad.error if bad.kind == "nondeterministic" else "")
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")

@@ -69,6 +69,7 @@ class Row:
     text: str = ""
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason; empty until it is judged
+    why: str = ""            # propose: more about the reason, where there is more
     solve_rate: float | None = None    # propose: of its probes
     learnability: float | None = None  # propose: what that is worth ...
     learnability_whole: float | None = None  # ... and would be without the probes that were cut off
@@ -285,7 +286,7 @@ def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> Non
             result = Gated(None, "prompt too long")
         elif result.task and run.cfg.refuse_copies and is_copy(row, result.task):
             result = Gated(None, "copy")
-        row.task, row.verdict = result.task and set_aside(run, result.task), result.reason
+        row.task, row.verdict, row.why = result.task and set_aside(run, result.task), result.reason, result.why
 
 
 def is_copy(row: Row, task: Task) -> bool:
@@ -624,7 +625,8 @@ def main(argv: list[str]) -> None:
     interrupts, begun = catch_interrupts(), time.monotonic()
     cfg, first_line = parse(argv)
     say(first_line)
-    with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
+    with (Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require, seed=cfg.seed) as executor,
+          ExitStack() as stack):
         executor.tell = runfolder.WaitLine()
         say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
         folder, lock = runfolder.open_folder(cfg)

@@ -28,7 +28,7 @@ if __name__ == "__main__":  # Python has put this file's folder first, but modul
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from sandbox import kernel
-from sandbox.parsing import ALLOWED_IMPORTS
+from sandbox.determinism import ALLOWED_IMPORTS
 from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, SPENT, from_wire,
                             is_name, to_short_wire)
 
@@ -217,7 +217,7 @@ def watch(pid: int, exited: int, source: int, jobs: int, out: int, calls: int, c
     return tag
 
 
-def main(memory_mb: int, parent: int, without: tuple[str, ...], preload: tuple[str, ...]) -> None:
+def main(memory_mb: int, stack: int, parent: int, without: tuple[str, ...], preload: tuple[str, ...]) -> None:
     jobs, out, errors = os.dup(0), os.dup(1), os.dup(2)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2, RESULT_FD):
@@ -227,6 +227,7 @@ def main(memory_mb: int, parent: int, without: tuple[str, ...], preload: tuple[s
         for name in PRELOAD + preload:
             importlib.import_module(name)
         warnings.simplefilter("ignore")
+        sys.setrecursionlimit(stack)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("1000")  # where memory ends, programs go first, and not the trainer
@@ -248,5 +249,6 @@ def main(memory_mb: int, parent: int, without: tuple[str, ...], preload: tuple[s
 
 
 if __name__ == "__main__":
-    memory, trainer, layers, modules = sys.argv[1:]
-    main(int(memory), int(trainer), *(tuple(filter(None, text.split(","))) for text in (layers, modules)))
+    memory, frames, trainer, layers, modules = sys.argv[1:]
+    del sys.argv[1:]  # no program needs to find these
+    main(int(memory), int(frames), int(trainer), *(tuple(filter(None, text.split(","))) for text in (layers, modules)))

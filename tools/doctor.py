@@ -283,7 +283,8 @@ def main(argv: list[str]) -> None:
     if cfg.resume:
         raise UserError("the doctor looks at a model before training: give --model instead of --resume")
     say(first_line)
-    with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, TemporaryDirectory() as folder:
+    with (Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require, seed=cfg.seed) as executor,
+          TemporaryDirectory() as folder):
         executor.tell = WaitLine()
         try:
             doctor(cfg, sizes, given, executor, Path(folder))

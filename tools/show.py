@@ -45,7 +45,7 @@ def try_program(program: str, texts: list[str], executor: Executor) -> str:
                          *(fence("input", text) for text in texts), "</answer>"])
     (result,) = tasks.gate([(tasks.DEDUCTION, response, None)], executor)
     if result.task is None:
-        return f"gate: {result.reason}"
+        return f"gate: {result.reason}" + f": {result.why}" * bool(result.why)
     return f"gate: valid; output {show(result.task.outputs[0])}; depth {result.task.depth}; key {result.task.key[:16]}"
 
 
