@@ -21,7 +21,8 @@ from test_model import prompts_of, sampled_logps, trained_like
 
 FAMILIES = {"qwen2": {}, "qwen3": dict(head_dim=16), "llama": {}}
 SWITCHES = [dict(packed=False), dict(merge=False), dict(merge=True), dict(share_prefix=False),
-            dict(read_every=1), dict(read_every=5), dict(kv_gb=1e-6), dict(slots=3)]
+            dict(read_every=1), dict(read_every=5), dict(read_every=5, ahead=2), dict(read_every=2, ahead=2),
+            dict(read_every=5, ahead=2, kv_gb=1e-6), dict(kv_gb=1e-6), dict(slots=3)]
 
 
 @pytest.fixture(scope="module")
