@@ -52,7 +52,7 @@ def kv_bytes(policy: Policy) -> int:
     return 2 * policy.dtype.itemsize * config.num_hidden_layers * config.num_key_value_heads * C
 
 
-def weight_bytes(policy: Policy) -> float:
+def decode_weight_bytes(policy: Policy) -> float:
     """What a decode step reads of the weights. NF4: 4 bits and a scale of 32 bits for 64 weights."""
     each = 0.5625 if nf4(policy) else policy.dtype.itemsize
     return layer_weights(policy) * each + policy.config.vocab_size * policy.config.hidden_size * policy.dtype.itemsize
@@ -61,7 +61,7 @@ def weight_bytes(policy: Policy) -> float:
 def sampling_bytes(policy: Policy, steps: float, rows: list[tuple[list[int], list[int]]]) -> float:
     """What decoding the rows in so many steps has to read: all weights a step, and for each token what is before it."""
     positions = sum(len(response) * (len(prompt) + len(response) / 2) for prompt, response in rows)
-    return steps * weight_bytes(policy) + positions * kv_bytes(policy)
+    return steps * decode_weight_bytes(policy) + positions * kv_bytes(policy)
 
 
 def shares(policy: Policy, seconds: dict[str, float], steps: int, sampled: list, trained: list) -> dict[str, float]:

@@ -563,7 +563,13 @@ def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
 
 def fill(rows: list[list[int]], device) -> Tensor:
     width = max(map(len, rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    return to_device([row + [0] * (width - len(row)) for row in rows], device)
+
+
+def to_device(numbers: list, device) -> Tensor:
+    """Without waiting for what the device has to do still, as torch.tensor(numbers, device=device) does."""
+    tensor = torch.tensor(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from model import KV, Packed, Policy, forward, fused, head_logits, nf4, pack, pad, pick_logp, scaled
+from model import KV, Packed, Policy, forward, fused, head_logits, nf4, pack, pad, pick_logp, scaled, to_device
 
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
 # Tokens of a shared beginning that are worth a call of their own; beginnings kept. Chat prompts of three kinds to the
@@ -60,7 +60,7 @@ class Sequence:
     index: int
     sample: Sample
     since: int = 0  # steps the rollout had made when it took its slot
-    seen: int = 0   # tokens that it had when they were last read
+    seen: int = 0   # tokens that it had at the last look
     tail: str = ""  # the end of its text, as far as a stop may have begun in it
     stopped: bool = False  # by one of the request's stops
 
@@ -79,6 +79,7 @@ class State:
     uniform_BN: Tensor  # column t decides token t
     ids_BN: Tensor      # the responses so far; one column more than tokens, for rows that are done
     logp_BN: Tensor
+    seen_B: Tensor      # tokens made when `look` was there last
 
 
 @dataclass(eq=False)
@@ -161,7 +162,7 @@ def new_state(policy: Policy, slots: int, columns: int) -> State:
         return torch.zeros(shape, dtype=dtype, device=policy.device)
     return State(zeros(slots), zeros(slots), zeros(slots), zeros(slots), ~zeros(slots, dtype=torch.bool),
                  zeros(slots, columns, dtype=torch.float64), zeros(slots, columns),
-                 zeros(slots, columns, dtype=torch.float32))
+                 zeros(slots, columns, dtype=torch.float32), zeros(slots))
 
 
 def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] | None = None, tag=None,
@@ -285,21 +286,21 @@ def place(rollout: Rollout, groups: list[list[Sequence]], *pieces: tuple[int, li
     Each of the pieces is (first position, keys and values from there on) of all texts or, with one row, of each."""
     state, device, first = rollout.state, rollout.policy.device, len(rollout.rows)
     source, sequences = zip(*((i, sequence) for i, group in enumerate(groups) for sequence in group))
-    slots, source = slice(first, first + len(sequences)), torch.tensor(source, device=device)
+    slots, source = slice(first, first + len(sequences)), to_device(source, device)
     for start, kv_L in pieces:
         for layer, kv in zip(rollout.cache_L, kv_L):
             for old, new in zip(layer, kv):
                 old[slots, :, start:start + new.shape[2]] = new if len(new) in (1, len(source)) else new[source]
     texts = [sequence.text() for sequence in sequences]
-    numbers = [(text[-1], len(text) - 1, len(sequence.sample.ids), sequence.request.limits[sequence.index])
+    numbers = [(text[-1], len(text) - 1, sequence.request.limits[sequence.index], *[len(sequence.sample.ids)] * 2)
                for text, sequence in zip(texts, sequences)]
-    for tensor, new in zip((state.tok_B, state.pos_B, state.count_B, state.limit_B),
-                           torch.tensor(numbers).T.to(device)):
+    for tensor, new in zip((state.tok_B, state.pos_B, state.limit_B, state.count_B, state.seen_B),
+                           to_device(numbers, device).T):
         tensor[slots] = new
     state.done_B[slots] = False
     if rollout.temperature:
         uniform_BN = pad_sequence([sequence.request.uniform_NT[sequence.index] for sequence in sequences], True)
-        state.uniform_BN[slots, :uniform_BN.shape[1]] = uniform_BN.to(device)
+        state.uniform_BN[slots, :uniform_BN.shape[1]] = uniform_BN.to(device, non_blocking=True)
     for b, sequence in enumerate(sequences, first):
         made = sequence.sample
         if made.ids:
@@ -370,7 +371,7 @@ def common(a: list[int], b: list[int]) -> int:
 def decode_step(rollout: Rollout, rows: int, length: int) -> None:
     """One token for each of the first `rows` slots, written on the device; nothing is read back. Rows that are done
     stand still: what they write, they write again."""
-    tok_B, pos_B, count_B, limit_B, done_B, uniform_BN, ids_BN, logp_BN = (
+    tok_B, pos_B, count_B, limit_B, done_B, uniform_BN, ids_BN, logp_BN, _ = (
         tensor[:rows] for tensor in vars(rollout.state).values())
     policy, packed = rollout.policy, rollout.packed
     hidden_BTD = forward(policy, tok_B[:, None], pos_B[:, None], rollout.cache_L, length, packed=packed)
@@ -433,9 +434,9 @@ def look(rollout: Rollout) -> Seen:
     state, live, new_BN, stream = rollout.state, len(rollout.rows), None, None
     flags_2B = torch.stack((state.count_B[:live], state.done_B[:live].long()))
     if any(row.request.stops for row in rollout.rows):
-        firsts_B1 = torch.tensor([[row.seen] for row in rollout.rows], device=state.ids_BN.device)
-        columns_BN = firsts_B1 + torch.arange(rollout.read_every, device=state.ids_BN.device)
+        columns_BN = state.seen_B[:live, None] + torch.arange(rollout.read_every, device=state.ids_BN.device)
         new_BN = state.ids_BN[:live].gather(1, columns_BN.clamp_(max=state.ids_BN.shape[1] - 1))
+        state.seen_B[:live] = state.count_B[:live]
     if rollout.ahead and state.ids_BN.is_cuda:
         stream = reading_stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -506,7 +507,7 @@ def drop_rows(rollout: Rollout, gone: list[int]) -> None:
             if rollout.memory is not None:  # a launch for all layers
                 all_L2 = laid_out(rollout.memory, rollout.cache_L[0][0].shape)
                 all_L2[:, :, hole, :, :used] = all_L2[:, :, mover, :, :used]
-        holes, movers = torch.tensor([holes, movers], device=rollout.policy.device)
+        holes, movers = to_device([holes, movers], rollout.policy.device)
         for layer in (tensor for kv in rollout.cache_L for tensor in kv) if rollout.memory is None else ():
             layer[holes, :, :used] = layer[movers, :, :used]
         for tensor in vars(state).values():
