@@ -48,6 +48,15 @@ for noisy in ("huggingface_hub", "bitsandbytes"):
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
+# What torch.compile makes is kept from one start to the next; its own place is /tmp. Its compiler reads this when it is
+# first imported.
+with suppress(OSError, RuntimeError):  # no home to write to
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "azr"
+    cached.mkdir(parents=True, exist_ok=True)
+    for compiler in ("torchinductor", "triton"):
+        os.environ.setdefault(f"{compiler.upper()}_CACHE_DIR", str(cached / compiler))
+
+
 class ModelError(Exception):
     """The model cannot be loaded or used; the text is one line for the user."""
 
@@ -352,19 +361,8 @@ def fused(policy: Policy, function: Callable, tokens: tuple[Tensor, ...], *rest)
 
 @cache
 def compiled(function: Callable) -> Callable:
-    keep_compiled_code()
     # FlexAttention's block mask makes every length a shape of its own, unless it is told.
     return torch.compile(function, dynamic=True if function is flex_attention else None)
-
-
-@cache
-def keep_compiled_code() -> None:
-    """In the user's cache, from one start to the next, where nothing else is set: torch's own place is /tmp."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "azr"
-    with suppress(OSError):  # no home to write to
-        folder.mkdir(parents=True, exist_ok=True)
-        for compiler in ("torchinductor", "triton"):
-            os.environ.setdefault(f"{compiler.upper()}_CACHE_DIR", str(folder / compiler))
 
 
 STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),

@@ -4,8 +4,8 @@ requests while `advance` decodes, what ends makes room for what waits, and nothi
 a list of prompts. It runs model.py's forward pass, so the log-probs noted here are those the update recomputes.
 
 Reading order: Sample to Rollout, `start_rollout`, `add`, `advance`, `generate`, and what `advance` does in turn: from
-the queue into slots (`refill`), a token for every row (`decode_step`, `draw`), out of the slots (`harvest`). Behind
-them the memory for keys and values, and CUDA graphs.
+the queue into slots (`refill`), a token for every row (`decode_step`, `draw`), out of the slots (`look`, `harvest`).
+Behind them the memory for keys and values, and CUDA graphs.
 
 Dimension suffixes, besides model.py's: B slots, N tokens of one response, C (in `draw`) chunks of the vocabulary.
 """
@@ -425,9 +425,9 @@ def draw(logits_BV: Tensor, uniform_B1: Tensor, temperature: float = 1.0) -> tup
 @dataclass
 class Seen:
     """Copies of what the rows had come to at some point of the device's work, which may have gone on since."""
-    flags_2B: Tensor        # tokens made; whether that was all
-    new_BN: Tensor | None   # ids since the last time, where stops are looked for
-    stream: torch.cuda.Stream | None  # to read them on, without waiting for what was launched later
+    flags_2B: Tensor       # tokens made; whether that was all
+    new_BN: Tensor | None  # ids since the look before, if stops are to be found in them
+    stream: torch.cuda.Stream | None  # for reading them without waiting for what is launched after the look
 
 
 def look(rollout: Rollout) -> Seen:
@@ -482,7 +482,7 @@ def end_at_stops(rollout: Rollout, new: list[list[int]], counts: list[int]) -> N
 
 
 def samples_of(rollout: Rollout, rows: list[int], counts: list[int]) -> list[Sample]:
-    """The first `counts` (of all rows) tokens of these rows, in one reading of the device."""
+    """What these rows have made, in one reading of the device; `counts` has the tokens of all rows."""
     if not rows:
         return []
     counts = [counts[b] for b in rows]
@@ -501,15 +501,17 @@ def drop_rows(rollout: Rollout, gone: list[int]) -> None:
     holes = [b for b in gone if b < live]
     movers = sorted({*range(live, were)} - {*gone})
     if holes:
-        used = max(position(rollout, rollout.rows[b]) for b in movers)
-        for hole, mover in zip(holes, movers):
+        used, pairs = max(position(rollout, rollout.rows[b]) for b in movers), list(zip(holes, movers))
+        for hole, mover in pairs:
             rollout.rows[hole] = rollout.rows[mover]
-            if rollout.memory is not None:  # a launch for all layers
-                all_L2 = laid_out(rollout.memory, rollout.cache_L[0][0].shape)
-                all_L2[:, :, hole, :, :used] = all_L2[:, :, mover, :, :used]
         holes, movers = to_device([holes, movers], rollout.policy.device)
-        for layer in (tensor for kv in rollout.cache_L for tensor in kv) if rollout.memory is None else ():
-            layer[holes, :, :used] = layer[movers, :, :used]
+        if rollout.memory is None:
+            for layer in (tensor for kv in rollout.cache_L for tensor in kv):
+                layer[holes, :, :used] = layer[movers, :, :used]
+        else:  # the bytes cost nothing on CUDA, each launch does: one a row in place of some for every layer
+            all_L2 = laid_out(rollout.memory, rollout.cache_L[0][0].shape)
+            for hole, mover in pairs:
+                all_L2[:, :, hole, :, :used] = all_L2[:, :, mover, :, :used]
         for tensor in vars(state).values():
             tensor[holes] = tensor[movers]
     state.done_B[live:were] = True

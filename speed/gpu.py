@@ -62,13 +62,13 @@ def random_policy(shape: str, dry: bool, nf4: bool = False) -> Policy:
     dtype = torch.bfloat16 if device() == "cuda" else torch.float32
     with torch.device(device()):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
-        if nf4 and device() == "cuda":
+        if nf4:
             quantise(model)
         model = add_adapter(model, 16, 32.0, None, 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.01)
-    base = model.get_base_model().eval()
+    base = model.get_base_model()  # not in evaluation mode: nothing in it asks for that but NF4 on a CPU
     return Policy(model, None, base.model, base.lm_head, config, frozenset(), dtype, config.max_position_embeddings,
                   compile=device() == "cuda" and not nf4)
 
@@ -83,7 +83,7 @@ def quantise(model: torch.nn.Module) -> None:
                                                    linear.weight.dtype, quant_type="nf4", device="meta")
                 small.weight = bitsandbytes.nn.Params4bit(linear.weight.data.cpu(), False, quant_type="nf4")
                 small.bias = linear.bias
-                setattr(module, name, small.cuda())
+                setattr(module, name, small.to(device()))  # quantises
 
 
 def clock() -> float:
