@@ -106,6 +106,11 @@ class Config:
     lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank", above=0)
     dtype: Literal["auto", "fp32", "bf16"] = opt("auto", "of frozen weights and activations; auto: bf16 where it pays")
     compile: bool | None = opt(None, "torch.compile for the layers; on with CUDA if not given", scope="machine")
+    debug_compile: bool = opt(False, "a compilation after the first step, or too many in it, ends the run",
+                              scope="machine")
+    merge: bool | None = opt(None, "sample from a copy with LoRA merged; on for small models on CUDA, and in fp32 on a"
+                             " CPU, if not given", scope="machine")
+    flex: bool = opt(False, "FlexAttention where answers share a prompt in the update, on CUDA", scope="machine")
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate (paper: 1e-6 on all weights; LoRA wants about ten times that)", above=0)
@@ -120,8 +125,8 @@ class Config:
     entropy_coef: float = opt(0.0, "weight of the entropy bonus", least=0)
     micro_tokens: int = opt(16384, "padded tokens per forward-backward pass; 0: as free memory allows", least=0,
                             scope="machine")
-    checkpoint_layers: bool = opt(False, "recompute layers in the backward pass: less memory, a third more time",
-                                  scope="machine")
+    checkpoint_layers: bool | None = opt(None, "recompute layers in the backward pass: less memory, a third more time;"
+                                         " by free memory if not given", scope="machine")
 
     workers: int = opt(host.cores(), "executor processes", least=1, scope="machine", group="the executor")
     cpu_seconds: float = opt(1.0, "CPU time of one run of a program; all runs of a task have four times that", above=0)
@@ -154,9 +159,9 @@ PRESETS = {
                  heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
     "0.5b": SMALL | dict(model="Qwen/Qwen2.5-Coder-0.5B-Instruct", references=2, slots=256),
     "1.5b": SMALL | dict(model="Qwen/Qwen2.5-Coder-1.5B-Instruct", references=3, slots=256, max_new_tokens=768,
-                         max_prompt_tokens=3072, checkpoint_layers=True),
-    "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096, checkpoint_layers=True),
-    "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096, checkpoint_layers=True),
+                         max_prompt_tokens=3072),
+    "3b": dict(model="Qwen/Qwen2.5-Coder-3B", max_new_tokens=4096),
+    "7b": dict(model="Qwen/Qwen2.5-Coder-7B", max_new_tokens=4096),
 }
 # What a preset takes on a CPU: with B 4, three types and 160 tokens a step of 0.5b took three minutes on two cores, and
 # no induction proposal was valid. Passes of 16,384 tokens took more than 23 GB, and are no faster there.
@@ -307,6 +312,7 @@ def check(cfg: Config) -> None:
         (cfg.model, "--model: give a hub name or a folder"),
         (cfg.eval_every or not cfg.eval_tasks, "--eval_tasks is scored every --eval_every steps; give that too"),
         (cfg.clip_low <= 1, f"--clip_low {cfg.clip_low}: must be in (0, 1]"),
+        (not cfg.flex or cfg.device == "cuda", "--flex: its backward pass needs CUDA; drop it"),
         (cfg.lora_rank or not cfg.kl_coef,
          "--kl_coef needs the starting model, which --lora_rank 0 overwrites; use LoRA"),
         (cfg.lora_rank or not cfg.load_in_4bit,

@@ -15,10 +15,11 @@ key/value heads, C head width, V vocabulary, L layers, S tokens of a shared begi
 response token.
 """
 import logging
+import os
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
@@ -45,6 +47,15 @@ transformers_logging.disable_progress_bar()
 for noisy in ("huggingface_hub", "bitsandbytes"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+# What torch.compile makes is kept from one start to the next; its own place is /tmp. Its compiler reads this when it is
+# first imported.
+with suppress(OSError, RuntimeError):  # no home to write to
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "azr"
+    cached.mkdir(parents=True, exist_ok=True)
+    for compiler in ("torchinductor", "triton"):
+        os.environ.setdefault(f"{compiler.upper()}_CACHE_DIR", str(cached / compiler))
 
 
 class ModelError(Exception):
@@ -66,6 +77,8 @@ class Policy:
     dtype: torch.dtype           # of activations; trained weights are always fp32
     max_length: int              # positions that the model knows
     checkpoint_layers: bool = False  # recompute each layer in the backward pass: less memory, a third more time
+    merge: bool | None = None    # sample from weights with LoRA merged; None: on a CPU in fp32
+    flex: bool = False           # FlexAttention where responses share their prompt in a row
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
@@ -269,7 +282,7 @@ KV = tuple[Tensor, Tensor]  # keys and values of one layer, both [B, K, T, C] or
 
 def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | None = None, length: int = 0,
             keep: list[KV] | None = None, packed: "Packed | None" = None, prefix_L: list[KV] | None = None,
-            mask: Tensor | None = None) -> Tensor:
+            mask: Tensor | BlockMask | None = None) -> Tensor:
     """Token ids at their positions -> final hidden states, [B, T, D] in `policy.dtype`.
 
     Without a cache the rows are whole texts, padded on the right: attention is causal, so nothing real attends to
@@ -333,9 +346,12 @@ def after_attention(x_MD: Tensor, o_MD: Tensor, layer: nn.Module, stacks: "dict[
     return x_MD + project(layer.mlp, "down", F.silu(gate) * up, stacks, on)[0]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | None, prefix: KV | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | BlockMask | None, prefix: KV | None) -> Tensor:
     """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [M, H C]."""
     q, k, v = (x.unflatten(0, (B, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, T, C]
+    if isinstance(mask, BlockMask):
+        flex = compiled(flex_attention) if q.is_cuda else flex_attention
+        return flex(q, k, v, block_mask=mask, enable_gqa=True).transpose(1, 2).flatten(2).flatten(0, 1)
     if prefix is not None:
         k, v = (torch.cat((old.expand(B, -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
@@ -373,7 +389,8 @@ def fused(policy: Policy, function: Callable, tokens: tuple[Tensor, ...], *rest)
 
 @cache
 def compiled(function: Callable) -> Callable:
-    return torch.compile(function)
+    # FlexAttention's block mask makes every length a shape of its own, unless it is told.
+    return torch.compile(function, dynamic=True if function is flex_attention else None)
 
 
 STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
@@ -450,7 +467,7 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     A row is (prompt ids, response ids). Rows with the same prompt share it: their texts are laid side by side, see
     `side_by_side`. Logits exist for LOGIT_BUDGET numbers at a time, so that no [B, T, V] tensor is ever held (7.4 GB
     for 12k tokens of Qwen's vocabulary)."""
-    ids_BT, pos_BT, mask, at_N2 = lay_out(rows, policy.share_prompts, policy.device)
+    ids_BT, pos_BT, mask, at_N2 = lay_out(rows, policy.share_prompts, policy.device, policy.flex)
     hidden_ND = forward(policy, ids_BT, pos_BT, mask=mask)[at_N2[:, 0], at_N2[:, 1]]
     ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
     size = max(1, LOGIT_BUDGET[policy.device.type] // policy.head.weight.shape[0])
@@ -458,10 +475,11 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     return torch.cat([logp_N for logp_N, _ in chunks]), torch.cat([entropy_N for _, entropy_N in chunks])
 
 
-def lay_out(rows: list[tuple[list[int], list[int]]], longest: int, device) -> tuple:
-    """(ids_BT, pos_BT, mask, at_N2) of the texts of `side_by_side`. The mask is None where each is one row alone; at_N2
-    says in which text and where the hidden state lies that predicts a response token: one place before it, and for the
-    first token at the prompt's end."""
+def lay_out(rows: list[tuple[list[int], list[int]]], longest: int, device, flex: bool = False) -> tuple:
+    """(ids_BT, pos_BT, mask, at_N2) of the texts of `side_by_side`. The mask is None where each is one row alone, and
+    FlexAttention's with `flex`: it leaves out the blocks in which nothing is seen. at_N2 says in which text and where
+    the hidden state lies that predicts a response token: one place before it, and for the first token at the prompt's
+    end."""
     texts = side_by_side(rows, longest)
     ids, pos, owner, spots = [], [], [], {}  # owner: 0 for the prompt, then 1, 2, ... for each response of the text
     for b, text in enumerate(texts):
@@ -476,9 +494,15 @@ def lay_out(rows: list[tuple[list[int], list[int]]], longest: int, device) -> tu
     ids_BT, pos_BT, owner_BT = (fill(lists, device) for lists in (ids, pos, owner))
     mask = None
     if max(map(len, texts)) > 1:
-        order = torch.arange(ids_BT.shape[1], device=device)
-        shown = (owner_BT[:, None, :] == 0) | (owner_BT[:, None, :] == owner_BT[:, :, None])
-        mask = (shown & (order <= order[:, None]))[:, None]
+        B, T = ids_BT.shape
+        if flex:
+            def seen(b, _, i, j):
+                return (j <= i) & ((owner_BT[b, j] == 0) | (owner_BT[b, j] == owner_BT[b, i]))
+            mask = create_block_mask(seen, B, None, T, T, device=device)
+        else:
+            order = torch.arange(T, device=device)
+            shown = (owner_BT[:, None, :] == 0) | (owner_BT[:, None, :] == owner_BT[:, :, None])
+            mask = (shown & (order <= order[:, None]))[:, None]
     return ids_BT, pos_BT, mask, torch.tensor([spot for i in range(len(rows)) for spot in spots[i]], device=device)
 
 
@@ -557,14 +581,6 @@ def logit_slopes(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> tuple[
     return x_NV.gather(-1, ids_N[:, None])[:, 0] - lse_N, entropy_N, p_NV.to(logits_NV.dtype)
 
 
-def update_bytes(policy: Policy) -> float:
-    """Roughly the memory that a token takes in the update, besides the logits: what `logprobs` keeps of it for the
-    backward pass."""
-    D, I, L = policy.config.hidden_size, policy.config.intermediate_size, policy.config.num_hidden_layers
-    layer = 14 * D + 6 * I  # numbers that a layer keeps, counted from `block`; a wrong guess costs a halving
-    return policy.dtype.itemsize * (L * D + layer if policy.checkpoint_layers else L * layer)
-
-
 def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """(ids_BT, pos_BT), padded on the right with id 0, which causal attention never lets a real token see."""
     ids_BT = fill(rows, device)
@@ -573,7 +589,13 @@ def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
 
 def fill(rows: list[list[int]], device) -> Tensor:
     width = max(map(len, rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    return to_device([row + [0] * (width - len(row)) for row in rows], device)
+
+
+def to_device(numbers: list, device) -> Tensor:
+    """Without waiting for what the device has to do still, as torch.tensor(numbers, device=device) does."""
+    tensor = torch.tensor(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
 
 # ----------------------------------------------------------------------------------------------------------------

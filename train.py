@@ -35,6 +35,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import cards
 import rewards
 import runfolder
 import tasks
@@ -43,14 +44,12 @@ from benchmarks.selfplay import to_ids
 from config import Config, UserError, complain, parse
 from executor import Executor, ExecutorError
 from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers,
-                   side_by_side, update_bytes)
+                   side_by_side)
 from runfolder import Clock, Log, say
-from sandbox import host
 from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType
 
 DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
-MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 
 
 @dataclass(eq=False)
@@ -142,6 +141,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             solves = probes + probe_from_buffer(run, rollout, proposals)
         for _ in judged(run, rollout, list(dict.fromkeys(probes + solves))):
             pass
+        steps = rollout.steps
         del rollout  # its keys, values and packed weights: the update needs the memory (graphs keep theirs)
 
     # reward: where the executor failed, a proposal gets none, and a probe says nothing
@@ -169,7 +169,10 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     answers = list(dict.fromkeys(probes + solves))
     run.buffers.note_rates([row for row in answers if counts(cfg, row)])
     everything = proposals + answers
-    return everything, runfolder.step_metrics(run, everything, rows, clock) | update_metrics
+    read = cfg.epochs * [row for row in rows if is_read(cfg, row)]
+    sampled, trained = ([(row.prompt_ids, row.sample.ids) for row in some] for some in (everything, read))
+    return everything, (runfolder.step_metrics(run, everything, rows, clock) | update_metrics
+                        | cards.shares(run.policy, clock.seconds, steps, sampled, trained))
 
 
 def counts(cfg: Config, probe: Row) -> bool:
@@ -380,9 +383,8 @@ def update(run: Training, rows: list[Row]) -> dict:
             batch = [rows[i] for i in order[start::cfg.minibatches]]
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in batch],
                                               [len(row.sample.ids) for row in batch], cfg.solve_weight)
-            # Without an advantage, as among probes that all succeeded, there is no gradient: no need to compute it.
-            live = [i for i, row in enumerate(batch) if row.advantage or cfg.kl_coef or cfg.entropy_coef] or [0]
-            passes.append(backward(run, [batch[i] for i in live], weights_R[live]))
+            read = [i for i, row in enumerate(batch) if is_read(cfg, row)] or [0]
+            passes.append(backward(run, [batch[i] for i in read], weights_R[read]))
             norms.append(float(torch.nn.utils.clip_grad_norm_(run.policy.trained(), cfg.grad_clip)))
             if math.isfinite(norms[-1]):
                 set_rate(run.optimizer, cfg, run.step)
@@ -397,6 +399,11 @@ def update(run: Training, rows: list[Row]) -> dict:
             "skipped_updates": skipped}
 
 
+def is_read(cfg: Config, row: Row) -> bool:
+    """Without an advantage, as among probes that all succeeded, there is no gradient: no need to compute it."""
+    return bool(row.advantage or cfg.kl_coef or cfg.entropy_coef)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, cfg: Config, step: int) -> None:
     done = (step - 1) / max(1, cfg.steps - 1)
     for group in optimizer.param_groups:
@@ -405,9 +412,10 @@ def set_rate(optimizer: torch.optim.Optimizer, cfg: Config, step: int) -> None:
 
 def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Adds the gradient of the rows' loss, a micro-batch at a time; (log ratio, clipped) of every token that was read.
-    Where memory runs out the budget is halved, for the rest of the run, and all is done again: the gradient is the same
-    up to rounding."""
-    run.micro_tokens = run.micro_tokens or run.cfg.micro_tokens or free_tokens(run.policy)
+    Where memory runs out layers are recomputed, or else the budget is halved, for the rest of the run, and all is done
+    again: the gradient is the same up to rounding."""
+    if not run.micro_tokens:
+        plan_update(run)
     while True:
         told, micros = [], micro_batches(run, rows, run.micro_tokens)
         try:
@@ -420,24 +428,30 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator has no class of its own
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
-            if len(micro) == 1:
+            keeps = run.cfg.checkpoint_layers is None and not run.policy.checkpoint_layers
+            if len(micro) == 1 and not keeps:
                 raise torch.OutOfMemoryError(f"one response alone is too long: {error}") from error
         # Here the failed pass, which the exception had held, is free again.
         run.optimizer.zero_grad()
         most = min(run.micro_tokens, tokens)
-        run.micro_tokens = most // 2
+        if keeps:
+            run.policy.checkpoint_layers = True
+        else:
+            run.micro_tokens = most // 2
         run.policy.device_memory = None  # the sampler's keys and values on CUDA: the next rollout makes them anew
         torch.cuda.empty_cache()
-        say(f"note: out of memory in the update; micro-batches of {most:,} tokens are halved")
+        say("note: out of memory in the update; " + ("layers are recomputed from here on" if keeps else
+                                                     f"micro-batches of {most:,} tokens are halved"))
 
 
-def free_tokens(policy: Policy) -> int:
-    """Tokens of a micro-batch that should fit into the memory that is free now."""
-    if policy.device.type == "cuda":
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    else:
-        _, free = host.memory()
-    return max(1, min(MOST_MICRO_TOKENS, int(0.6 * free / update_bytes(policy))))
+def plan_update(run: Training) -> None:
+    """What --checkpoint_layers and --micro_tokens leave open, by the memory that is free at the first update."""
+    cfg, policy = run.cfg, run.policy
+    policy.checkpoint_layers, run.micro_tokens = cards.plan_update(policy, cfg.checkpoint_layers, cfg.micro_tokens)
+    if cfg.checkpoint_layers is None and (cfg.device == "cuda" or policy.checkpoint_layers):
+        say(f"update: layers are {'recomputed' if policy.checkpoint_layers else 'kept'} for the backward pass, in"
+            f" micro-batches of {run.micro_tokens:,} tokens, with {cards.free_bytes(policy) / 2**30:.1f} GB free"
+            " (--checkpoint_layers)")
 
 
 def micro_batches(run: Training, rows: list[Row], budget: int) -> list[tuple[int, list[int]]]:
@@ -560,7 +574,13 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
                          checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0)
     policy.compile = (cfg.device == "cuda" and not cfg.load_in_4bit) if cfg.compile is None else cfg.compile
-    policy.checkpoint_layers = cfg.checkpoint_layers
+    policy.flex, policy.merge = cfg.flex, cfg.merge
+    if cfg.device == "cuda" and cfg.lora_rank and not cfg.load_in_4bit and cfg.merge is None:
+        policy.merge = cards.merging_pays(policy)
+        say(f"sampling with LoRA {'merged into a copy of the weights' if policy.merge else 'beside the weights'}"
+            " (--merge)")
+    if cfg.debug_compile:
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
                         f" the model's {policy.max_length} positions; lower one")
@@ -676,12 +696,36 @@ def train(run: Training, log: Log, interrupts: list[int]) -> None:
         if run.step % cfg.save_every == 0 or last:
             runfolder.save_checkpoint(run, sizes)
         say(runfolder.step_line(metrics, cfg))
+        unmerged = stop_merging(run, metrics)
+        if cfg.debug_compile and "grad_norm" in metrics and not unmerged:
+            forbid_compilation(run, rows)
         for key, line in runfolder.step_warnings(metrics, cfg, runfolder.first_lengths(run.folder)):
             if key not in told:
                 say(f"note: {line}")
             told.add(key)
         if last:
             break
+
+
+def stop_merging(run: Training, metrics: dict) -> bool:
+    """Whether LoRA, merged by our own choice, has moved the sampler too far from the trainer in this step."""
+    cfg, kl = run.cfg, metrics.get("kl_sampler_trainer", 0.0)
+    if cfg.merge is not None or not run.policy.merge or kl < cards.MERGE_KL:
+        return False
+    run.policy.merge, run.policy.device_memory = False, None
+    torch._dynamo.config.error_on_recompile = False  # of --debug_compile: the next step compiles
+    say(f"note: sampler and trainer are {kl:.1e} apart with LoRA merged; from here on it is sampled beside the weights")
+    return True
+
+
+def forbid_compilation(run: Training, rows: list[Row]) -> None:
+    """--debug_compile: from here on a compilation raises. Sampling without the adapter, which the first step may lack,
+    comes first."""
+    if not torch._dynamo.config.error_on_recompile and run.cfg.lora_rank:
+        prompts = [row.prompt_ids for row in rows if row.prompt_ids][:2]
+        with adapter_off(run.policy) as policy:
+            generate(policy, prompts, 2, 2, run.cfg.temperature, kv_gb=run.kv_gb)
+    torch._dynamo.config.error_on_recompile = True
 
 
 def catch_interrupts() -> list[int]:

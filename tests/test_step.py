@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import cards
 import rewards
 import runfolder
 import tasks
@@ -246,11 +247,12 @@ def test_out_of_memory_halves_the_batch_and_changes_no_gradient(run, monkeypatch
             raise error
         return loss, *rest
     monkeypatch.setattr(train, "micro_loss", scarce)
-    run.cfg.micro_tokens, run.policy.device_memory = 1 << 20, object()
+    run.cfg.micro_tokens, run.policy.device_memory = 1 << 14, object()
     weight_R = rewards.token_weights(run.cfg.loss_mean, [(r.type, r.role) for r in rows],
                                      [len(r.sample.ids) for r in rows])
     train.backward(run, rows, weight_R)
-    assert calls[0] > limit and 0 < run.micro_tokens <= limit and run.policy.device_memory is None
+    assert calls[0] == calls[1] > limit, "layers are recomputed before micro-batches are halved"
+    assert run.policy.checkpoint_layers and 0 < run.micro_tokens <= limit and run.policy.device_memory is None
     for a, b in zip(wanted, run.policy.trained()):
         torch.testing.assert_close(a, b.grad, rtol=1e-3, atol=1e-6)
     run.optimizer.zero_grad()
@@ -272,7 +274,7 @@ def test_out_of_memory_of_a_single_response_ends_the_run(run, monkeypatch):
 def test_micro_batches_from_free_memory(run):
     run.cfg.micro_tokens = 0
     update(run, sampled_rows(run))
-    assert 1000 < run.micro_tokens <= train.MOST_MICRO_TOKENS
+    assert 1000 < run.micro_tokens <= cards.MOST_MICRO_TOKENS and not run.policy.checkpoint_layers
 
 
 def test_a_broken_gradient_skips_the_update(run):

@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
+import model
 import runfolder
 import train
 from config import PRESETS, Config, parse
@@ -18,7 +21,7 @@ from runs import ROOT, TINY, run_train
 
 # ---- whole runs -------------------------------------------------------------------------------------------------
 
-TIMES = ("seconds/", "tokens_per_second", "peak_memory_gb")
+TIMES = ("seconds/", "tokens_per_second", "peak_memory_gb", "mfu", "sampling_bandwidth")
 
 
 def metrics_of(folder: Path) -> list[dict]:
@@ -101,6 +104,40 @@ def test_a_killed_rename_leaves_the_previous_checkpoint_in_use(whole, tmp_path):
     assert runfolder.find_checkpoint(tmp_path) == tmp_path / "checkpoint.old"  # the new one is not complete
     (tmp_path / "optimizer.pt").rename(tmp_path / "checkpoint.new" / "optimizer.pt")
     assert runfolder.find_checkpoint(tmp_path) == tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """torch.compile with all of its guards, and without a C++ compiler: the code that it would make is run as it is."""
+    import torch._dynamo
+    torch._dynamo.reset()
+    monkeypatch.setattr(model, "compiled", cache(lambda function: torch.compile(function, backend="aot_eager")))
+    with torch._dynamo.config.patch(error_on_recompile=False, fail_on_recompile_limit_hit=False):
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--solve_tasks", "probes", "--kl_coef", "0.1", "--checkpoint_layers",
+                                        "--merge", "no", "--norm_lr", "0.001"]], ids=" ".join)
+def test_nothing_is_compiled_after_the_first_step(guarded, flags, tmp_path, monkeypatch):
+    """A whole run: seeding, proposals, probes, updates, evaluations with the adapter and without."""
+    from torch._dynamo.utils import counters
+    monkeypatch.chdir(tmp_path)
+    compiled, original = [], train.train_step
+
+    def step(run):
+        compiled.append(counters["stats"]["unique_graphs"])
+        return original(run)
+    monkeypatch.setattr(train, "train_step", step)
+    train.main([*TINY, "--steps", "3", "--name", "a", "--require", "weak", "--eval_every", "2", "--compile",
+                "--debug_compile", *flags])
+    compiled.append(counters["stats"]["unique_graphs"])
+    assert 0 < compiled[1] == compiled[2] == compiled[3], "the same after the first, the second and the third step"
+    assert (tmp_path / "runs" / "a" / "heldout.md").is_file()
+    assert torch._dynamo.config.error_on_recompile
+    with pytest.raises(torch._dynamo.exc.RecompileError):  # what another type of numbers would need
+        model.compiled(model.logit_slopes)(torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.long), 1.0)
 
 
 # ---- bad input: one line, non-zero, nothing lost ------------------------------------------------------------------
