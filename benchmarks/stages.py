@@ -20,7 +20,7 @@ from benchmarks.judges import Judgement, has_math_verify
 from benchmarks.prompts import Prompt, before_stops
 from benchmarks.suite import BENCHMARKS, GROUPS, Kind
 from executor import Executor
-from model import ModelError, Policy, decode, encode
+from model import ModelError, Policy, decode, encode, render_chat
 from runfolder import sha256_of, write_file
 from sampler import add, advance, idle, start_rollout
 from tasks import Style
@@ -124,8 +124,7 @@ def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
     if policy.tokenizer.chat_template is None:
         raise ModelError("this model's tokenizer has no chat template; use --prompt azr or --prompt base")
     turns = [{"role": "system", "content": prompt.system}] * bool(prompt.system)
-    text = policy.tokenizer.apply_chat_template(turns + [{"role": "user", "content": prompt.user}], tokenize=False,
-                                                add_generation_prompt=True)
+    text = render_chat(policy, turns + [{"role": "user", "content": prompt.user}])
     if prompt.prefill == "<think>" and text.rstrip().endswith("<think>"):  # some templates open it themselves
         return encode(policy, text, chat=True)
     return encode(policy, text + prompt.prefill, chat=True)
