@@ -97,6 +97,7 @@ class Config:
     lora_alpha: float = opt(32.0, "LoRA scale is alpha / rank", above=0)
     dtype: Literal["auto", "fp32", "bf16"] = opt("auto", "of frozen weights and activations; auto: bf16 where it pays")
     compile: bool | None = opt(None, "torch.compile for the layers; on with CUDA if not given", scope="machine")
+    probe: bool = opt(True, "at the start, compare a text's logits with transformers'", scope="machine")
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate (paper: 1e-6 on all weights; LoRA wants about ten times that)", above=0)

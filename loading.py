@@ -206,12 +206,15 @@ def stored(name: str) -> Path | None:
 # ----------------------------------------------------------------------------------------------------------------
 # Weights
 
-def read_weights(name: str, config, device: str, dtype: torch.dtype, load_in_4bit: bool, folder: Path | None = None):
+def read_weights(name: str, config, device: str, dtype: torch.dtype, load_in_4bit: bool, trained: bool = False,
+                 folder: Path | None = None) -> nn.Module:
     """The network with the weights of `name`, or of `folder` if given, in `dtype`; the linear layers in NF4 if asked
-    for or stored so. Every weight is there, has its shape and is finite."""
+    for or stored so, which cannot be `trained`. Every weight is there, has its shape and is finite."""
     source = str(folder or name)
     with loads(source):
         quantisation = quantised(name, config, dtype, load_in_4bit)
+        if trained and hasattr(config, "quantization_config"):
+            raise ModelError(f"--model {name}: its weights are in 4 bits, which --lora_rank 0 cannot train; drop it")
         model, told = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=dtype, device_map={"": device}, output_loading_info=True,
             ignore_mismatched_sizes=True, trust_remote_code=False, **quantisation)
@@ -219,6 +222,9 @@ def read_weights(name: str, config, device: str, dtype: torch.dtype, load_in_4bi
         refuse_differences(f"--model {source}: its weights are not those of its config.json", told["missing_keys"],
                            told["unexpected_keys"], misshapen)
         refuse_infinite(f"--model {source}", model)
+        for parameter in model.parameters():
+            if parameter.is_floating_point():  # of a checkpoint in 4 bits the rest comes as it was stored
+                parameter.data = parameter.data.to(dtype)
         return model
 
 
@@ -291,7 +297,7 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
         refuse_parts(adapter, model)
         with adapter_loads(adapter):
             held = peft.load_peft_weights(str(adapter), device="cpu")
-            with_base = any(".base_layer." in key for key in held)  # peft adds the head that LoRA is on
+            with_base = any(".base_layer.weight" in key for key in held)  # peft adds the head that LoRA is on
             asked = peft.get_peft_model_state_dict(model, save_embedding_layers=with_base)
             misshapen = {key: f"{list(held[key].shape)}, not {list(asked[key].shape)}" for key in held.keys() & asked
                          if held[key].shape != asked[key].shape}

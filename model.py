@@ -36,6 +36,8 @@ LOGIT_BUDGET = {"cpu": 2**25, "cuda": 2**28}
 BF16_WIDTH = 512       # on avx512_bf16 sampling gains a factor 1.5 at width 896 and nothing at 128 (nano)
 PROBE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # see `probe`
 TODAY = datetime(2024, 7, 26)  # for chat templates that tell the date; Llama 3's own default
+DATED = ("{% macro strftime_now(format) %}{{ format" + "".join(f".replace('%{code}', '{TODAY:%{code}}')"
+         for code in "aAbBdHIjmMpSyY") + " }}{% endmacro %}{{ '' }}")  # in the place of a function of that name
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
         loading.refuse_other_base(name, digest, adapter)
     all_weights = lora_rank == 0
     base = model = loading.read_weights(name, config, device, torch.float32 if all_weights else dtype, load_in_4bit,
-                                        adapter if all_weights else None)
+                                        all_weights, adapter if all_weights else None)
     model.requires_grad_(all_weights)
     if lora_rank:
         model = add_adapter(model, lora_rank, lora_alpha, adapter, seed, norms)
@@ -175,8 +177,9 @@ def render_chat(policy: Policy, turns: list[dict]) -> str:
     """What the chat template makes of turns with role and content. It is told a fixed date: with today's a run that
     goes on tomorrow would have other prompts."""
     with loading.one_line("this model's chat template fails", "mend chat_template in its folder, or use another --prompt"):
-        return policy.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True,
-                                                    strftime_now=TODAY.strftime)
+        template = DATED + policy.tokenizer.get_chat_template()
+        return policy.tokenizer.apply_chat_template(turns, chat_template=template, tokenize=False,
+                                                    add_generation_prompt=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from loading import ModelError
 from model import KV, Packed, Policy, forward, fused, head_logits, nf4, pack, pad, pick_logp, scaled
 
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
@@ -458,8 +459,12 @@ def samples_of(rollout: Rollout, rows: list[int]) -> list[Sample]:
     ids, logps = (tensor[rows_R, :max(counts)].tolist() for tensor in (rollout.state.ids_BN, rollout.state.logp_BN))
     ended = [rollout.rows[b].stopped or n and ids[n - 1] in rollout.policy.stop_ids
              for b, n, ids in zip(rows, counts, ids)]
-    return [Sample(ids[:n], logps[:n], "stop" if ended else "length")
-            for n, ids, logps, ended in zip(counts, ids, logps, ended)]
+    samples = [Sample(ids[:n], logps[:n], "stop" if ended else "length")
+               for n, ids, logps, ended in zip(counts, ids, logps, ended)]
+    if not math.isfinite(sum(sum(sample.logps) for sample in samples)):
+        raise ModelError("log-probs in sampling are not finite (nan or inf): the model's weights are damaged, or training"
+                         " has run away and a new run with a lower --lr may hold")
+    return samples
 
 
 def drop_rows(rollout: Rollout, gone: list[int]) -> None:

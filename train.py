@@ -224,7 +224,7 @@ def starting_policy(run: Training):
         with adapter_off(run.policy) as policy:
             yield policy
     else:
-        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0, dtype=DTYPES[run.cfg.dtype])
+        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0, dtype=DTYPES[run.cfg.dtype], probed=False)
 
 
 # gate, probe, solve
@@ -366,6 +366,7 @@ def update(run: Training, rows: list[Row]) -> dict:
             if math.isfinite(norms[-1]):
                 set_rate(run.optimizer, cfg, run.step)
                 run.optimizer.step()
+                refuse_infinite(run, "weights", torch.stack([weight.detach().sum() for weight in run.policy.trained()]))
             else:  # one broken batch must not end a run of days
                 skipped += 1
             run.optimizer.zero_grad()
@@ -394,8 +395,9 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
                 loss, log_ratio_N, clipped_N = micro_loss(run, [rows[i] for i in micro], weight_R[micro])
                 loss.backward()
                 told.append((log_ratio_N, clipped_N))
-            log_ratios, clipped = zip(*told)
-            return torch.cat(log_ratios), torch.cat(clipped)
+            log_ratio_N, clipped_N = map(torch.cat, zip(*told))
+            refuse_infinite(run, "log-probs", log_ratio_N)
+            return log_ratio_N, clipped_N
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator has no class of its own
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
@@ -408,6 +410,12 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
         run.policy.device_memory = None  # the sampler's keys and values on CUDA: the next rollout makes them anew
         torch.cuda.empty_cache()
         say(f"note: out of memory in the update; micro-batches of {most:,} tokens are halved")
+
+
+def refuse_infinite(run: Training, what: str, values: torch.Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise UserError(f"step {run.step}: {what} in the update are not finite (nan or inf), and nothing of this step was"
+                        " saved; the weights have run away: a new run with a lower --lr may hold")
 
 
 def free_tokens(policy: Policy) -> int:
@@ -537,7 +545,8 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     checkpoint = runfolder.find_checkpoint(folder)
     say(f"loading {cfg.model}")
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
-                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0)
+                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0,
+                         cfg.probe)
     policy.compile = (cfg.device == "cuda" and not cfg.load_in_4bit) if cfg.compile is None else cfg.compile
     policy.checkpoint_layers = cfg.checkpoint_layers
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
