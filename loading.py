@@ -131,7 +131,7 @@ def refuse_unknown(name: str, type: str | None, config) -> None:
         odd = "it uses sliding-window attention"
     elif rope.get("rope_type", "default") not in STATIC_ROPE:
         odd = f"its rotary embedding is of type {rope['rope_type']!r}"
-    elif getattr(config, "hidden_act", "silu") != "silu":
+    elif getattr(config, "hidden_act", "silu") not in ("silu", "swish"):
         odd = f"its activation is {config.hidden_act!r}"
     if odd:
         raise ModelError(f"--model {name}: not supported, {odd}; supported families: {', '.join(FAMILIES.values())}")

@@ -124,7 +124,8 @@ def probe(policy: Policy, name: str, both: bool) -> None:
     ids_BT, pos_BT = pad([encode(policy, TEXT)[:32]], policy.device)
 
     def compare(which: str) -> None:
-        theirs = policy.model(input_ids=ids_BT, use_cache=False).logits[0].float()
+        with torch.autocast(policy.device.type, policy.dtype, policy.dtype != torch.float32):  # trained weights are fp32
+            theirs = policy.model(input_ids=ids_BT, use_cache=False).logits[0].float()
         ours = logits_of(policy, forward(policy, ids_BT, pos_BT)[0], 1.0)
         if not torch.isfinite(theirs).all():
             raise ModelError(f"--model {name}: it gives logits{which} that are not finite (nan or inf)")

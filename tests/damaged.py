@@ -147,6 +147,7 @@ MODELS = {
     "a tokenizer of small letters": (tokens(normalizer={"type": "Lowercase"}), "does not give back the text"),
     "a tokenizer that loses spaces": (tokens(decoder=None), "does not give back the text"),
     "a tokenizer that ends texts": (tokens(post_processor=ENDS), "ends every text"),
+    "attention in both directions": (edit("config.json", is_causal=False), "our logits differ from transformers'"),
     "more tokens than rows": (fewer_rows, "ids up to 153"),
 }
 
