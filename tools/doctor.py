@@ -216,6 +216,16 @@ def speed_of(run: Training, cfg: Config, rows: list[Row], propose_s: float, righ
 # ----------------------------------------------------------------------------------------------------------------
 # The command
 
+def without(given: list[str], flags: list[str]) -> list[str]:
+    """The options given, but for those that `flags` has, with their values."""
+    kept, dropped = [], False
+    for word in given:
+        if word.startswith("--"):
+            dropped = any(word.split("=")[0].replace("-", "_") == flag.replace("-", "_") for flag in flags)
+        kept += [] if dropped else [word]
+    return kept
+
+
 def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: Executor, folder: Path) -> None:
     measured = replace(cfg, batch_size=sizes.proposals, n_probes=sizes.answers, refuse_copies=True, eval_every=0,
                        heldout_fraction=0.0, propose_from="policy", heldout_tasks=None, resume=None)
@@ -252,7 +262,7 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
     for flags, why in told:
         say(f"{' '.join(flags)}: {why}" if flags else why)
     flags = [flag for flags, _ in told for flag in flags]
-    command = shlex.join(["python", "train.py", *given, *flags])
+    command = shlex.join(["python", "train.py", *without(given, flags), *flags])
     say(f"\n{command}\n")
     settings = [{"example": one.cfg.example, "temperature": one.cfg.temperature} | means
                 for one, means in zip(runs, shown)]
