@@ -111,6 +111,7 @@ class Config:
     merge: bool | None = opt(None, "sample from a copy with LoRA merged; on for small models on CUDA, and in fp32 on a"
                              " CPU, if not given", scope="machine")
     flex: bool = opt(False, "FlexAttention where answers share a prompt in the update, on CUDA", scope="machine")
+    probe: bool = opt(True, "at the start, compare a text's logits with transformers'", scope="machine")
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
     optim: Literal["adamw", "adamw8bit"] = opt("adamw", "adamw8bit needs bitsandbytes")
     lr: float = opt(1e-5, "learning rate (paper: 1e-6 on all weights; LoRA wants about ten times that)", above=0)

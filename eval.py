@@ -61,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--model", default=str(NANO), help="a hub name or a folder in Hugging Face format")
     add("--adapter", type=Path, help="a LoRA adapter folder, such as runs/NAME/checkpoint/policy")
     add("--load_in_4bit", action="store_true", help="frozen weights in NF4 (bitsandbytes)")
+    add("--no_probe", action="store_true", help="do not compare logits with transformers' first")
     add("--tasks", help="names, groups (code, math, reason, all), task files or run folders, with commas; nano's"
         f" held-out file if not given. Names: {', '.join(BENCHMARKS)}")
     add("--data", type=Path, help="the folder with the benchmarks' files; if not given they are downloaded to a cache")
@@ -183,7 +184,7 @@ def run_stages(args: argparse.Namespace, works: list[Work], executor: Executor) 
             raise ValueError(f"--prompt {prompt} is not for {work.title}; choose from {', '.join(work.kind.prompts)}")
     if args.stage != "score" and works:
         policy = load_policy(args.model, args.device, load_in_4bit=args.load_in_4bit, adapter=args.adapter,
-                             dtype="auto")
+                             dtype="auto", probed=not args.no_probe)
         sampling = Sampling(prompt, args.n, args.temperature, args.max_new_tokens, args.seed, args.slots, args.kv_gb)
         generate_all(policy, works, sampling, settings, args.out)
     if args.stage == "generate" or not works:

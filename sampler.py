@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from loading import ModelError
 from model import KV, Packed, Policy, forward, fused, head_logits, nf4, pack, pad, pick_logp, scaled, to_device
 
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
@@ -492,6 +493,9 @@ def samples_of(rollout: Rollout, rows: list[int], counts: list[int]) -> list[Sam
     for b, sample in zip(rows, samples):
         if rollout.rows[b].stopped or sample.ids and sample.ids[-1] in rollout.policy.stop_ids:
             sample.finish = "stop"
+    if not math.isfinite(sum(sum(sample.logps) for sample in samples)):
+        raise ModelError("log-probs in sampling are not finite (nan or inf): the model's weights are damaged, or training"
+                         " has run away and a new run with a lower --lr may hold")
     return samples
 
 

@@ -247,7 +247,7 @@ def starting_policy(run: Training):
         with adapter_off(run.policy) as policy:
             yield policy
     else:
-        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0, dtype=DTYPES[run.cfg.dtype])
+        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0, dtype=DTYPES[run.cfg.dtype], probed=False)
 
 
 # gate, probe, solve
@@ -389,6 +389,7 @@ def update(run: Training, rows: list[Row]) -> dict:
             if math.isfinite(norms[-1]):
                 set_rate(run.optimizer, cfg, run.step)
                 run.optimizer.step()
+                refuse_infinite(run, "weights", torch.stack([weight.detach().sum() for weight in run.policy.trained()]))
             else:  # one broken batch must not end a run of days
                 skipped += 1
             run.optimizer.zero_grad()
@@ -423,8 +424,9 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
                 loss, log_ratio_N, clipped_N = micro_loss(run, [rows[i] for i in micro], weight_R[micro])
                 loss.backward()
                 told.append((log_ratio_N, clipped_N))
-            log_ratios, clipped = zip(*told)
-            return torch.cat(log_ratios), torch.cat(clipped)
+            log_ratio_N, clipped_N = map(torch.cat, zip(*told))
+            refuse_infinite(run, "log-probs", log_ratio_N)
+            return log_ratio_N, clipped_N
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator has no class of its own
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
@@ -452,6 +454,12 @@ def plan_update(run: Training) -> None:
         say(f"update: layers are {'recomputed' if policy.checkpoint_layers else 'kept'} for the backward pass, in"
             f" micro-batches of {run.micro_tokens:,} tokens, with {cards.free_bytes(policy) / 2**30:.1f} GB free"
             " (--checkpoint_layers)")
+
+
+def refuse_infinite(run: Training, what: str, values: torch.Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise UserError(f"step {run.step}: {what} in the update are not finite (nan or inf), and nothing of this step was"
+                        " saved; the weights have run away: a new run with a lower --lr may hold")
 
 
 def micro_batches(run: Training, rows: list[Row], budget: int) -> list[tuple[int, list[int]]]:
@@ -572,7 +580,8 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     checkpoint = runfolder.find_checkpoint(folder)
     say(f"loading {cfg.model}")
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
-                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0)
+                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0,
+                         cfg.probe)
     policy.compile = (cfg.device == "cuda" and not cfg.load_in_4bit) if cfg.compile is None else cfg.compile
     policy.flex, policy.merge = cfg.flex, cfg.merge
     if cfg.device == "cuda" and cfg.lora_rank and not cfg.load_in_4bit and cfg.merge is None:

@@ -15,6 +15,7 @@ import executor
 import model
 import runfolder
 import tasks
+import cards
 import train
 from executor import Executor, Job, Outcome
 from report import findings
@@ -356,9 +357,7 @@ def test_workers_fit_into_the_memory_that_is_allowed(monkeypatch):
     monkeypatch.setattr(host, "memory", lambda: (2 * GB, GB))
     with Executor(workers=8, memory_mb=512) as small:
         assert len(small.slots) == 2
-    policy = SimpleNamespace(device=SimpleNamespace(type="cpu"))
-    monkeypatch.setattr(train, "update_bytes", lambda policy: GB)
-    assert train.free_tokens(policy) == 1
+    assert cards.free_bytes(SimpleNamespace(device=SimpleNamespace(type="cpu"))) == GB
 
 
 # ----------------------------------------------------------------------------------------------------------------

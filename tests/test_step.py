@@ -285,6 +285,16 @@ def test_a_broken_gradient_skips_the_update(run):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
 
 
+def test_weights_that_run_away_end_the_run_before_they_are_saved(run):
+    rows = sampled_rows(run)
+    rows[0].advantage, run.cfg.lr = 1.0, 3e38
+    run.optimizer = train.make_optimizer(run.cfg, run.policy)
+    with pytest.raises(UserError, match="weights in the update are not finite .* lower --lr"):
+        update(run, rows)
+    with pytest.raises(UserError, match="log-probs in the update are not finite"):
+        update(run, rows)
+
+
 def test_several_epochs_and_minibatches_go_off_policy_and_clip(run):
     rows = sampled_rows(run)
     for i, row in enumerate(rows):
