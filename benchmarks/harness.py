@@ -25,8 +25,8 @@ from sandbox.parsing import MAX_INT_BITS, parse_program
 
 # What solutions may import, whatever is scored: the standard library but for what draws, installs, tests or only
 # greets, and numpy where it is installed, as in the official runners. Later no file can be opened.
-LEFT_OUT = {"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "pip", "test", "this", "tkinter", "turtle", "turtledemo",
-            "venv"}
+LEFT_OUT = {"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "pip", "test", "this", "tkinter", "turtle",
+            "turtledemo", "venv"}
 MODULES = sorted(name for name in sys.stdlib_module_names - LEFT_OUT if not name.startswith("_"))
 PARTS = ("concurrent.futures", "collections.abc", "email.message", "html.parser", "importlib.util", "json.decoder",
          "logging.handlers", "multiprocessing.pool", "os.path", "unittest.mock", "urllib.parse", "urllib.request",
@@ -56,8 +56,8 @@ KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.C
 # LiveCodeBench's runner (lcb_runner/evaluation/testing_util.py), in its order, since names hide each other.
 STARRED = ("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics",
            "itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing")
-PRELUDE = "".join(f"from {name} import *\n" for name in STARRED) + \
-    f"import {', '.join(name for name in STARRED if name not in ('builtins', 'typing'))}\nsys.setrecursionlimit(50000)\n"
+PRELUDE = "".join(f"from {name} import *\n" for name in STARRED) + "".join(
+    f"import {name}\n" for name in STARRED if name not in ("builtins", "typing")) + "sys.setrecursionlimit(50000)\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ spaces: dict[str, dict] = {}  # this process runs one solution on many inputs: d
 
 def definitions(source: str) -> ast.Module:
     """The longest beginning of a program that parses, without the tests and prints at its top level (evalplus' sanitize
-    drops those too). SyntaxError if nothing is left."""
+    drops those too); all of it where nothing would be left. SyntaxError."""
     lines = source.split("\n")
     for end in range(len(lines), max(0, len(lines) - 300), -1):
         try:
@@ -167,7 +167,7 @@ def definitions(source: str) -> ast.Module:
         if tree.body:
             break
     else:
-        raise SyntaxError("no program")
+        return parse_program(source)
     # What no definition needs may fail: examples such as n = int(input()), packages that are not here.
     for i, node in enumerate(tree.body):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and \

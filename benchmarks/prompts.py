@@ -17,9 +17,9 @@ from tasks import Style, TaskType
 
 @dataclass(frozen=True)
 class Prompt:
-    """Raw `text`, or else the turns of a chat (`user`, perhaps `system` and, before it, the `turns` of a worked example)
-    with the beginning of the answer (`prefill`). The response ends at the first of `stops`. `continues`: the program
-    begins in the prompt. `alone`: all of it as one user's turn, for templates that change earlier ones."""
+    """Raw `text`, or else a chat: `user`, perhaps `system` and before it the `turns` of a worked example, with the
+    beginning of the answer (`prefill`). The response ends at the first of `stops`. `continues`: the program begins in
+    the prompt. `alone`: all of it as one user's turn, for templates that change earlier ones."""
     text: str = ""
     user: str = ""
     system: str = ""

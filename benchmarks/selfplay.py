@@ -111,7 +111,8 @@ def accuracy_table(before: Scores | None, after: Scores) -> str:
         line = f"| {type} | " + ("all" if depth is None else f"{depth}+" if depth == DEEPEST else str(depth))
         line += f" | {len(indices) * after.n} |"
         if before:
-            change = 100 * sum(after.correct[i] / after.n - before.correct[i] / before.n for i in indices) / len(indices)
+            changes = [after.correct[i] / after.n - before.correct[i] / before.n for i in indices]
+            change = 100 * sum(changes) / len(changes)
             lines.append(f"{line} {percent(before, indices)} | {percent(after, indices)} | {change:+.1f} |")
         else:
             lines.append(f"{line} {percent(after, indices)} |")

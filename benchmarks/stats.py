@@ -58,9 +58,9 @@ SMALL = 25  # discordant pairs, below which the normal approximation behind Newc
 
 
 def change_interval(pairs: list[tuple[float, float]], clusters: list[str]) -> tuple[float, float]:
-    """95% interval of the mean change of (before, after) per problem. For independent single verdicts Newcombe's, where
-    few differ not narrower than the exact one, so that it agrees with the exact p beside it; else the bootstrap's, which
-    holds 0 where the exact p of few clusters cannot exclude it."""
+    """95% interval of the mean change of (before, after) per problem. For independent single verdicts Newcombe's, and
+    where few differ not narrower than the exact one, so that it agrees with the exact p beside it. Else the bootstrap,
+    which is made to hold 0 where the exact p of few clusters cannot exclude it."""
     changes: dict[str, float] = defaultdict(float)
     for (was, now), cluster in zip(pairs, clusters, strict=True):
         changes[cluster] += now - was

@@ -180,6 +180,26 @@ def test_anybodys_samples_are_scored_and_exported(data, tmp_path, monkeypatch, c
     assert status == 2 and "line 1 has neither text, solution nor completion" in told
 
 
+def test_a_missing_or_damaged_task_is_skipped_and_the_others_are_scored(data, tmp_path, monkeypatch, capsys):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"id": "s0", "text": "<answer>```output\n{'a': [3], 'b': True}\n```"}) + "\n")
+    flags = ("--stage", "score", "--samples", samples, "--data", data, "--prompt", "azr", "--out", tmp_path / "out")
+    (data / "math" / "amc23.jsonl").write_text("{")
+    status, shown, told = command(monkeypatch, capsys, *flags, "--tasks", "mbppplus,cruxeval_o,amc23")
+    assert status == 2 and "| CRUXEval-O | None | 1 x 1 | 100.0 [" in shown
+    assert "MBPP+ is skipped: " in told and "MbppPlus-v0.2.0.jsonl.gz: no such file" in told
+    assert "AMC23 is skipped: " in told and "amc23.jsonl: cannot be read" in told
+    assert command(monkeypatch, capsys, *flags, "--tasks", "cruxeval_o")[0] == 0
+    row = json.loads((data / "cruxeval" / "cruxeval.jsonl").read_text().splitlines()[0])
+    rows = [row | {"output": "f(2)"}, row | {"id": "s1"}]
+    (data / "cruxeval" / "cruxeval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = samples.read_text()
+    samples.write_text(text + text.replace("s0", "s1"))
+    status, shown, told = command(monkeypatch, capsys, *flags, "--tasks", "cruxeval_o")
+    assert status == 2 and "| CRUXEval-O | None | 1 x 1 | 100.0 [" in shown
+    assert "CRUXEval-O s0 is left out: its output is not a literal" in told and "Only 1 of the 2 problems" in shown
+
+
 def test_base_tests_are_counted_where_some_responses_hold_no_program(data, tmp_path, monkeypatch, capsys):
     samples = tmp_path / "samples.jsonl"
     lines = [{"task_id": "HumanEval/900", "text": "I cannot.</think>"},

@@ -1,4 +1,5 @@
 """Answers to toy problems that are right, wrong and hostile, judged; the harness beside them, and its limits."""
+import json
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ from benchmarks import harness, items, judges, stages, taskfiles
 import tasks
 from benchmarks.items import Item
 from benchmarks.suite import BENCHMARKS
-from executor import Executor, Job
+from executor import Executor, Job, Outcome
 from toys import contest_row, crux, function_item
 
 
@@ -100,6 +101,30 @@ def test_values_of_every_shape_come_back(runner):
         solutions = [f"{helper}def double(x):\n    return {value}" for value in (true, same, other)]
         verdicts = judges.judge_functions([(item, program) for program in solutions], runner, False, True)
         assert reasons(verdicts)[:2] == ["pass", "pass"] and not verdicts[2].ok, (name, verdicts)
+
+
+def test_solutions_import_what_the_list_says_whatever_else_is_loaded(runner):
+    names = ("ast asyncio bz2 configparser ctypes dis email glob http.client json multiprocessing os.path pathlib"
+             " platform pickle queue resource select signal socket sqlite3 ssl subprocess tempfile threading timeit"
+             " tracemalloc unittest urllib.request uuid weakref xml.etree.ElementTree zipfile zlib").split()
+    assert len(harness.MODULES) > 170
+    item = function_item(body="    return x")
+    programs = [f"import {name}\ndef double(x):\n    return x" for name in (*names, "benchmarks.lenient", "no_such")]
+    with Executor(1, cpu_seconds=0.4, memory_mb=1024, require="weak", cached_jobs=0,
+                  preload=("benchmarks.harness", "benchmarks.lenient")) as ex:
+        found = judges.judge_functions([(item, program) for program in programs], ex, False, True)
+        kernel = ex.level == "kernel"
+    assert [name for name, verdict in zip(names, found) if not verdict.ok] == []
+    assert not kernel or reasons(found[-2:]) == ["error", "error"]
+
+
+def test_numbers_of_numpy_are_numbers(runner):
+    pytest.importorskip("numpy")
+    item = function_item()
+    programs = [f"import numpy as np\ndef double(x):\n    return {value}" for value in
+                ("np.int64(2 * x)", "np.float64(2 * x)", "np.array([x, x]).sum()", "np.array([2 * x])", "np.int8(7)")]
+    assert reasons(judges.judge_functions([(item, program) for program in programs], runner, False, True)) == \
+        ["pass", "pass", "pass", "error", "wrong"]
 
 
 def test_oracles(runner):
@@ -326,6 +351,54 @@ def test_formulas():
         found = reasons(judges.judge_formulas(pairs, ex, False))
     assert found[:8] == ["pass", "pass", "wrong", "pass", "wrong", "pass", "wrong", "wrong"]
     assert all(reason != "pass" for reason in found[8:])
+    [integer] = items.read_integers([{"id": 7, "problem": "?", "answer": "27"}])
+    with stages.scorer(1, "weak") as ex:
+        for text, ok in (("27 miles", True), ("\\mathbf{27}", True), ("\\frac{54}{2}", True), ("28 miles", False),
+                         ("", False)):
+            assert judges.judge_integers([(integer, text)], ex, False)[0].ok == ok, text
+        [below] = items.read_math500([{"unique_id": "a", "problem": "?", "answer": "(-\\infty, 0]"}])
+        answers = ("x \\le 0", "0 \\ge x", "(-\\infty,0]", "x < 0", "(-\\infty,0)")
+        found = judges.judge_formulas([(below, text) for text in answers], ex, False)
+    assert [verdict.ok for verdict in found] == [True, True, True, False, False]
+
+
+@pytest.mark.quick
+def test_golds_never_share_a_process_with_the_text_of_answers():
+    class Recorder:
+        def __init__(self):
+            self.jobs = []
+
+        def run(self, jobs):
+            self.jobs += jobs
+            return [[Outcome("ok", (None, [[("integer", 5)]])) for _ in job.inputs] for job in jobs]
+
+        def stream(self, jobs):
+            return iter(())
+    recorder = Recorder()
+    judges.judge_formulas([(Item("1", {"gold": "THE GOLD"}), "AN ANSWER")], recorder, False)
+    reading, comparing = recorder.jobs
+    assert "import parsed as f" in reading.program and reading.inputs == (("AN ANSWER",),)
+    assert comparing.inputs == (("THE GOLD", (None, [[("integer", 5)]])),)
+
+
+def test_what_an_answer_says_comes_through_as_it_was():
+    mathcheck = pytest.importorskip("benchmarks.mathcheck", reason="needs pip install 'math-verify[antlr4_13_2]'")
+    import sympy
+    for text in ("27", "-\\frac{3}{4}", "0.125", "x^2+1", "(1,2)", "\\{3,1,2\\}", "(-\\infty,0]", "x \\le 2", "1<x<3",
+                 "\\begin{pmatrix}1\\\\x\\end{pmatrix}", "\\sqrt[3]{2}\\pi i", "f(x) = 2x", "50\\%", "\\binom{n}{2}",
+                 "e^{x}",
+                 "\\int_0^1 x dx", "9^{9^{9^{9}}}", "\\emptyset", "\\mathbb{R}", "\\sin x + \\log_2 y", "1+1+1",
+                 "2 \\cdot 3",
+                 "(1,2) \\cup (3,4)", "10!", "\\lfloor x \\rfloor", "|x-1|", "x = 1, y = 2"):
+        for expression in mathcheck.read(text):
+            told = json.loads(json.dumps(mathcheck.parts(expression)))
+            again = mathcheck.rebuilt(told)
+            assert type(again) is type(expression) and sympy.srepr(again) == sympy.srepr(expression), text
+            assert getattr(again, "_unsorted_args", ()) == getattr(expression, "_unsorted_args", ())
+    for hostile in ([["made", "Symbol", 0]], [["text", "x"], ["made", "Add", 1]], [["made", "__import__", 0]],
+                    [["applied", "f", 9]], [["integer", "__import__('os')"]], [["nothing"]], [], [["integer", 1]] * 2):
+        with pytest.raises(Exception):
+            mathcheck.rebuilt(hostile)
 
 
 @pytest.mark.parametrize("gold, right, wrong", [

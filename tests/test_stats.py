@@ -42,7 +42,7 @@ def test_intervals_know_clusters():
     clustered = stats.interval(sorted(values), [str(i // 10) for i in range(200)])  # twenty problems, ten times each
     assert clustered[1] - clustered[0] > 2.5 * (independent[1] - independent[0])
     assert stats.interval([1.0] * 40, [str(i // 10) for i in range(40)]) == stats.wilson(4, 4)  # and not [1, 1]
-    several = stats.interval([0.5] * 30, [str(i) for i in range(30)])  # half of each problem's samples: no spread at all
+    several = stats.interval([0.5] * 30, [str(i) for i in range(30)])  # half of each problem's samples: no spread
     assert several == stats.wilson(15, 30)
     low, high = stats.bootstrap(values, [str(i) for i in range(200)])
     assert (low, high) == stats.bootstrap(values, [str(i) for i in range(200)])

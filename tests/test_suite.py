@@ -10,6 +10,7 @@ import zlib
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,8 +20,10 @@ import tasks
 from benchmarks.items import DataError, Item
 from benchmarks.prompts import Prompt
 from benchmarks.selfcheck import selfcheck
+from benchmarks.stages import Sampling
 from benchmarks.suite import BENCHMARKS
 from executor import Job
+from model import chat_template
 from toys import CODE, contest_row, function_item, function_row
 
 
@@ -136,6 +139,32 @@ def test_programs_are_found():
     assert base == item.row["prompt"] + "    return 2 * x\n"
 
 
+@pytest.mark.parametrize("cuts", [False, True])
+def test_cruxeval_is_asked_as_training_asks(cuts, monkeypatch):
+    """With the worked example of runs with --example too, also where a template cuts thoughts out of earlier turns."""
+    def template(messages, **_):
+        texts = [(m["role"], m["content"].split("</think>")[-1] if cuts and m["role"] == "assistant" else m["content"])
+                 for m in messages]
+        return "".join(f"<{role}>{text}" for role, text in texts) + "<assistant>"
+    policy = SimpleNamespace(tokenizer=SimpleNamespace(apply_chat_template=template, chat_template="there is one"))
+    monkeypatch.setattr(stages, "encode", lambda policy, text, chat=False: text)
+    item = Item("1", {"code": CODE, "input": "2", "output": "{'a': [3], 'b': True}"})
+    for name, type in (("cruxeval_o", "deduction"), ("cruxeval_i", "abduction")):
+        task = tasks.Task(type, CODE, ((2,),), ({"a": [3], "b": True},))
+        for example in (False, True):
+            for style, wrap in (("azr", None), ("chat", chat_template(policy))):
+                wanted = tasks.solve_prompt(tasks.Style("chat" if wrap else "r1", wrap=wrap, example=example), task)
+                prompt = BENCHMARKS[name].kind.ask(item, style, example)
+                assert stages.prompt_ids(policy, prompt) == wanted
+                assert example == ("c is 7" in wanted) and stages.stops_of(prompt, Sampling(style)) == ()
+                assert stages.stops_of(prompt, Sampling(style, stop_at_answer=True)) == ("</answer>",)
+            again = taskfiles.selfplay_kind(tasks.Style("r1", example=example)).ask(Item("1", {"task": task}), "chat")
+            assert stages.prompt_ids(policy, again) == wanted
+    for style in ("chat", "qwen", "base"):  # nobody asked for an answer part
+        prompt = BENCHMARKS["humanevalplus"].kind.ask(function_item(), style, True)
+        assert "</answer>" not in stages.stops_of(prompt, Sampling(style, stop_at_answer=True))
+
+
 CHAT = "Here is the function:\n\n```{}\n{}\n```\n\nIt doubles its argument. For example:\n\n```{}\ndouble(2)\n```\n"
 
 
@@ -180,8 +209,9 @@ def test_literals_and_formulas_are_found():
     assert maths.find(item, azr, "</think><answer> 7 </answer>") == "7"
     assert maths.find(item, boxed, "first \\boxed{1}, then \\boxed{2{3}} and \\boxed{4") == "2{3}"
     assert maths.find(item, boxed, "no answer") is None
-    for text, inside in (("so \\boxed 5", "5"), ("is $\\boxed 27$ miles", "27"), ("\\(\\boxed 5\\).", "5"), ("\\boxed {7}", "7"),
-                         ("\\boxed{1}, no: \\boxed (1, 2).", "(1, 2)"), ("\\boxed 1, no: \\boxed{2}", "2"), ("\\boxed", None),
+    for text, inside in (("so \\boxed 5", "5"), ("is $\\boxed 27$ miles", "27"), ("\\(\\boxed 5\\).", "5"),
+                         ("\\boxed {7}", "7"), ("\\boxed{1}, no: \\boxed (1, 2).", "(1, 2)"),
+                         ("\\boxed 1, no: \\boxed{2}", "2"), ("\\boxed", None),
                          ("\\boxed\\frac{1}{2}", "\\frac{1}{2}"), ("\\boxed{\\boxed{3}}", "3")):
         assert maths.find(item, boxed, text) == inside, text
 
