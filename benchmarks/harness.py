@@ -31,7 +31,7 @@ MODULES = sorted(name for name in sys.stdlib_module_names - LEFT_OUT if not name
 PARTS = ("concurrent.futures", "collections.abc", "email.message", "html.parser", "importlib.util", "json.decoder",
          "logging.handlers", "multiprocessing.pool", "os.path", "unittest.mock", "urllib.parse", "urllib.request",
          "xml.dom.minidom", "xml.etree.ElementTree", "_strptime")  # of packages; datetime wants the last
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy would start some, which a forked process lacks
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start some, which a forked process lacks
 with warnings.catch_warnings(action="ignore"):  # of modules that a later Python will not have
     for _name in (*MODULES, *PARTS, "numpy"):
         try:
