@@ -91,28 +91,31 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
 
 
 def accuracy_table(before: Scores | None, after: Scores) -> str:
-    """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
-    from benchmarks.stats import wilson
+    """Markdown: accuracy in percent with 95% intervals, in which tasks of one program are not independent; both columns
+    are of the same tasks."""
+    from benchmarks.stats import interval
 
-    def percent(correct: int, count: int) -> str:
-        low, high = wilson(correct, count)
-        return f"{100 * correct / count:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
-    cells_after, cells_before = after.cells(), before.cells() if before else {}
-    totals = [(type, None) for type in TYPES if any(cell[0] == type for cell in cells_after)]
+    def percent(scores: Scores, indices: list[int]) -> str:
+        solved = [scores.correct[i] / scores.n for i in indices]
+        low, high = interval(solved, [scores.tasks[i].key or str(i) for i in indices])
+        return f"{100 * sum(solved) / len(solved):.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+    rows: dict[tuple, list[int]] = {}
+    for i, task in enumerate(after.tasks):
+        rows.setdefault((task.type, min(task.depth, DEEPEST)), []).append(i)
+    rows = {cell: rows[cell] for cell in sorted(rows)}
+    rows |= {(type, None): [i for i, task in enumerate(after.tasks) if task.type == type]
+             for type in TYPES if any(task.type == type for task in after.tasks)}
     columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for type, depth in [*cells_after, *totals]:
-        def total(cells: dict) -> tuple[int, int]:
-            mine = [value for cell, value in cells.items() if cell[0] == type and depth in (None, cell[1])]
-            return sum(correct for correct, _ in mine), sum(count for _, count in mine)
-        (correct, count), line = total(cells_after), f"| {type} | "
-        line += ("all" if depth is None else f"{depth}+" if depth == DEEPEST else str(depth)) + f" | {count} |"
+    for (type, depth), indices in rows.items():
+        line = f"| {type} | " + ("all" if depth is None else f"{depth}+" if depth == DEEPEST else str(depth))
+        line += f" | {len(indices) * after.n} |"
         if before:
-            was = total(cells_before)[0]
-            change = 100 * (correct - was) / count
-            lines.append(f"{line} {percent(was, count)} | {percent(correct, count)} | {change:+.1f} |")
+            changes = [after.correct[i] / after.n - before.correct[i] / before.n for i in indices]
+            change = 100 * sum(changes) / len(changes)
+            lines.append(f"{line} {percent(before, indices)} | {percent(after, indices)} | {change:+.1f} |")
         else:
-            lines.append(f"{line} {percent(correct, count)} |")
+            lines.append(f"{line} {percent(after, indices)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -139,8 +142,9 @@ def evaluations(run) -> dict:
     if run.benchmarks:
         from benchmarks import stages
         with stages.scorer(cfg.workers, cfg.require) as executor:
-            scores["eval"] = stages.rates(run.policy, run.benchmarks, "chat" if cfg.prompt == "chat" else "azr",
-                                          executor, cfg.max_new_tokens, cfg.slots, run.kv_gb)
+            scores["eval"] = stages.rates(run.policy, run.benchmarks, stages.Sampling(
+                "chat" if cfg.prompt == "chat" else "azr", max_new_tokens=cfg.max_new_tokens, slots=cfg.slots,
+                kv_gb=run.kv_gb, example=run.style.example, stop_at_answer=bool(run.style.stops)), executor)
     run.eval_seconds = time.monotonic() - begun
     return scores
 
@@ -166,9 +170,13 @@ def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -
     """What --eval_tasks names; UserError."""
     from benchmarks import stages  # with the benchmarks' tables, which nothing else here needs
     try:
-        return stages.prepare(stages.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
-                              executor, Style(cfg.prompt), cfg.eval_limit, note=say)
-    except (stages.DataError, ValueError) as error:
+        works, left_out = stages.prepare(stages.names_of(",".join(cfg.eval_tasks)),
+                                         cfg.eval_data and Path(cfg.eval_data), executor,
+                                         Style(cfg.prompt, example=cfg.example), cfg.eval_limit, note=say)
+        if left_out:
+            raise ValueError(left_out[0])
+        return works
+    except ValueError as error:
         raise UserError(f"--eval_tasks: {error}") from error
 
 

@@ -4,6 +4,7 @@ arXiv 2411.00640); intervals hold for these problems' population and say nothing
 """
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import numpy as np
 
@@ -43,20 +44,44 @@ def bootstrap(values: list[float], clusters: list[str], seed: int = 0) -> tuple[
 
 
 def interval(values: list[float], clusters: list[str]) -> tuple[float, float]:
-    """95% interval of the mean of one value in [0, 1] per problem: Wilson's for independent verdicts (the bootstrap's
-    is too narrow for few problems and empty for none or all correct), else the bootstrap's."""
-    if len(set(clusters)) == len(clusters) and set(values) <= {0.0, 1.0}:
-        return wilson(int(sum(values)), len(values))
-    return bootstrap(values, clusters)
+    """95% interval of the mean of one value in [0, 1] per problem: Wilson's, with as many independent verdicts as would
+    have the standard error that the values have; where it is 0, with as many as there are clusters."""
+    mean, distinct = sum(values) / len(values), len(set(clusters))
+    if distinct == len(values) and set(values) <= {0.0, 1.0}:
+        return wilson(sum(values), len(values))
+    error = standard_error(values, clusters) * math.sqrt(distinct / max(1, distinct - 1))
+    count = mean * (1 - mean) / error ** 2 if error > 1e-9 else distinct
+    return wilson(mean * count, count)
+
+
+SMALL = 25  # discordant pairs, below which the normal approximation behind Newcombe's interval is not good enough
 
 
 def change_interval(pairs: list[tuple[float, float]], clusters: list[str]) -> tuple[float, float]:
-    """95% interval of the mean change of (before, after) per problem: for independent single verdicts Newcombe's (1998,
-    method 10) of two Wilson intervals, since the bootstrap's is empty where nothing changed and excludes 0 where four
-    problems were gained and none lost (exact p = 0.125); else the bootstrap's."""
+    """95% interval of the mean change of (before, after) per problem. For independent single verdicts Newcombe's, and
+    where few differ not narrower than the exact one, so that it agrees with the exact p beside it. Else the bootstrap,
+    which is made to hold 0 where the exact p of few clusters cannot exclude it."""
+    changes: dict[str, float] = defaultdict(float)
+    for (was, now), cluster in zip(pairs, clusters, strict=True):
+        changes[cluster] += now - was
+    lost, gained = (sum(sign * by > 1e-9 for by in changes.values()) for sign in (-1, 1))
+    if len(changes) < len(pairs) or not {value for pair in pairs for value in pair} <= {0.0, 1.0}:
+        low, high = bootstrap([b - a for a, b in pairs], clusters)
+        if lost + gained < SMALL and mcnemar(lost, gained) > 0.05:
+            low, high = min(low, 0.0), max(high, 0.0)
+        return low, high
+    low, high = newcombe(pairs)
+    if lost + gained < SMALL:
+        least, most = exact(gained, lost + gained)
+        scale = (lost + gained) / len(pairs)
+        low, high = min(low, scale * (2 * least - 1)), max(high, scale * (2 * most - 1))
+    return low, high
+
+
+def newcombe(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    """95% interval of the difference of paired proportions (Newcombe 1998, method 10), made of two Wilson intervals.
+    The bootstrap's would be empty where nothing changed."""
     count, before, after = len(pairs), *(sum(side) for side in zip(*pairs))
-    if len(set(clusters)) < count or not {value for pair in pairs for value in pair} <= {0.0, 1.0}:
-        return bootstrap([b - a for a, b in pairs], clusters)
     both = sum(a * b for a, b in pairs)
     product = both * (count - before - after + both) - (before - both) * (after - both)
     product = max(0.0, product - count / 2) if product > 0 else product
@@ -68,6 +93,22 @@ def change_interval(pairs: list[tuple[float, float]], clusters: list[str]) -> tu
     def spread(x: float, y: float) -> float:
         return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
     return change - spread(low_b, high_a), change + spread(high_b, low_a)
+
+
+def exact(successes: int, count: int) -> tuple[float, float]:
+    """95% interval of a proportion by Clopper and Pearson (1934): all shares of which an exact two-sided test says that
+    they are not excluded."""
+    def at_least(share: float, least: int) -> float:
+        return sum(math.comb(count, i) * share ** i * (1 - share) ** (count - i) for i in range(least, count + 1))
+
+    def where(tail: Callable[[float], float]) -> float:  # a growing function reaches 0.025
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if tail(middle) < 0.025 else (low, middle)
+        return low
+    return (where(lambda share: at_least(share, successes)) if successes else 0.0,
+            1 - where(lambda share: at_least(share, count - successes)) if successes < count else 1.0)
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

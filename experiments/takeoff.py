@@ -145,7 +145,7 @@ def draw_evenly(rows: list[dict], limit: int | None) -> list[dict]:
 def cruxeval_rows(data: str) -> list[dict]:
     """CRUXEval-O as deduction tasks and -I as abduction tasks, without those whose values are no literals."""
     benchmark = suite.BENCHMARKS["cruxeval_o"]
-    items, _, _ = suite.load(benchmark, suite.paths_of(benchmark, Path(data), Path(data)))
+    items, _, _ = suite.load(benchmark, suite.paths_of(benchmark, Path(data), Path(data))[0])
     with Executor(host.cores(), require="weak") as executor:
         texts = [pair for item in items for pair in (("parse_arguments", item.row["input"]),
                                                      ("parse_literal", item.row["output"]))]

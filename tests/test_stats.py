@@ -23,6 +23,12 @@ def test_statistics_against_closed_forms():
     assert stats.macro_error([3.0, 4.0]) == 2.5
 
 
+def test_exact_intervals():
+    assert stats.exact(0, 10) == pytest.approx((0, 0.3085), abs=1e-4)
+    assert stats.exact(5, 10) == pytest.approx((0.1871, 0.8129), abs=1e-4)
+    assert stats.exact(12, 14) == pytest.approx((0.5719, 0.9822), abs=1e-4)
+
+
 def test_pass_at_k_is_unbiased():
     generator = random.Random(0)
     drawn = [stats.pass_at_k(8, sum(generator.random() < 0.3 for _ in range(8)), 4) for _ in range(20_000)]
@@ -35,6 +41,9 @@ def test_intervals_know_clusters():
     assert independent == stats.wilson(100, 200)
     clustered = stats.interval(sorted(values), [str(i // 10) for i in range(200)])  # twenty problems, ten times each
     assert clustered[1] - clustered[0] > 2.5 * (independent[1] - independent[0])
+    assert stats.interval([1.0] * 40, [str(i // 10) for i in range(40)]) == stats.wilson(4, 4)  # and not [1, 1]
+    several = stats.interval([0.5] * 30, [str(i) for i in range(30)])  # half of each problem's samples: no spread
+    assert several == stats.wilson(15, 30)
     low, high = stats.bootstrap(values, [str(i) for i in range(200)])
     assert (low, high) == stats.bootstrap(values, [str(i) for i in range(200)])
     assert low == pytest.approx(independent[0], abs=0.01) and high == pytest.approx(independent[1], abs=0.01)
@@ -44,14 +53,24 @@ def test_intervals_of_paired_changes():
     def interval(both, gained, lost, neither, clusters=None):
         pairs = [(1.0, 1.0)] * both + [(0.0, 1.0)] * gained + [(1.0, 0.0)] * lost + [(0.0, 0.0)] * neither
         return stats.change_interval(pairs, clusters or [str(i) for i in range(len(pairs))])
-    assert interval(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=1e-4)  # an example of Newcombe's
-    assert interval(36, 2, 12, 0) == pytest.approx((-0.3404, -0.0569), abs=1e-4)
+    pairs = [(1.0, 1.0)] * 36 + [(0.0, 1.0)] * 12 + [(1.0, 0.0)] * 2
+    assert stats.newcombe(pairs) == pytest.approx((0.0569, 0.3404), abs=1e-4)  # an example of Newcombe's
+    assert stats.newcombe([pair[::-1] for pair in pairs]) == pytest.approx((-0.3404, -0.0569), abs=1e-4)
+    assert interval(36, 12, 2, 0) == pytest.approx((14 / 50 * (2 * 0.5719 - 1), 0.3404), abs=1e-4)  # 12 of 14, exactly
+    assert interval(300, 60, 20, 120) == stats.newcombe([(1.0, 1.0)] * 300 + [(0.0, 1.0)] * 60 + [(1.0, 0.0)] * 20
+                                                        + [(0.0, 0.0)] * 120)
+    for lost, gained, rest in ((0, 5, 159), (1, 8, 100), (0, 6, 24), (3, 11, 40), (2, 10, 5)):
+        low, high = interval(rest, gained, lost, 0)  # never at odds with the p that is printed beside it
+        assert (low > 0) == (stats.mcnemar(lost, gained) < 0.05), (lost, gained)
+        assert (-high, -low) == pytest.approx(interval(rest, lost, gained, 0))
     assert interval(13, 4, 0, 13)[0] < 0  # exact p = 0.125
     low, high = interval(15, 0, 0, 15)
     assert -0.08 < low < -0.04 and high == -low
     assert interval(0, 0, 0, 30) == pytest.approx((-0.1135, 0.1135), abs=1e-3)
-    wide = interval(0, 50, 0, 50, [str(i // 10) for i in range(100)])
-    assert wide == stats.bootstrap([1.0] * 50 + [0.0] * 50, [str(i // 10) for i in range(100)])
+    clusters = [str(i // 10) for i in range(100)]
+    low, high = interval(0, 50, 0, 50, clusters)  # five clusters gained, none lost: exact p = 0.0625
+    assert (low, high) == (0.0, stats.bootstrap([1.0] * 50 + [0.0] * 50, clusters)[1])
+    assert interval(0, 70, 0, 30, clusters) == stats.bootstrap([1.0] * 70 + [0.0] * 30, clusters)
 
 
 # ---- two evaluations ------------------------------------------------------------------------------
@@ -93,6 +112,7 @@ def test_compare_knows_clusters_and_pass_at_k(tmp_path):
            for i, oks in enumerate(([0, 0, 1, 1], [0, 0, 0, 1]))]
     text = summary.compare(*few)
     assert "pass@k 1: 50.0 to 25.0, -25.0 [-25.0, -25.0], 2: 83.3 to 50.0" in text
+    assert "Of k = 4 there is one draw per problem" in text
     (few[1] / "verdicts.jsonl").write_text((few[1] / "verdicts.jsonl").read_text().replace('0.0,', '0.6,'))
     with pytest.raises(ValueError, match="no task in common"):
         summary.compare(*few)
