@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 import numpy as np
 
 DRAWS = 10_000  # of the bootstrap, with a fixed seed
+EMPTY = 1e-9    # an interval as narrow tells that all values were equal, and not that the mean is known
 
 
 def wilson(correct: float, count: int) -> tuple[float, float]:
@@ -27,13 +28,14 @@ def standard_error(values: list[float], clusters: list[str]) -> float:
     return math.sqrt(sum(total * total for total in sums.values())) / len(values)
 
 
-def bootstrap(values: list[float], clusters: list[str], seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean, whole clusters drawn."""
+def bootstrap(values: list[float], clusters: list[str], weights: list[float] | None = None,
+              seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the (weighted) mean, whole clusters drawn. Empty where all values are equal."""
     numbers = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers))
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[numbers[cluster]] += value
-        counts[numbers[cluster]] += 1
+    for value, cluster, weight in zip(values, clusters, weights or [1.0] * len(values), strict=True):
+        sums[numbers[cluster]] += weight * value
+        counts[numbers[cluster]] += weight
     generator, means = np.random.default_rng(seed), []
     for _ in range(20):
         drawn = generator.integers(len(numbers), size=(DRAWS // 20, len(numbers)))
@@ -42,22 +44,38 @@ def bootstrap(values: list[float], clusters: list[str], seed: int = 0) -> tuple[
     return float(low), float(high)
 
 
-def interval(values: list[float], clusters: list[str]) -> tuple[float, float]:
-    """95% interval of the mean of one value in [0, 1] per problem: Wilson's for independent verdicts (the bootstrap's
-    is too narrow for few problems and empty for none or all correct), else the bootstrap's."""
-    if len(set(clusters)) == len(clusters) and set(values) <= {0.0, 1.0}:
+def independent(values: set, clusters: list[str], weights: list[float] | None) -> bool:
+    """Whether the closed forms hold: single verdicts of problems that share nothing and count alike."""
+    return weights is None and len(set(clusters)) == len(clusters) and values <= {0.0, 1.0}
+
+
+def interval(values: list[float], clusters: list[str], weights: list[float] | None = None) -> tuple[float, float]:
+    """95% interval of the (weighted) mean of one value in [0, 1] per problem: Wilson's for independent verdicts (the
+    bootstrap's is too narrow for few problems), else the bootstrap's. Where that is empty, as for none or all correct,
+    Wilson's of as many problems as there are clusters."""
+    if independent(set(values), clusters, weights):
         return wilson(int(sum(values)), len(values))
-    return bootstrap(values, clusters)
+    low, high = bootstrap(values, clusters, weights)
+    count = len(set(clusters))
+    return wilson(count * float(np.average(values, weights=weights)), count) if high - low < EMPTY else (low, high)
 
 
-def change_interval(pairs: list[tuple[float, float]], clusters: list[str]) -> tuple[float, float]:
-    """95% interval of the mean change of (before, after) per problem: for independent single verdicts Newcombe's (1998,
-    method 10) of two Wilson intervals, since the bootstrap's is empty where nothing changed and excludes 0 where four
-    problems were gained and none lost (exact p = 0.125); else the bootstrap's."""
-    count, before, after = len(pairs), *(sum(side) for side in zip(*pairs))
-    if len(set(clusters)) < count or not {value for pair in pairs for value in pair} <= {0.0, 1.0}:
-        return bootstrap([b - a for a, b in pairs], clusters)
-    both = sum(a * b for a, b in pairs)
+def change_interval(pairs: list[tuple[float, float]], clusters: list[str],
+                    weights: list[float] | None = None) -> tuple[float, float]:
+    """95% interval of the (weighted) mean change of (before, after) per problem: Newcombe's for independent single
+    verdicts, since the bootstrap's excludes 0 where four problems were gained and none lost (exact p = 0.125); else the
+    bootstrap's. Where that is empty, as where nothing changed, Newcombe's of as many problems as there are clusters."""
+    if independent({value for pair in pairs for value in pair}, clusters, weights):
+        return newcombe(pairs, weights, len(pairs))
+    low, high = bootstrap([b - a for a, b in pairs], clusters, weights)
+    return newcombe(pairs, weights, len(set(clusters))) if high - low < EMPTY else (low, high)
+
+
+def newcombe(pairs: list[tuple[float, float]], weights: list[float] | None, count: int) -> tuple[float, float]:
+    """Newcombe's interval (1998, method 10) of a paired difference, made of two Wilson intervals, as if the pairs'
+    means were those of `count` problems."""
+    both = count * float(np.average([a * b for a, b in pairs], weights=weights))
+    before, after = (min(count, count * float(np.average(side, weights=weights))) for side in zip(*pairs))
     product = both * (count - before - after + both) - (before - both) * (after - both)
     product = max(0.0, product - count / 2) if product > 0 else product
     scale = math.sqrt(before * (count - before) * after * (count - after))
@@ -68,6 +86,24 @@ def change_interval(pairs: list[tuple[float, float]], clusters: list[str]) -> tu
     def spread(x: float, y: float) -> float:
         return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
     return change - spread(low_b, high_a), change + spread(high_b, low_a)
+
+
+def verdict(changes: dict[str, tuple[float, float, float]]) -> str:
+    """Changes (value, low, high) by task type, shares, in words and points: "It got better: deduction +18 [14, 22];
+    induction no change (+0 [-3, 4]); mean +9 [7, 12]". "No change": the interval holds 0."""
+    def said(name: str, change: float, low: float, high: float) -> str:
+        ends = [100 * value for value in (change, low, high)]
+        fine = high - low < 0.04 or any(end and abs(end) < 0.5 for end in ends[1:])  # +5 [0, 9] would leave a doubt
+        first, *others = (f"{round(end, 1) + 0:{sign}.1f}" if fine else f"{round(end):{sign}d}"
+                          for end, sign in zip(ends, "+--"))
+        numbers = f"{first} [{', '.join(others)}]"
+        return (f"{name} no change ({numbers})" if low <= 0 <= high else
+                f"{name} {'' if change > 0 else 'worse, '}{numbers}")
+    if not changes:
+        return "Nothing was compared"
+    _, low, high = changes.get("mean") or max(changes.values(), key=lambda change: abs(change[0]))
+    head = "It got better" if low > 0 else "It got worse" if high < 0 else "No change on the whole"
+    return f"{head}: {'; '.join(said(name, *change) for name, change in changes.items())}"
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

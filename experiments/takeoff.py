@@ -169,7 +169,7 @@ def arm_flags(plan: Plan, arm: str) -> list[str]:
 def when(plan: Plan) -> list[str]:
     """What may be another on --resume."""
     return ["--steps", str(plan.steps), "--budget_tokens", str(plan.tokens), "--budget_s", str(plan.budget_s),
-            "--eval_every", str(plan.eval_every)]
+            "--eval_every", str(plan.eval_every), "--curve_limit", "0"]
 
 
 def commands_left(plan: Plan, arm: str) -> list[list[str]]:

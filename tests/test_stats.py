@@ -92,7 +92,7 @@ def test_compare_knows_clusters_and_pass_at_k(tmp_path):
     few = [folder_with(tmp_path / f"n{i}", {str(j): oks for j in range(40)})
            for i, oks in enumerate(([0, 0, 1, 1], [0, 0, 0, 1]))]
     text = summary.compare(*few)
-    assert "pass@k 1: 50.0 to 25.0, -25.0 [-25.0, -25.0], 2: 83.3 to 50.0" in text
+    assert "pass@k 1: 50.0 to 25.0, -25.0 [-43.3, -3.8], 2: 83.3 to 50.0" in text  # all changed alike: not certainty
     (few[1] / "verdicts.jsonl").write_text((few[1] / "verdicts.jsonl").read_text().replace('0.0,', '0.6,'))
     with pytest.raises(ValueError, match="no task in common"):
         summary.compare(*few)
