@@ -102,7 +102,7 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
 
 
 def groups(some: list[Task]) -> dict[tuple[str, str], list[int]]:
-    """(type, depth) -> numbers of the tasks of each row of a table: a row a type, their mean, a row a type and depth."""
+    """(type, depth) -> numbers of the tasks of each row of a table: of each type, of all, of each type and depth."""
     of_cells = cells(some)
     totals = {type: [i for cell, mine in of_cells.items() if cell[0] == type for i in mine]
               for type in dict.fromkeys(type for type, _ in of_cells)}

@@ -9,13 +9,9 @@ import runfolder
 import tasks
 from config import UserError
 from executor import Executor
+from runfolder import printable  # noqa: F401
 from sandbox.values import show
 from tasks import Task, arguments, fence
-
-
-def printable(text: str) -> str:
-    """Model text for a terminal: what would move its cursor or change its colours becomes a question mark."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def load_any(path: Path, executor: Executor) -> list[Task]:
