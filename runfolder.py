@@ -42,11 +42,6 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def printable(text: str) -> str:
-    """Model text for a terminal or a page: what would move a cursor or change colours becomes a question mark."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
 def write_file(path: Path, text: str) -> None:
     """All of it or nothing."""
     new = path.with_name(path.name + ".new")

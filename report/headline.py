@@ -13,7 +13,8 @@ import tasks
 from benchmarks.stats import verdict
 from report.curves import star_keys
 from report.read import ROLES, History
-from runfolder import heldout_warning, printable
+from runfolder import heldout_warning
+from sandbox.values import printable
 
 NUMBER = r"([-+]?\d+(?:\.\d+)?)"
 CELL = re.compile(rf"{NUMBER}(?: \[{NUMBER}, {NUMBER}\])?")  # of heldout.md: 19.8 [15, 25]
@@ -59,8 +60,8 @@ def changes_in(table: list[list[str]]) -> dict[str, tuple[float, float, float, f
         if cells.get("depth") == "all" and was and now:
             (a, low_a, high_a), (b, low_b, high_b) = ([float(x or side[1]) for x in side.groups()]
                                                       for side in (was, now))
-            ends = (b - a - math.hypot(a - low_a, high_b - b), b - a + math.hypot(high_a - a, b - low_b))
-            ends = (float(by[2]), float(by[3])) if by and by[2] else (min(ends), max(ends))
+            ends = (b - a - math.hypot(b - low_b, high_a - a), b - a + math.hypot(high_b - b, a - low_a))
+            ends = (float(by[2]), float(by[3])) if by and by[2] else ends
             changes[row[0]] = tuple(value / 100 for value in (a, b, *ends))
     if len(changes) > 1 and "mean" not in changes:
         was, now, low, high = np.array(list(changes.values())).T

@@ -15,6 +15,14 @@ MAX_VALUE = 64_000  # characters of one encoded value
 SCALARS = (type(None), bool, int, float, str)
 
 
+def printable(text: str) -> str:
+    """Model text for a terminal, a log or a page: what would move a cursor, change colours or turn the direction of
+    writing becomes a question mark. New lines and tabs stay."""
+    return "\n".join(line if line.replace("\t", " ").isprintable() else
+                     "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+                     for line in text.split("\n"))
+
+
 def in_order(values: Collection) -> list:
     """The elements of a set in an order that does not depend on the hash seed."""
     kinds = set(map(type, values))

@@ -1,6 +1,7 @@
 """Whole runs of train.py from outside: files, resumes, kills, full disks, error lines."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import runfolder
 import train
 from config import PRESETS, Config, parse
 from runs import ROOT, TINY, run_train
+from tasks import TYPES
 
 # ---- whole runs -------------------------------------------------------------------------------------------------
 
@@ -49,7 +51,9 @@ def whole(tmp_path_factory) -> Path:
 def test_a_run_leaves_its_files(whole):
     saved = json.loads((whole / "config.json").read_text())
     assert set(saved) == {f.name for f in fields(Config)} and saved["batch_size"] == 3
-    assert [line["step"] for line in metrics_of(whole)] == [1, 2, 3]
+    assert [line["step"] for line in metrics_of(whole)] == [0, 1, 2, 3]  # 0: an evaluation before training
+    evaluated = [line["step"] for line in metrics_of(whole) if "heldout" in line]
+    assert evaluated == [0, 3] and "mean" in metrics_of(whole)[-1]["heldout_change"]
     samples = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} == {0, 1, 2, 3}
     assert {"role", "kind", "type", "prompt", "text", "reward", "verdict", "finish"} <= set(samples[0])
@@ -59,6 +63,19 @@ def test_a_run_leaves_its_files(whole):
     assert "</html>" in (whole / "report.html").read_text()
     assert json.loads((whole / "machine.json").read_text())["commit"]
     assert json.loads((whole / "preset.json").read_text())["batch_size"] == PRESETS["nano"]["batch_size"]
+
+
+def test_every_field_of_a_run_is_documented(whole):
+    text = (ROOT / "report" / "README.md").read_text()
+
+    def pattern(key: str) -> str:
+        for some, name in ((TYPES, "TYPE"), (("propose", "solve"), "ROLE")):
+            key = re.sub(rf"(?<=/)({'|'.join(some)})(?=/|$)", name, key)
+        return re.sub(r"gate/TYPE/.*", "gate/TYPE/REASON", re.sub(r"solved_of_\d+", "solved_of_N", key))
+    for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
+        keys = {pattern(key) for line in (whole / name).read_text().splitlines() for key in json.loads(line)}
+        assert not [key for key in keys if f"`{key}`" not in text], name
+    assert not [path.name for path in whole.iterdir() if path.name.split(".")[0] not in text and path.name != "lock"]
 
 
 @pytest.mark.slow
