@@ -71,31 +71,37 @@ def changes_in(table: list[list[str]]) -> dict[str, tuple[float, float, float, f
     return changes
 
 
-def outcome(run: History) -> tuple[str, str]:
-    """(the verdict, what it is about): of the tables of a run's end, or of its newest evaluation if that is later."""
+def newest(run: History) -> tuple[str, dict[str, tuple[float, float, float, float]]]:
+    """(what they are about, changes as of `changes_in`): of the first table of a run's end, or of its newest evaluation
+    if that is later."""
     tables = heldout_tables(run)
     evaluations = [line for line in run.metrics if isinstance(line.get("heldout_change"), dict)]
     caption, changes = next(((caption, found) for caption, table in tables.items() if (found := changes_in(table))),
                             ("", {}))
     ended = re.search(r", after (\d+) steps$", caption)
-    if changes and not (ended and evaluations and int(ended[1]) < evaluations[-1]["step"]):
-        count = sum(int(row[2]) for row in tables[caption][1:]
+    if not evaluations or changes and not (ended and int(ended[1]) < evaluations[-1]["step"]):
+        count = sum(int(row[2]) for row in tables.get(caption, [])[1:]
                     if row[1:2] == ["all"] and row[0] != "mean" and row[2].isdigit())
+        return f"on {count:,} held-out tasks", changes
+    line, changes = evaluations[-1], {}
+    for name, change in line["heldout_change"].items():
+        now = (line.get("heldout_by_type") or {}).get(name)
+        if all(isinstance(some, list) and len(some) == 3 for some in (change, now)):
+            changes[name] = (now[0] - change[0], now[0], *change[1:])
+    return f"on held-out tasks up to step {line['step']}", changes
+
+
+def outcome(run: History) -> tuple[str, str]:
+    """(the verdict, what it is about)"""
+    about, changes = newest(run)
+    if changes:
         return (verdict({name: (now - was, low, high) for name, (was, now, low, high) in changes.items()}),
-                f"In points, on {count:,} held-out tasks, with 95% intervals")
-    if evaluations:
-        line = evaluations[-1]
-        return (verdict({name: tuple(change) for name, change in line["heldout_change"].items() if is_change(change)}),
-                f"In points, on held-out tasks up to step {line['step']}, with 95% intervals")
+                f"In points, {about}, with 95% intervals")
     curves = {name: run.series[f"accuracy/{name}"][1] for name in tasks.TYPES if f"accuracy/{name}" in run.series}
     if any(len(values) > 1 for values in curves.values()):
         ends = (f"{name} {100 * values[0]:.0f}% to {100 * values[-1]:.0f}%" for name, values in curves.items())
         return "; ".join(ends), "Held-out accuracy, first and last evaluation; an earlier version noted no intervals"
     return "Not measured yet", "Held-out accuracy is measured when the run ends, and every --eval_every steps"
-
-
-def is_change(value) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(isinstance(x, (int, float)) for x in value)
 
 
 def headline(run: History) -> str:
@@ -139,20 +145,20 @@ def troubles(run: History) -> list[str]:
 
 
 def troubles_of_heldout(run: History) -> list[str]:
-    """Accuracy that fell: in the tables of the run's end, or from the best evaluation to the last."""
-    told, known = [], set()
-    for number, (caption, table) in enumerate(heldout_tables(run).items()):
+    """Accuracy that fell: in what the verdict is about, in other tables, or from the best evaluation to the last."""
+    about, changes = newest(run)
+    told = {name: f"{line.capitalize()}, {about}." for name, values in changes.items()
+            if (line := heldout_warning(name, *values))}
+    for caption, table in heldout_tables(run).items():
         for name, (was, now, low, high) in changes_in(table).items():
-            line = heldout_warning(name, was, now, low, high)
-            if line and (number == 0 or high < 0):  # a run's own held-out tasks are few: one answer can be half
-                told.append(f"{line.capitalize()} ({caption}).")
-                known.add(name)
+            if name not in told and high < 0:  # a run's own held-out tasks are few: one answer can be half
+                told[name] = f"{heldout_warning(name, was, now, low, high).capitalize()} ({caption})."
     for name in tasks.TYPES:
         steps, values = run.series.get(f"accuracy/{name}", ([], []))
         best = max(values[:-1], default=0)
-        if name not in known and (line := heldout_warning(name, best, values[-1]) if values else ""):
-            told.append(f"{line.capitalize()}, from step {steps[values.index(best)]} to {steps[-1]}.")
-    return told
+        if name not in told and (line := heldout_warning(name, best, values[-1]) if values else ""):
+            told[name] = f"{line.capitalize()}, from step {steps[values.index(best)]} to {steps[-1]}."
+    return list(told.values())
 
 
 def troubles_of_type(run: History, name: str) -> list[str]:
@@ -192,7 +198,7 @@ def warnings(run: History) -> str:
         return first + (f"<details><summary>{len(notes) - MOST_WARNINGS} more</summary>{others}</details>"
                         if others else "")
     measured = any(len(run.series.get(f"accuracy/{name}", ([],))[0]) > 1 for name in tasks.TYPES) or heldout_tables(run)
-    held = "held-out accuracy did not fall" if measured else "held-out accuracy was not measured"
+    held = "held-out accuracy did not fall beyond chance" if measured else "held-out accuracy was not measured"
     return (f"<details class=fine><summary>No warnings</summary>Looked at: {held}; proposals stay varied and pass the"
             " checks; few responses are cut off; sampling and training agree.</details>")
 
@@ -207,20 +213,22 @@ def examples(run: History) -> list[dict]:
     mine = [s for s in mine if s["step"]] or mine
     own = [s for s in mine if not tasks.TYPES[s["type"]].given_program] or mine
     name = next((name for name in tasks.TYPES if any(s["type"] == name for s in own)), None)
+    own = [s for s in own if s["type"] == name]
+    ends = sorted({s["step"] for s in own})
     chosen = []
-    for step in sorted({s["step"] for s in own if s["type"] == name}):
-        of_step = sorted((s for s in own if (s["step"], s["type"]) == (step, name)),
-                         key=lambda s: len(s["task"]["program"]))
+    for step in ends[:1] + ends[1:][-1:]:
+        of_step = sorted((s for s in own if s["step"] == step), key=lambda s: len(s["task"]["program"]))
         chosen.append(of_step[len(of_step) // 2])
-    return chosen[:1] + chosen[1:][-1:]
+    return chosen
 
 
 def example_cards(run: History, number_of: dict[int, int]) -> str:
     """`number_of`: a sample's line to its number in the gallery."""
     cards = []
     for when, s in zip(("Early", "Late"), examples(run)):
-        lines = s["task"]["program"].strip("\n").split("\n")
-        program = "\n".join(lines[:LINES] + ["..."] * (len(lines) > LINES))
+        whole_program = s["task"]["program"].strip("\n")
+        program = "\n".join(whole_program.split("\n")[:LINES])[:LINES * WIDTH]
+        program += "\n..." if len(program) < len(whole_program) else ""
         rate = s.get("solve_rate")
         solved = "" if rate is None else f", solved {round(rate * run.config.n_probes)} of {run.config.n_probes} times"
         shown = [(word, text if len(text) <= WIDTH else text[:WIDTH] + "...")

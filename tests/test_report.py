@@ -291,10 +291,10 @@ def test_warnings_in_plain_words(made, changes, word):
 # --------------------------------------------------------------------------------------------------------------
 # The verdict
 
-def with_table(made, tmp_path, rows: str, caption: str = "Held-out tasks of /a/b.jsonl, after 12 steps:") -> read.History:
+def with_table(made, tmp_path, rows: str) -> read.History:
     folder = shutil.copytree(made / "made-0", tmp_path / "run")
-    (folder / "heldout.md").write_text(f"{caption}\n\nIt got odd.\n\n| type | depth | tasks | before | after | change |\n"
-                                       f"|---|---|---|---|---|---|\n{rows}")
+    (folder / "heldout.md").write_text("Held-out tasks of /a/b.jsonl, after 12 steps:\n\nIt got odd.\n\n"
+                                       f"| type | depth | tasks | before | after | change |\n{'|---' * 6}|\n{rows}")
     return read.read_history(folder)
 
 
@@ -305,12 +305,12 @@ def with_table(made, tmp_path, rows: str, caption: str = "Held-out tasks of /a/b
      "It got better: deduction +18 [14, 22]; induction no change (+0 [-3, 4]); mean +9 [7, 12]", ""),
     ("| deduction | all | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 [-27, -17] |\n",
      "It got worse: deduction worse, -22 [-27, -17]",
-     "Held-out accuracy of deduction halved: 40% to 18%, -22 [-27, -17] points (Held-out tasks of b.jsonl, after 12"),
+     "Held-out accuracy of deduction halved: 40% to 18%, -22 [-27, -17] points, on 400 held-out tasks."),
     ("| deduction | all | 400 | 40.0 [36, 44] | 33.0 [29, 37] | -7.0 [-11, -3] |\n",
      "It got worse: deduction worse, -7 [-11, -3]", "Held-out accuracy of deduction fell: 40% to 33%"),
     ("| deduction | all | 10 | 40.0 [17, 69] | 20.0 [6, 51] | -20.0 [-50, 17] |\n",
      "No change on the whole: deduction no change (-20 [-50, 17])", "which with so few tasks may be chance"),
-    ("| deduction | all | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 |\n",  # of an earlier version: from the two columns
+    ("| deduction | all | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 |\n",  # of an earlier version
      "It got worse: deduction worse, -22 [-27, -16]", "halved"),
     ("| deduction | 1 | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 |\n", "Not measured yet", "")])
 def test_the_verdict_and_the_warnings_read_the_tables(made, tmp_path, rows, verdict, warned):
@@ -329,8 +329,11 @@ def test_the_verdict_is_of_the_newest_evaluation(made, tmp_path):
     rows = "| deduction | all | 400 | 20.0 [16, 24] | 38.0 [34, 42] | +18.0 [14, 22] |\n"
     run = with_table(made, tmp_path, rows)
     assert headline.outcome(run)[0] == "It got better: deduction +18 [14, 22]"
-    run.metrics.append({"step": 20, "heldout_change": {"deduction": [-0.1, -0.2, -0.05]}})  # it went on
+    run.metrics.append({"step": 20, "heldout_by_type": {"deduction": [0.3, 0.2, 0.4]},
+                        "heldout_change": {"deduction": [-0.1, -0.2, -0.05]}})  # it went on
     assert headline.outcome(run)[0] == "It got worse: deduction worse, -10 [-20, -5]"
+    assert "deduction fell: 40% to 30%, -10 [-20, -5] points, on held-out tasks up to step 20" in words(
+        headline.warnings(run))
     (run.folder / "heldout.md").unlink()
     run.metrics.pop()
     assert headline.outcome(run)[0].startswith("It got better: deduction +20 [10, 30]")  # of step 12, see synthetic

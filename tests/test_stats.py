@@ -79,11 +79,13 @@ def test_weights_make_a_mean_over_types():
 
 @pytest.mark.quick
 def test_a_verdict_in_words():
-    assert stats.verdict({"deduction": (0.18, 0.14, 0.22), "induction": (0.004, -0.03, 0.04), "mean": (0.09, 0.07, 0.12)}
-                         ) == "It got better: deduction +18 [14, 22]; induction no change (+0 [-3, 4]); mean +9 [7, 12]"
+    changes = {"deduction": (0.18, 0.14, 0.22), "induction": (0.004, -0.03, 0.04), "mean": (0.09, 0.07, 0.12)}
+    assert stats.verdict(changes) == (
+        "It got better: deduction +18 [14, 22]; induction no change (+0 [-3, 4]); mean +9 [7, 12]")
     assert stats.verdict({"deduction": (-0.2, -0.25, -0.1)}) == "It got worse: deduction worse, -20 [-25, -10]"
     assert stats.verdict({"deduction": (0.05, 0.003, 0.09)}) == "It got better: deduction +5.0 [0.3, 9.0]"
-    assert stats.verdict({"deduction": (0.0, -0.1, 0.1)}) == "No change on the whole: deduction no change (+0 [-10, 10])"
+    assert stats.verdict({"induction": (0.0, -0.1, 0.1)}) == (
+        "No change on the whole: induction no change (+0 [-10, 10])")
 
 
 def made_tasks(count: int, programs: int = 10) -> list[Task]:

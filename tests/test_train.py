@@ -175,7 +175,7 @@ def test_a_full_disk_loses_the_current_step_only_and_more_steps_go_on(whole, tmp
     assert state["step"] == 3 and runfolder.find_checkpoint(folder) == folder / "checkpoint"
     if limit_bytes == 100_000:
         assert run_train(tmp_path, "--resume", "runs/a", "--steps", "4").returncode == 0
-        assert [line["step"] for line in metrics_of(folder)] == [1, 2, 3, 4]
+        assert [line["step"] for line in metrics_of(folder)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_a_full_disk_at_the_first_checkpoint_keeps_the_folder(tmp_path):
     fails(tmp_path, *TINY, "--steps", "1", "--name", "a", says="it is the first one", limit_bytes=60_000)
     assert (tmp_path / "runs" / "a" / "samples.jsonl").stat().st_size > 0
     assert run_train(tmp_path, "--resume", "runs/a").returncode == 0
-    assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [1]
+    assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [0, 1]
 
 
 def test_a_removed_samples_file_is_begun_anew(whole, tmp_path):
@@ -208,16 +208,16 @@ def test_a_run_ends_with_its_budget_and_its_evaluation(whole, tmp_path, capsys, 
     is."""
     folder = shutil.copytree(whole, tmp_path / "a")
     monkeypatch.setattr(train, "write_report", lambda run: None)
-    made = sum(line["tokens_generated"] for line in metrics_of(folder))
+    made = sum(line.get("tokens_generated", 0) for line in metrics_of(folder))
     for step, budget in ((4, ["--budget_tokens", str(made + 1)]), (4, ["--budget_tokens", str(made + 1)]),
                          (5, ["--budget_tokens", "0", "--budget_s", "1"])):
         assert train.run_main(["--resume", str(folder), "--steps", "9", "--eval_every", "100", *budget]) == 0, \
             capsys.readouterr().err
-        assert [line["step"] for line in metrics_of(folder)] == list(range(1, step + 1))
+        assert [line["step"] for line in metrics_of(folder)] == list(range(step + 1))
         assert json.loads((folder / "checkpoint" / "state.json").read_text())["step"] == step
         last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
         assert last["step"] == step and len(last["heldout"]["strict"]) == len(last["heldout"]["lenient"]) == 6
-        assert "heldout" in metrics_of(folder)[-1] and "heldout" not in metrics_of(folder)[0]
+        assert "heldout" in metrics_of(folder)[-1] and "heldout" not in metrics_of(folder)[1]
 
 
 def test_form_and_lengths_that_go_wrong_are_told(tmp_path):
@@ -235,6 +235,9 @@ def test_form_and_lengths_that_go_wrong_are_told(tmp_path):
     assert told() == set()
     assert told(**{"bad_format/solve/deduction": 0.6}) == {"form/solve"}
     assert told(**{"mixed/deduction": 0.0}) == {"mixed"}
+    fell = {"heldout_by_type": {"deduction": [0.2, 0.1, 0.3]}, "heldout_change": {"deduction": [-0.25, -0.3, -0.2]}}
+    assert told(**fell) == {"heldout_change/deduction"}
+    assert not told(**fell | {"heldout_change": {"deduction": [-0.05, -0.1, 0.02]}})
     assert told(**{"length/solve/deduction": 20.0}) == {"short/length/solve/deduction"}
     assert told(**{"step": 5, "mixed/deduction": None, "length/solve/deduction": 20.0}) == set()
 

@@ -111,7 +111,8 @@ def show_responses(args: argparse.Namespace) -> None:
         raise UserError("--list and filters are for run folders; of a task file --number picks a task")
     rows = chosen(read_samples(args.source / "samples.jsonl", 1), args)
     if args.list:
-        print("   line   step  kind     type       reward  solved  task        verdict                   program, answer")
+        print(f"{'line':>7}  {'step':>5}  {'kind':<8} {'type':<10} {'reward':>6}  {'solved':>6}  {'task':<10}"
+              f"  {'verdict':<24}  program or answer")
         for row in rows:
             print(printable(head(row)))
         print(f"{len(rows)} responses; --line N prints one, --id TASK what belongs to a task")
@@ -156,7 +157,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str]) -> None:
     args = build_parser().parse_args(argv)
-    filters = ("list", "type", "role", "kind", "step", "reward", "solve_rate", "verdict", "id", "line", "text", "prompt")
+    filters = ("list", "type", "role", "kind", "step", "reward", "solve_rate", "verdict", "id", "line", "text",
+               "prompt")
     if any(getattr(args, name) not in (None, False) for name in filters):
         if args.program or args.input:
             raise UserError("--program goes with a task that --number picks, not with filters")
