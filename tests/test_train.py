@@ -154,7 +154,8 @@ def test_nothing_is_compiled_after_the_first_step(guarded, flags, tmp_path, monk
     assert (tmp_path / "runs" / "a" / "heldout.md").is_file()
     assert torch._dynamo.config.error_on_recompile
     with pytest.raises(torch._dynamo.exc.RecompileError):  # what another type of numbers would need
-        model.compiled(model.logit_slopes)(torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.long), 1.0)
+        wide, ids = torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+        model.compiled(model.logit_slopes)(wide, ids, 1.0)
 
 
 # ---- bad input: one line, non-zero, nothing lost ------------------------------------------------------------------
