@@ -460,14 +460,15 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
                 facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
                 drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
                 many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
-                suspects += [drafts[i]] * facts.value["may_show"]
+                suspects += [drafts[i]] * (many == "address")
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2))
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
-    watches = [Job("from sandbox.determinism import makes_address", tuple((task.program, args) for args in task.inputs),
-                   "makes_address") for task in suspects]
-    ran = executor.run(jobs + watches)
-    shown = {task.program for task, seen in zip(suspects, ran[len(jobs):]) if any(run.value is True for run in seen)}
+    texts = read([("watched", task.program) for task in suspects], executor)
+    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1]))
+               for task, text in zip(suspects, texts) if text.kind == "ok"]
+    ran = executor.run(jobs + [job for _, job in watches])
+    shown = {program for (program, _), runs in zip(watches, ran[len(jobs):]) if any(run.value is True for run in runs)}
     ran = iter(ran)
     return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran), draft.program in shown)
             for draft in drafts]
