@@ -18,7 +18,7 @@ CARDS = {"NVIDIA H200": (989, 4800), "NVIDIA H100 80GB HBM3": (989, 3350), "NVID
 # Merged, 256, 128 and 32 rows decode 1.16, 1.23 and 1.30 times as fast on an H200 at 0.5B (0.36e9 weights in layers),
 # but 0.68, 1.09 and 0.92 times at 3B (2.8e9), and the copy takes memory from the update.
 MERGE_BELOW, MERGE_SHARE = 1e9, 0.1  # weights in layers; the copy's share of free memory
-MERGE_KL = 1e-3            # of sampler and trainer, above which merged weights in bf16 are too far from the trained ones
+MERGE_KL = 1e-3            # of sampler and trainer, above which merged weights in bf16 are too far from those trained
 MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 KEEP_FROM = 8192           # with --micro_tokens 0: layers are kept if so many tokens fit
 
@@ -34,8 +34,8 @@ def layer_weights(policy: Policy) -> int:
 
 
 def update_flops(policy: Policy, rows: list[tuple[list[int], list[int]]], recompute: bool = False) -> float:
-    """Of one forward and backward pass over rows of (prompt, response) as `logprobs` lays them out: 2 a weight and token
-    forward, 2 for the gradient of the input, 2 for that of weights which are trained, 2 for recomputing layers.
+    """Of one forward and backward pass over rows of (prompt, response) as `logprobs` lays them out: for each weight and
+    token 2 forward, 2 for the gradient of the input, 2 for that of weights which are trained, 2 for recomputing layers.
     Attention and adapters are left out."""
     texts = side_by_side(rows, policy.share_prompts)
     responses = sum(len(response) for _, response in rows)
@@ -64,8 +64,8 @@ def sampling_bytes(policy: Policy, steps: float, rows: list[tuple[list[int], lis
 
 
 def shares(policy: Policy, seconds: dict[str, float], steps: int, sampled: list, trained: list) -> dict[str, float]:
-    """The shares of the card's limits that a step came to, of its phases as a whole with all that is waited for in them;
-    nothing on a CPU or an unknown card."""
+    """The shares of the card's limits that a step came to; its phases count as a whole, with all that is waited for in
+    them. Nothing on a CPU or an unknown card."""
     card = CARDS.get(torch.cuda.get_device_name()) if policy.device.type == "cuda" else None
     if not card:
         return {}

@@ -166,12 +166,18 @@ def do(args: argparse.Namespace) -> int:
     style = Style({"azr": "r1"}.get(args.prompt, args.prompt), example=args.example)
     with scorer(args.workers, args.require, any(name in GROUPS["math"] for name in names)) as executor:
         works, left_out = prepare(names, args.data, executor, style, args.limit, window)
-        for line in left_out:
-            complain(line)
+        tell(left_out)
         if args.selfcheck:
             good = selfcheck(works, args.data, executor)
             return 0 if good and not left_out else 1
         return run_stages(args, works, executor) or 2 * bool(left_out)
+
+
+def tell(lines: list[str], most: int = 20) -> None:
+    for line in lines[:most]:
+        complain(line)
+    if len(lines) > most:
+        complain(f"... and {len(lines) - most} more")
 
 
 def fetch(names: list[str], window: tuple[str, str], folder: Path) -> int:
@@ -220,8 +226,7 @@ def run_stages(args: argparse.Namespace, works: list[Work], executor: Executor) 
         count = export_evalplus(works, rows, prompt, args.export_evalplus)
         print(f"{count} programs written to {args.export_evalplus}")
     verdicts, left_out = judge_all(works, rows, prompt, executor, args.lenient, args.out)
-    for line in left_out:
-        complain(line)
+    tell(left_out)
     works = [work for work in works if any(row["task"] == work.name for row in verdicts)]
     settings |= {"lenient": args.lenient, "python": platform.python_version()}
     print(summarise(works, verdicts, settings, args.out))

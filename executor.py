@@ -558,12 +558,15 @@ class Executor:
                 running = self.busy.get(number)
                 if ahead and not running or running and (len(running.assignments) != ahead or running.unsent):
                     continue
-                # What other slots cannot run goes first.
-                mine = range(number or len(self.slots), HASH_SEEDS, len(self.slots))
-                longest = max(mine, key=lambda seed: len(self.queues[seed]), default=0)
-                seed = running.hash_seed if running else longest if self.queues[longest] else 0
+                seed = running.hash_seed if running else self.next_seed(number)
                 if queue := self.queues[seed]:
                     self.send(number, queue.popleft())
+
+    def next_seed(self, number: int) -> int:
+        """Which hash seed's assignments an idle slot takes: first of those that no other slot has."""
+        own = range(number or len(self.slots), HASH_SEEDS, len(self.slots))
+        longest = max(own, key=lambda seed: len(self.queues[seed]), default=0)
+        return longest if self.queues[longest] else 0
 
     def send(self, number: int, assignment: Assignment) -> None:
         slot = self.slots[number]

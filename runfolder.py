@@ -200,6 +200,18 @@ def first_lengths(folder: Path) -> dict[str, float]:
     return {key: mean(some) for key, some in values.items()}
 
 
+def heldout_warning(name: str, was: float, now: float, low: float | None = None, high: float | None = None) -> str:
+    """What to say of held-out accuracy (shares) that fell, with the interval of its change where that is known; "" if
+    it did not. A half that is lost is told even where it may be chance."""
+    halved, sure = now <= was / 2 and was - now >= 0.01, high is not None and high < 0
+    if not halved and not sure:
+        return ""
+    interval = "" if high is None else f" [{round(100 * low)}, {round(100 * high)}]"
+    doubt = ", which with so few tasks may be chance" if high is not None and not sure else ""
+    return (f"held-out accuracy of {name} {'halved' if halved else 'fell'}: {100 * was:.0f}% to {100 * now:.0f}%,"
+            f" {round(100 * (now - was))}{interval} points{doubt}")
+
+
 def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[str, str]]:
     """(key, line) of what a user should know about a step; each key is told once a run. `first`: of `first_lengths`."""
     lines, late = [], m["step"] > FIRST_STEPS
@@ -223,6 +235,11 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
             lines.append((key, f"{100 * value:.0f}% of the learnability of {name} tasks is due to answers that were cut"
                                f" off at --max_new_tokens {cfg.max_new_tokens}: proposers earn by making the solver"
                                " ramble; raise it, or leave such probes out with --cut_off_probes left_out"))
+        if key == "heldout_change":
+            told = {type: (m["heldout_by_type"][type][0], *change) for type, change in value.items()}
+            lines += [(f"{key}/{type}", f"{line}, since the first evaluation; a lower --lr or some --kl_coef may help")
+                      for type, (now, change, low, high) in told.items()
+                      if (line := heldout_warning(type, now - change, now, low, high))]
         if key.startswith("valid/") and value == 0:
             lines.append((key, f"no valid {name} proposal in this step; metrics.jsonl counts why under gate/{name}/"))
     if all(value == 1 for key, value in m.items() if key.startswith("zero_advantage/") and value is not None):

@@ -436,7 +436,7 @@ def check_program(text: str, facts: Outcome) -> None:
 
 def are_facts(value: object) -> bool:
     """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
-    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": bool}
+    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": str}
     return (type(value) is dict and {name: type(value.get(name)) for name in types} == types
             and 0 <= value["depth"] <= MAX_VALUE and bool(value["reason"] or KEY.fullmatch(value["key"])))
 
@@ -474,18 +474,23 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
                 facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
                 drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
                 many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
-                suspects += [drafts[i]] * facts.value["may_show"]
+                suspects += [drafts[i]] * (many == "address")
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2,
                                 together=len(drafts[i].inputs) > 1, most=MAX_VALUE_CHARS))
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
-    watches = [Job("from sandbox.determinism import makes_address", tuple((task.program, args) for args in task.inputs),
-                   "makes_address") for task in suspects]
-    ran = executor.run(jobs + watches)
-    shown = {task.program for task, seen in zip(suspects, ran[len(jobs):]) if any(run.value is True for run in seen)}
+    texts = read([("watched", task.program) for task in suspects], executor)
+    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1]))
+               for task, text in zip(suspects, texts) if text.kind == "ok"]
+    ran = executor.run(jobs + [job for _, job in watches])
+    shown = {program for (program, _), runs in zip(watches, ran[len(jobs):]) if any(run.value is True for run in runs)}
     ran = iter(ran)
     return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran), markers, draft.program in shown)
             for draft in drafts]
+
+
+def are_texts(value: object) -> bool:
+    return type(value) is list and list(map(type, value)) == [str, str]
 
 
 def holds_set(value) -> bool:

@@ -169,7 +169,7 @@ def arm_flags(plan: Plan, arm: str) -> list[str]:
 def when(plan: Plan) -> list[str]:
     """What may be another on --resume."""
     return ["--steps", str(plan.steps), "--budget_tokens", str(plan.tokens), "--budget_s", str(plan.budget_s),
-            "--eval_every", str(plan.eval_every)]
+            "--eval_every", str(plan.eval_every), "--curve_limit", "0"]
 
 
 def commands_left(plan: Plan, arm: str) -> list[list[str]]:
@@ -370,26 +370,28 @@ def plot(everything: dict, path: Path) -> None:
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    watched = ("bad_format/propose", "bad_format/solve", "valid", "mixed", "length/solve", "entropy/solve")
-    shown = ("T1 strict", "T1 lenient", *watched)
-    figure, axes = pyplot.subplots(2, 4, figsize=(18, 8), layout="constrained")
-    for axis, name in zip(axes.flat, shown):
+    titles = {"T1 strict": "held-out, T = 1, percent right", "T1 lenient": "the same, whatever the form",
+              "bad_format/propose": "proposals without the form", "bad_format/solve": "answers without the form",
+              "valid": "valid proposals", "mixed": "new tasks solved sometimes, not always",
+              "length/solve": "tokens of an answer", "entropy/solve": "entropy of answers, nats a token"}
+    figure, axes = pyplot.subplots(4, 2, figsize=(8.4, 10), layout="constrained")  # a README's width
+    for axis, (name, title) in zip(axes.flat, titles.items()):
         for number, (arm, result) in enumerate(everything["arms"].items()):
-            color = f"C{number}"
-            if name in watched:
+            look = {"color": f"C{number}", "ls": ("-", "--", "-.", ":")[number % 4], "label": arm}
+            if name in WATCHED:
                 points = result["curves"][name]
                 if points:
-                    axis.plot(*zip(*points), color=color, lw=1, label=arm)
-            elif points := [(one["tokens"], *(100 * x for x in (m["mean"], *m["interval"]))) for one in
+                    axis.plot(*zip(*points), lw=1.3, **look)
+            elif points := [(one["tokens"] / 1e6, *(100 * x for x in (m["mean"], *m["interval"]))) for one in
                             result["evaluations"] if (m := one["measures"].get(name))]:
                 tokens, means, low, high = zip(*points)
-                axis.plot(tokens, means, color=color, marker="o", label=arm)
-                axis.fill_between(tokens, low, high, color=color, alpha=0.1)
-        axis.set(title=name if name in watched else f"held-out, {name}, %",
-                 xlabel="step" if name in watched else "generated tokens")
+                axis.plot(tokens, means, marker="o", **look)
+                axis.fill_between(tokens, low, high, color=look["color"], alpha=0.1)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step" if name in WATCHED else "million generated tokens; bands: 95% over tasks", fontsize=9)
         axis.set_ylim(bottom=0)
-    axes.flat[0].legend()
-    figure.savefig(path, dpi=100)
+    axes.flat[0].legend(frameon=False)
+    figure.savefig(path, dpi=200)
     pyplot.close(figure)
 
 

@@ -215,9 +215,9 @@ def decode(shape: str, dry: bool):
             held = sum(sampler.position(rollout, draft) for draft in rollout.rows)
             kv = held * cards.kv_bytes(policy)
             yield {"shape": shape, "rows": len(rollout.rows), "mean": held / max(1, len(rollout.rows)), "merge": merge,
-                   "would_merge": cards.merging_pays(policy), "ms": 1e3 * each, "tokens_per_second": rows / each, "limit_ms": 1e3 * (weights + kv) / bandwidth,
-                   "share_of_limit": (weights + kv) / bandwidth / each, "start_seconds": start, "first_advance": first,
-                   **compiled(), **peak()}
+                   "would_merge": cards.merging_pays(policy), "ms": 1e3 * each, "tokens_per_second": rows / each,
+                   "limit_ms": 1e3 * (weights + kv) / bandwidth, "share_of_limit": (weights + kv) / bandwidth / each,
+                   "start_seconds": start, "first_advance": first, **compiled(), **peak()}
             del rollout
 
 
@@ -462,7 +462,8 @@ def start(shape: str, dry: bool):
         places = {f"{name}_CACHE_DIR": f"{folder}/{name}" for name in ("TORCHINDUCTOR", "TRITON")}
         for number in (1, 2):
             code = f"from speed import gpu; gpu.start_once({shape!r}, {dry})"
-            child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | places)
+            child = subprocess.run([sys.executable, "-c", code], env=os.environ | places, capture_output=True,
+                                   text=True)
             if child.returncode:
                 raise RuntimeError(child.stderr[-2000:])
             yield {"shape": shape, "start": number} | json.loads(child.stdout.splitlines()[-1])

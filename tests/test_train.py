@@ -1,6 +1,7 @@
 """Whole runs of train.py from outside: files, resumes, kills, full disks, error lines."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import runfolder
 import train
 from config import PRESETS, Config, parse
 from runs import ROOT, TINY, run_train
+from tasks import TYPES
 
 # ---- whole runs -------------------------------------------------------------------------------------------------
 
@@ -52,7 +54,9 @@ def whole(tmp_path_factory) -> Path:
 def test_a_run_leaves_its_files(whole):
     saved = json.loads((whole / "config.json").read_text())
     assert set(saved) == {f.name for f in fields(Config)} and saved["batch_size"] == 3
-    assert [line["step"] for line in metrics_of(whole)] == [1, 2, 3]
+    assert [line["step"] for line in metrics_of(whole)] == [0, 1, 2, 3]  # 0: an evaluation before training
+    evaluated = [line["step"] for line in metrics_of(whole) if "heldout" in line]
+    assert evaluated == [0, 3] and "mean" in metrics_of(whole)[-1]["heldout_change"]
     samples = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} == {0, 1, 2, 3}
     assert {"role", "kind", "type", "prompt", "text", "reward", "verdict", "finish"} <= set(samples[0])
@@ -62,6 +66,19 @@ def test_a_run_leaves_its_files(whole):
     assert "</html>" in (whole / "report.html").read_text()
     assert json.loads((whole / "machine.json").read_text())["commit"]
     assert json.loads((whole / "preset.json").read_text())["batch_size"] == PRESETS["nano"]["batch_size"]
+
+
+def test_every_field_of_a_run_is_documented(whole):
+    text = (ROOT / "report" / "README.md").read_text()
+
+    def pattern(key: str) -> str:
+        for some, name in ((TYPES, "TYPE"), (("propose", "solve"), "ROLE")):
+            key = re.sub(rf"(?<=/)({'|'.join(some)})(?=/|$)", name, key)
+        return re.sub(r"gate/TYPE/.*", "gate/TYPE/REASON", re.sub(r"solved_of_\d+", "solved_of_N", key))
+    for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
+        keys = {pattern(key) for line in (whole / name).read_text().splitlines() for key in json.loads(line)}
+        assert not [key for key in keys if f"`{key}`" not in text], name
+    assert not [path.name for path in whole.iterdir() if path.name.split(".")[0] not in text and path.name != "lock"]
 
 
 @pytest.mark.slow
@@ -137,7 +154,8 @@ def test_nothing_is_compiled_after_the_first_step(guarded, flags, tmp_path, monk
     assert (tmp_path / "runs" / "a" / "heldout.md").is_file()
     assert torch._dynamo.config.error_on_recompile
     with pytest.raises(torch._dynamo.exc.RecompileError):  # what another type of numbers would need
-        model.compiled(model.logit_slopes)(torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.long), 1.0)
+        wide, ids = torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+        model.compiled(model.logit_slopes)(wide, ids, 1.0)
 
 
 # ---- bad input: one line, non-zero, nothing lost ------------------------------------------------------------------
@@ -195,7 +213,7 @@ def test_a_full_disk_loses_the_current_step_only_and_more_steps_go_on(whole, tmp
     assert state["step"] == 3 and runfolder.find_checkpoint(folder) == folder / "checkpoint"
     if limit_bytes == 100_000:
         assert run_train(tmp_path, "--resume", "runs/a", "--steps", "4").returncode == 0
-        assert [line["step"] for line in metrics_of(folder)] == [1, 2, 3, 4]
+        assert [line["step"] for line in metrics_of(folder)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -203,7 +221,7 @@ def test_a_full_disk_at_the_first_checkpoint_keeps_the_folder(tmp_path):
     fails(tmp_path, *TINY, "--steps", "1", "--name", "a", says="it is the first one", limit_bytes=60_000)
     assert (tmp_path / "runs" / "a" / "samples.jsonl").stat().st_size > 0
     assert run_train(tmp_path, "--resume", "runs/a").returncode == 0
-    assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [1]
+    assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [0, 1]
 
 
 def test_a_removed_samples_file_is_begun_anew(whole, tmp_path):
@@ -228,16 +246,16 @@ def test_a_run_ends_with_its_budget_and_its_evaluation(whole, tmp_path, capsys, 
     is."""
     folder = shutil.copytree(whole, tmp_path / "a")
     monkeypatch.setattr(train, "write_report", lambda run: None)
-    made = sum(line["tokens_generated"] for line in metrics_of(folder))
+    made = sum(line.get("tokens_generated", 0) for line in metrics_of(folder))
     for step, budget in ((4, ["--budget_tokens", str(made + 1)]), (4, ["--budget_tokens", str(made + 1)]),
                          (5, ["--budget_tokens", "0", "--budget_s", "1"])):
         assert train.run_main(["--resume", str(folder), "--steps", "9", "--eval_every", "100", *budget]) == 0, \
             capsys.readouterr().err
-        assert [line["step"] for line in metrics_of(folder)] == list(range(1, step + 1))
+        assert [line["step"] for line in metrics_of(folder)] == list(range(step + 1))
         assert json.loads((folder / "checkpoint" / "state.json").read_text())["step"] == step
         last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
         assert last["step"] == step and len(last["heldout"]["strict"]) == len(last["heldout"]["lenient"]) == 6
-        assert "heldout" in metrics_of(folder)[-1] and "heldout" not in metrics_of(folder)[0]
+        assert "heldout" in metrics_of(folder)[-1] and "heldout" not in metrics_of(folder)[1]
 
 
 def test_form_and_lengths_that_go_wrong_are_told(tmp_path):
@@ -255,6 +273,9 @@ def test_form_and_lengths_that_go_wrong_are_told(tmp_path):
     assert told() == set()
     assert told(**{"bad_format/solve/deduction": 0.6}) == {"form/solve"}
     assert told(**{"mixed/deduction": 0.0}) == {"mixed"}
+    fell = {"heldout_by_type": {"deduction": [0.2, 0.1, 0.3]}, "heldout_change": {"deduction": [-0.25, -0.3, -0.2]}}
+    assert told(**fell) == {"heldout_change/deduction"}
+    assert not told(**fell | {"heldout_change": {"deduction": [-0.05, -0.1, 0.02]}})
     assert told(**{"length/solve/deduction": 20.0}) == {"short/length/solve/deduction"}
     assert told(**{"step": 5, "mixed/deduction": None, "length/solve/deduction": 20.0}) == set()
 
