@@ -287,7 +287,7 @@ def test_a_broken_gradient_skips_the_update(run):
 
 def test_weights_that_run_away_end_the_run_before_they_are_saved(run):
     rows = sampled_rows(run)
-    rows[0].advantage, run.cfg.lr = 1.0, 3e38
+    rows[0].advantage, run.cfg.lr = 1.0, 3e37
     run.optimizer = train.make_optimizer(run.cfg, run.policy)
     with pytest.raises(UserError, match="weights in the update are not finite .* lower --lr"):
         update(run, rows)
