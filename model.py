@@ -23,6 +23,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+from command import UserError
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ for noisy in ("huggingface_hub", "bitsandbytes"):
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """The model cannot be loaded or used; the text is one line for the user."""
 
 

@@ -8,7 +8,6 @@ there, so that nothing is lost when the time runs out.
 
 Weights are random in the shapes of Qwen2.5-Coder, adapters of rank 16 with both matrices filled; nothing stops early.
 """
-import argparse
 import json
 import math
 import os
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 import sampler
+from command import Parser, whole
 from model import Policy, add_adapter, logprobs
 from speed.measure import limits, shape_config
 
@@ -458,11 +458,11 @@ def in_its_own_process(name: str, args, seconds: float) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="speed gpu", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m speed gpu", description=__doc__.split("\n\n")[0])
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME",
                         help=f"of {', '.join(PARTS)}; all if not given")
-    parser.add_argument("--out", default="results/gpu.jsonl")
-    parser.add_argument("--limit", type=int, default=480, help="seconds for all parts together")
+    parser.add_argument("--out", default="runs/gpu.jsonl", help="the file that figures are added to")
+    parser.add_argument("--limit", type=whole(1), default=480, help="seconds for all parts together")
     parser.add_argument("--dry", action="store_true", help="tiny shapes, to see that everything runs")
     parser.add_argument("--here", action="store_true", help="one part, in this process and without a time limit")
     args = parser.parse_args(argv)

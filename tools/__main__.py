@@ -1,10 +1,10 @@
 """The commands: python -m tools doctor | export | chat | show. Each lives in the file of its name, loaded only then."""
+import command
+command.starting(__name__)
 import sys
 from importlib import import_module
 
 import tools
-from config import UserError
-from executor import ExecutorError
 
 COMMANDS = ("doctor", "export", "chat", "show")
 
@@ -14,18 +14,8 @@ def main(argv: list[str]) -> int:
         asked = argv[:1] in (["-h"], ["--help"])
         print(tools.__doc__.strip(), file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    name = argv[0]
-    try:
-        import_module(f"tools.{name}").main(argv[1:])
-    except (UserError, ExecutorError) as error:
-        print(f"tools {name}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"tools {name}: {error.strerror or error} ({error.filename or 'reading or writing'})", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    name, *words = argv
+    return command.run(f"tools {name}", import_module(f"tools.{name}").main, words)
 
 
 if __name__ == "__main__":

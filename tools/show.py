@@ -1,13 +1,12 @@
 """
 A task as the solver sees it, and what the gate says of a program given by hand.
 """
-import argparse
 import sys
 from pathlib import Path
 
 import runfolder
 import tasks
-from config import UserError
+from command import Parser, UserError
 from executor import Executor
 from sandbox.values import show
 from tasks import Task, arguments, fence
@@ -55,8 +54,8 @@ def try_program(program: str, texts: list[str], executor: Executor) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools show", allow_abbrev=False,
-                                     description="Show a task, and what the gate says of a program given by hand.")
+    parser = Parser(prog="python -m tools show",
+                    description="Show a task, and what the gate says of a program given by hand.")
     parser.add_argument("source", type=Path, help="a task file or a run folder")
     parser.add_argument("--number", type=int, default=1, help="which task, from 1; negative counts from the end")
     parser.add_argument("--program", type=Path, help="a file with a program of your own; - reads it from the terminal")
