@@ -7,11 +7,35 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, MutableMapping
 
-# Threads of OpenMP that wait for each other sleep. By default they spin, and where another process holds a core the
-# one that all wait for does not run: see LOG.md for the seconds of a step.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads wait for each other thousands of times a second. By default they spin, and where another process
+# holds a core they spin while the one that they wait for cannot run. Seconds of a small step of nano on two cores:
+#                               quiet    one other process spins    one a core
+#   default                       2.4        none in 60 s               -
+#   GOMP_SPINCOUNT=10000          2.4            5.0                   8.2
+#   OMP_WAIT_POLICY=PASSIVE       3.0            3.7                   5.8
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+
+
+def others_run() -> bool:
+    """Whether other processes compute now: most of five looks within 20 ms find a runnable one."""
+    found = 0
+    for _ in range(5):
+        with open("/proc/loadavg") as file:
+            found += int(file.read().split()[3].split("/")[0]) > 1
+        time.sleep(0.004)
+    return found >= 3
+
+
+def set_waiting(environment: MutableMapping[str, str]) -> None:
+    """How threads wait, unless the user has said so. It changes seconds and nothing else."""
+    if not WAITING & set(environment) and sys.platform == "linux":
+        environment.update({"OMP_WAIT_POLICY": "PASSIVE"} if others_run() else {"GOMP_SPINCOUNT": "10000"})
+
+
+set_waiting(os.environ)
 
 
 class UserError(Exception):
@@ -51,9 +75,10 @@ def run(name: str, main: Callable[[list[str]], int | None], argv: list[str]) -> 
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        status = main(argv)
-        sys.stdout.flush()
-        return status or 0
+        try:
+            return main(argv) or 0
+        finally:
+            sys.stdout.flush()  # where nobody reads it, this tells
     except (Exception, KeyboardInterrupt) as error:
         status, text = ending(error)
         if status is None:
@@ -89,6 +114,12 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line. Names are never abbreviated: a later option could make one ambiguous."""
     def __init__(self, **settings):
         super().__init__(**{"allow_abbrev": False} | settings)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        if odd := [word for word in words if word.startswith("--") and word.endswith("=--")]:
+            self.error(f"{odd[0]}: -- is no value")  # argparse makes an empty list of it
+        return super().parse_known_args(words, namespace)
 
     def error(self, message: str):
         message = " ".join(message.split()).removeprefix("argument ").replace(": must be", " must be")

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import command
 from command import UserError
 import torch
 
@@ -158,7 +159,7 @@ ON_CPU = {"0.5b": dict(types=["deduction", "abduction"], batch_size=3, reference
 # ----------------------------------------------------------------------------------------------------------------
 # The command line
 
-class Parser(argparse.ArgumentParser):
+class Parser(command.Parser):
     def error(self, message: str):
         raise UserError(f"{message}; {self.prog} --help lists all options")
 
@@ -166,8 +167,8 @@ class Parser(argparse.ArgumentParser):
 def build_parser(defaults: dict) -> Parser:
     """An option --NAME for every field of Config, and --no_NAME for a yes or no. What is not given is left out of the
     result; --help shows `defaults` in the place of Config's."""
-    parser = Parser(prog="python train.py", usage="python train.py [--OPTION VALUE ...]", allow_abbrev=False,
-                    add_help=False, description="Defaults are in brackets, a preset's with --preset NAME --help. Yes or"
+    parser = Parser(prog="python train.py", usage="python train.py [--OPTION VALUE ...]", add_help=False,
+                    description="Defaults are in brackets, a preset's with --preset NAME --help. Yes or"
                     " no: --NAME or --no_NAME.", formatter_class=lambda prog: argparse.HelpFormatter(prog, 2, 39, 150))
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     group = parser

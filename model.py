@@ -45,6 +45,7 @@ transformers_logging.disable_progress_bar()
 for noisy in ("huggingface_hub", "bitsandbytes"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+warnings.filterwarnings("ignore", message=".*base_model_name_or_path. was renamed")  # a base that moved
 
 
 class ModelError(UserError):

@@ -114,7 +114,7 @@ def lock_and_note(cfg: Config, folder: Path):
 def kept(cfg: Config, folder: Path, name: str) -> str:
     """The file that --seed_tasks or --propose_from named when the run began."""
     copy = folder / f"{name}.jsonl"
-    return str(copy) if copy.exists() else getattr(cfg, name)
+    return str(copy) if cfg.resume and copy.exists() else getattr(cfg, name)
 
 
 def remove_if_empty(folder: Path) -> None:

@@ -689,6 +689,8 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)
+                if not isinstance(data["inputs"], list) or not isinstance(data["outputs"], list):
+                    raise ValueError("inputs and outputs are lists")
                 texts = [("inspect_program", data["program"]), *(("parse_arguments", text) for text in data["inputs"]),
                          *(("parse_literal", text) for text in data["outputs"])]
                 n_inputs, message, step = len(data["inputs"]), data.get("message", ""), data.get("step", 0)
@@ -732,7 +734,7 @@ def as_proposal(task: Task) -> str:
 
 def fault_of(task: Task, gated: Gated) -> str:
     if gated.task is None:
-        return gated.reason
+        return f"the gate says: {gated.reason}"
     if show([gated.task.program, gated.task.inputs]) != show([task.program, task.inputs]):
         return "holds a fence or tag"  # and was read as another one
     return next((f"f({arguments(args)}) is {show(true)}, not {show(said)}" for args, true, said

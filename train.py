@@ -573,7 +573,8 @@ def read_tasks(path: str, executor: Executor, limit: int | None = None) -> list[
     try:
         found = tasks.load_tasks(path, executor)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; if it has moved, give its new place") from error
+        raise UserError(f"{path}: no such file, and the run needs it: put it back, or give others to evaluate on with"
+                        " --heldout_tasks") from error
     except ValueError as error:
         raise UserError(str(error)) from error
     if not found:
@@ -621,6 +622,7 @@ def main(argv: list[str]) -> None:
     say(first_line)
     with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
         say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
+        earlier = (Path(cfg.resume) / "config.json").read_text() if cfg.resume else ""
         folder, lock = runfolder.open_folder(cfg)
         stack.enter_context(lock)
         if cfg.resume and runfolder.finished(cfg, folder):
@@ -628,11 +630,15 @@ def main(argv: list[str]) -> None:
                 " report.html. More --steps go on; to measure it anew, remove heldout.md")
             return
         say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")
+        run = None
         try:
-            run_in(cfg, folder, executor, interrupts, begun)
+            run, log = start(cfg, folder, executor)
+            go_on(run, log, interrupts, begun)
         except BaseException as error:
             if not cfg.resume:
                 runfolder.remove_if_empty(folder)
+            elif not run:  # --model or --heldout_tasks may have been wrong
+                runfolder.write_file(folder / "config.json", earlier)
             if folder.exists() or not isinstance(error, UserError):
                 error.add_note(runfolder.way_on(folder))
             if isinstance(error, torch.OutOfMemoryError):
@@ -641,9 +647,9 @@ def main(argv: list[str]) -> None:
             raise
 
 
-def run_in(cfg: Config, folder: Path, executor: Executor, interrupts: list[int], begun: float) -> None:
+def go_on(run: Training, log: Log, interrupts: list[int], begun: float) -> None:
     """Seeding, the steps, the tables: whatever of them is left."""
-    run, log = start(cfg, folder, executor)
+    cfg, folder = run.cfg, run.folder
     log.mirrors = runfolder.mirrors(cfg, folder, run.step)
     run.ends = begun + cfg.budget_s if cfg.budget_s else math.inf
     runfolder.set_table_aside(folder)

@@ -169,7 +169,7 @@ def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -
         return stages.prepare(stages.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
                               executor, Style(cfg.prompt), cfg.eval_limit, note=say)
     except (stages.DataError, ValueError) as error:
-        raise UserError(f"--eval_tasks {str(error).removeprefix('--tasks ')}") from error
+        raise UserError(f"--eval_tasks: {str(error).removeprefix('--tasks ')}") from error
 
 
 def before_and_after(run, starting_policy: AbstractContextManager, say: Callable[[str], None]) -> str:

@@ -462,7 +462,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME",
                         help=f"of {', '.join(PARTS)}; all if not given")
     parser.add_argument("--out", default="runs/gpu.jsonl", help="the file that figures are added to")
-    parser.add_argument("--limit", type=whole(1), default=480, help="seconds for all parts together")
+    parser.add_argument("--limit", type=whole(20), default=480, help="seconds for all parts together")
     parser.add_argument("--dry", action="store_true", help="tiny shapes, to see that everything runs")
     parser.add_argument("--here", action="store_true", help="one part, in this process and without a time limit")
     args = parser.parse_args(argv)

@@ -10,12 +10,18 @@ COMMANDS = ("doctor", "export", "chat", "show")
 
 
 def main(argv: list[str]) -> int:
+    return command.run(" ".join(["tools", *(name for name in argv[:1] if name in COMMANDS)]), work, argv)
+
+
+def work(argv: list[str]) -> int:
+    if argv[:1] in (["-h"], ["--help"]):
+        print(tools.__doc__.strip())
+        return 0
     if not argv or argv[0] not in COMMANDS:
-        asked = argv[:1] in (["-h"], ["--help"])
-        print(tools.__doc__.strip(), file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    name, *words = argv
-    return command.run(f"tools {name}", import_module(f"tools.{name}").main, words)
+        known = ", ".join(f"python -m tools {name} ..." for name in COMMANDS)
+        print(f"tools: {f'no command {argv[0]!r}' if argv else 'which one?'} There are {known}", file=sys.stderr)
+        return 2
+    return import_module(f"tools.{argv[0]}").main(argv[1:])
 
 
 if __name__ == "__main__":

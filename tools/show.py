@@ -6,7 +6,7 @@ from pathlib import Path
 
 import runfolder
 import tasks
-from command import Parser, UserError
+from command import Parser, UserError, whole
 from executor import Executor
 from sandbox.values import show
 from tasks import Task, arguments, fence
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools show",
                     description="Show a task, and what the gate says of a program given by hand.")
     parser.add_argument("source", type=Path, help="a task file or a run folder")
-    parser.add_argument("--number", type=int, default=1, help="which task, from 1; negative counts from the end")
+    parser.add_argument("--number", type=whole(-10**9), default=1, help="which task, from 1; negative counts from the end")
     parser.add_argument("--program", type=Path, help="a file with a program of your own; - reads it from the terminal")
     parser.add_argument("--input", help="arguments of one call of its f; those of the task if not given")
     parser.add_argument("--require", choices=("kernel", "partial", "weak"), default="kernel", help="the least sandbox")
