@@ -22,6 +22,8 @@ from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsA
                           PretrainedConfig)
 from transformers.utils import logging as transformers_logging
 
+from command import UserError
+
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"}  # may have LoRA
@@ -42,9 +44,10 @@ transformers_logging.disable_progress_bar()
 for noisy in ("huggingface_hub", "bitsandbytes"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+warnings.filterwarnings("ignore", message=".*base_model_name_or_path. was renamed")  # a base that moved
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """The model cannot be loaded or used; the text is one line for the user."""
 
 

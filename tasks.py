@@ -581,6 +581,7 @@ class Verdict:
     correct: bool
     reason: str        # "correct", "wrong", or why there was no value to compare
     well_formed: bool
+    key: str = ""      # of the program in the answer, if it is one
 
 
 def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | None = None) -> list[Verdict]:
@@ -593,17 +594,19 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     wanted = [(type.reader, text) for type, text in zip(types, texts) if text is not None]
     longest = max((len(show(value)) for task, _ in answers for value in task.outputs), default=0)
     outcomes = iter(read(wanted, executor, limits, max(MAX_ANSWER_CHARS, longest)))
-    attempts, jobs = [], []
+    attempts, jobs, keys = [], [], []
     for type, (task, _), text in zip(types, answers, texts):
+        found = None if text is None else next(outcomes)
+        keys.append(found.value["key"] if found and found.kind == "ok" and are_facts(found.value) else "")
         try:
-            attempts.append(attempt(type, task, text, None if text is None else next(outcomes)))
+            attempts.append(attempt(type, task, text, found))
             if isinstance(attempts[-1], Job):
                 jobs.append(replace(attempts[-1], limits=limits, together=True, most=max(MAX_VALUE_CHARS, longest)))
         except Rejected as rejected:
             attempts.append(str(rejected))
     ran = iter(executor.run(jobs))
-    return [verdict_on(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
-            for type, (task, response), tried in zip(types, answers, attempts)]
+    return [replace(verdict_on(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response)),
+                    key=key) for type, (task, response), tried, key in zip(types, answers, attempts, keys)]
 
 
 def attempt(type: TaskType, task: Task, text: str | None, outcome: Outcome | None) -> Job | list[Outcome]:
@@ -748,6 +751,8 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)
+                if not isinstance(data["inputs"], list) or not isinstance(data["outputs"], list):
+                    raise ValueError("inputs and outputs are lists")
                 texts = [("inspect_program", data["program"]), *(("parse_arguments", text) for text in data["inputs"]),
                          *(("parse_literal", text) for text in data["outputs"])]
                 n_inputs, message, step = len(data["inputs"]), data.get("message", ""), data.get("step", 0)
@@ -773,3 +778,28 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         if holds(tasks[-1], markers):
             raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks
+
+
+def check_tasks(some: list[Task], executor: Executor) -> list[str]:
+    """Of each task of a file: why the gate refuses it, or which of its outputs is false; "" of a good one."""
+    found: dict[int, Gated] = {}
+    for count in {len(task.inputs) for task in some}:
+        mine = [i for i, task in enumerate(some) if len(task.inputs) == count]
+        proposals = [(TYPES[some[i].type], as_proposal(some[i]), some[i]) for i in mine]
+        found |= zip(mine, gate(proposals, executor, n_inputs=count, strict_format=False))
+    return [fault_of(task, found[i]) for i, task in enumerate(some)]
+
+
+def as_proposal(task: Task) -> str:
+    blocks = [("python", task.program), *(("input", arguments(args)) for args in task.inputs),
+              ("message", task.message or "none")]
+    return "\n".join(fence(*block) for block in blocks)
+
+
+def fault_of(task: Task, gated: Gated) -> str:
+    if gated.task is None:
+        return f"the gate says: {gated.reason}"
+    if show([gated.task.program, gated.task.inputs]) != show([task.program, task.inputs]):
+        return "holds a fence or tag"  # and was read as another one
+    return next((f"f({arguments(args)}) is {show(true)}, not {show(said)}" for args, true, said
+                 in zip(task.inputs, gated.task.outputs, task.outputs) if not same_value(true, said)), "")

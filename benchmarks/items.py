@@ -13,10 +13,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from command import UserError
+
 MAX_TESTS = 1 << 30  # bytes of a contest problem's unpacked tests
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A benchmark file is missing or not what it should be; the text is one line for the user."""
 
 
