@@ -34,8 +34,14 @@ def read_rows(path: Path) -> list[dict]:
         except ImportError as error:
             raise ValueError("parquet needs pyarrow: pip install pyarrow, or give the rows as .jsonl") from error
         return parquet.read_table(path).to_pylist()
+    rows = []
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+        for number, line in enumerate(lines, 1):
+            try:
+                rows += [json.loads(line)] if line.strip() else []
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+    return rows
 
 
 # ---------------------------------------------------------------------------------------------------------------------

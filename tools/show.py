@@ -32,7 +32,9 @@ def load_any(path: Path, executor: Executor) -> list[Task]:
                 if line["task"]["type"] not in tasks.TYPES:
                     raise ValueError("unknown type")
                 loaded.append(tasks.task_from_state(line["task"] | {"key": "", "depth": 0}))
-            except (ValueError, KeyError, TypeError) as error:
+                if not 0 < len(loaded[-1].inputs) == len(loaded[-1].outputs):
+                    raise ValueError("inputs and outputs differ in number")
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{file}, line {number}: not a line that train.py wrote") from error
     return loaded
 
