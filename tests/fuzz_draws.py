@@ -8,8 +8,8 @@ import math
 import random
 import re
 
-ODD = ("\0", "\x1b[2J", "\x07", "\b", "\x0b", "\x0c", "\r", "\x1c", "\x7f", "\x85", "\xa0", "\u2028", "\u202e", "\ufeff",
-       "\ud800", "\udfff", "é", "e\u0301", "ß", "İ", "ﬁ", "𝐟", "٣", "²", "\U0001f600", "\U0010ffff")
+ODD = ("\0", "\x1b[2J", "\x07", "\b", "\x0b", "\x0c", "\r", "\x1c", "\x7f", "\x85", "\xa0", "\u2028", "\u202e",
+       "\ufeff", "\ud800", "\udfff", "é", "e\u0301", "ß", "İ", "ﬁ", "𝐟", "٣", "²", "\U0001f600", "\U0010ffff")
 SPECIALS = ("<eos>", "<pad>", "<|endoftext|>", "<|im_end|>", "<|im_start|>assistant\n", "<|eot_id|>", "</s>", "[INST]")
 nan, inf = math.nan, math.inf
 
@@ -25,7 +25,8 @@ def size(rng: random.Random, most: int) -> int:
 SCALARS = (None, True, False, 0, 1, -1, 2, 10, 2**31, 2**63 - 1, 2**63, -2**63, -2**64, 10**17, 10**400, 2**13_999,
            -2**14_000, 0.0, -0.0, 1.0, 0.1, -1.5, 1e16, 1e300, 5e-324, 2.0**53, nan, inf, -inf, 1j, -1j, 0j, -0j,
            1 + 2j, complex(-0.0, 1), complex(1, -0.0), complex(-0.0, -0.0), complex(nan, 1), complex(0, nan),
-           complex(inf, -inf), complex(0, -inf), "", "a", "ab", "'", '"', "\\", "\n", "'''", "\"'", b"", b"a", b"\0\xff'")
+           complex(inf, -inf), complex(0, -inf), "", "a", "ab", "'", '"', "\\", "\n", "'''", "\"'", b"", b"a",
+           b"\0\xff'")
 SAME_HASH = 2**61 - 1  # its multiples have the hash 0
 
 
@@ -55,7 +56,7 @@ def value(rng: random.Random, room: int = 30, hashable: bool = False):
 
 
 def deep(rng: random.Random, most: int = 1000):
-    """1 to `most` containers around a scalar, alone or with company; of some the innermost hold what they hold twice."""
+    """1 to `most` containers around a scalar, alone or with company; the innermost may hold what they hold twice."""
     inner, depth = scalar(rng), size(rng, most) if rng.random() < 0.3 else size(rng, 52)
     kinds = rng.choices(("list", "tuple", "dict", "set", "frozenset", "twice"), k=rng.choice((1, 1, 2, 3)))
     for level in range(depth):
@@ -83,7 +84,8 @@ def hashable(value) -> bool:
 def wide(rng: random.Random):
     """Up to 10^5 elements, all drawn alike."""
     count, start = size(rng, 100_000), rng.choice((0, -3, 10**6))
-    element = rng.choice((lambda i: i, lambda i: i + start, lambda i: i / 8, str, lambda i: (i, "x"), lambda i: "é" * 3,
+    element = rng.choice((lambda i: i, lambda i: i + start, lambda i: i / 8, str, lambda i: (i, "x"),
+                          lambda i: "é" * 3,
                           lambda i: frozenset({i, -i}), lambda i: (i % 3 == 0), lambda i: i * SAME_HASH))
     if element(1) == SAME_HASH:
         count = min(count, 300)  # a set of these is built in the square of their number
@@ -152,9 +154,10 @@ PAIRS = (("[", "]"), ("(", ")"), ("(", ",)"), ("{", "}"), ("{1:", "}"), ("frozen
 UNITS = ("1,", "1, ", "'a',", "9", "0", "_1", "\\x41", "\\N{BULLET}", "a", " ", "\n", "\t", "#", "\\\n", "1e9", "1:1,",
          "frozenset({1}),", "((),),", "-1,", ".", "é", "\0", "''", "nan,", "1j+", ";", "()")
 WORDS = ("float('nan')", "float('-inf')", "nan", "-inf", "nanj", "1e999", "-1e-999", "1_000", "0x_ff", "0b11", "1e5j",
-         "2**9", "'a' 'b'", "b'\\xff'", "b'é'", "u'a'", "r'\\'", "f'{1}'", "'\\ud800'", "'\\N{BULLET}'", "\"\"\"a\n\"\"\"",
-         "set()", "frozenset()", "{*[]}", "{**{}}", "{[]}", "{{}: 1}", "...", "True", "None", "__debug__", "print",
-         "(yield)", "(x := 1)", "1 if 1 else 2", "'\\", "'", "1 +", "f(1)", "1;2", "x=1", "*[1]", "**{}", "0777", "1__0")
+         "2**9", "'a' 'b'", "b'\\xff'", "b'é'", "u'a'", "r'\\'", "f'{1}'", "'\\ud800'", "'\\N{BULLET}'",
+         "\"\"\"a\n\"\"\"", "set()", "frozenset()", "{*[]}", "{**{}}", "{[]}", "{{}: 1}", "...", "True", "None",
+         "__debug__", "print", "(yield)", "(x := 1)", "1 if 1 else 2", "'\\", "'", "1 +", "f(1)", "1;2", "x=1", "*[1]",
+         "**{}", "0777", "1__0")
 
 
 def literal(rng: random.Random) -> str:
@@ -179,54 +182,74 @@ STATEMENTS = (
     "x = x + {n}", "x += {n}", "x = [x, {n}]", "y = {n}", "x = str(x)", "x = x * {n}", "x = (x, {s})", "x = [x] * {n}",
     "x = {{x: {n}}}", "x = {{{n}, {n}}}", "x = sorted(str(x))", "x = len(str(x))", "x = x if x else {n}", "x = not x",
     "x = abs(x) % {n}", "x = {s}.join(map(str, range({n})))", "x = list(map(str, [x, {n}]))", "x = {s} * {n}",
-    "for i in range({n}):\n    x = [x, i][:2]", "while x and {n} > 9:\n    x = x[1:]", "if x:\n    x = {n}\nelse:\n    x = y",
-    "try:\n    x = x / {n}\nexcept Exception as e:\n    x = {s}", "def g(a, b={n}):\n    return [a, b]\nx = g(x)",
-    "x = (lambda v: (v, {n}))(x)", "x = [v for v in str(x) if v != {s}]", "import math\nx = math.floor({n} / 7)",
+    "for i in range({n}):\n    x = [x, i][:2]", "while x and {n} > 9:\n    x = x[1:]",
+    "if x:\n    x = {n}\nelse:\n    x = y", "try:\n    x = x / {n}\nexcept Exception as e:\n    x = {s}",
+    "def g(a, b={n}):\n    return [a, b]\nx = g(x)", "x = (lambda v: (v, {n}))(x)",
+    "x = [v for v in str(x) if v != {s}]", "import math\nx = math.floor({n} / 7)",
     "from collections import Counter\nx = dict(Counter(str(x)))", "import json\nx = json.dumps(x)", "x, y = y, x",
     "match x:\n    case [a, *b]:\n        x = b\n    case _:\n        x = {n}", "x = x[::-1]", "x = x[0]", "assert x",
     "class C:\n    def __init__(self, v):\n        self.v = v\nx = C(x).v", "x = str(x).encode()", "x = {n} / 3",
     "x = float({n})", "x = complex({n}, 1)", "x = frozenset([{n}, {s}])", "x = {{'a': {{'b': x}}}}", "x = set(str(x))")
 HOSTILE = (  # each a line of a body
     "x = float('nan')", "x = -0.0", "x = 10 ** {n}00", "x = x * 10 ** 7", "x = '\\ud800'", "x = '\\x1b[2J\\x00'",
-    "x = '```'", "x = '</answer>'", "x = '<eos>'", "x = '<|im_end|>'", "x = '<think>'", "x = object()", "x = f", "x = type(x)", "x = iter([1])",
-    "x = (i for i in [1])", "x = range(3)", "x = ...", "x = NotImplemented", "x = bytearray(b'a')", "x = Exception('a')",
-    "x = [[]]\n    x[0] = x", "x = [x, x, x]\n    for i in range({n}): x = [x, x]", "raise SystemExit", "raise KeyboardInterrupt",
-    "raise MemoryError", "raise RecursionError", "raise GeneratorExit", "raise ValueError('\\x1b[2J\\n')", "return", "yield x",
+    "x = '```'", "x = '</answer>'", "x = '<eos>'", "x = '<|im_end|>'", "x = '<think>'", "x = object()", "x = f",
+    "x = type(x)", "x = iter([1])",
+    "x = (i for i in [1])", "x = range(3)", "x = ...", "x = NotImplemented", "x = bytearray(b'a')",
+    "x = Exception('a')",
+    "x = [[]]\n    x[0] = x", "x = [x, x, x]\n    for i in range({n}): x = [x, x]", "raise SystemExit",
+    "raise KeyboardInterrupt",
+    "raise MemoryError", "raise RecursionError", "raise GeneratorExit", "raise ValueError('\\x1b[2J\\n')", "return",
+    "yield x",
     "raise type('E' * 300, (Exception,), {{}})()", "raise type('a b', (Exception,), {{}})()", "raise StopIteration",
-    "class E(Exception):\n        def __str__(self): raise self\n    raise E", "import sys\n    sys.setrecursionlimit(10**6)",
-    "class I(int): pass\n    x = I(3)", "class S(str):\n        def __eq__(self, o): return True\n        __hash__ = None\n    x = S()",
-    "global y\n    y = x", "global f\n    f = None", "del x", "print(x)", "input()", "open('/etc/passwd')", "exit()", "quit()",
+    "class E(Exception):\n        def __str__(self): raise self\n    raise E",
+    "import sys\n    sys.setrecursionlimit(10**6)",
+    "class I(int): pass\n    x = I(3)",
+    "class S(str):\n        def __eq__(self, o): return True\n        __hash__ = None\n    x = S()",
+    "global y\n    y = x", "global f\n    f = None", "del x", "print(x)", "input()", "open('/etc/passwd')", "exit()",
+    "quit()",
     "import os", "import time\n    x = time.time()", "import random", "from . import a", "import math as os",
-    "exec('x = 1')", "eval('1')", "compile('1', '', 'eval')", "__import__('os')", "getattr(f, '__globals__')", "globals()",
+    "exec('x = 1')", "eval('1')", "compile('1', '', 'eval')", "__import__('os')", "getattr(f, '__globals__')",
+    "globals()",
     "locals()", "vars()", "f.__code__", "f.__globals__", "().__class__.__base__.__subclasses__()", "x = __builtins__",
-    "f.n = getattr(f, 'n', 0) + 1\n    x = f.n", "x = f(x)", "f.__defaults__ = (1,)", "f.__code__ = (lambda x: 1).__code__",
-    "x = frozenset([x])\n    for i in range({n}): x = frozenset([x, (x,)])", "x = frozenset([1])\n    for i in range(60): x = frozenset([x])",
+    "f.n = getattr(f, 'n', 0) + 1\n    x = f.n", "x = f(x)", "f.__defaults__ = (1,)",
+    "f.__code__ = (lambda x: 1).__code__",
+    "x = frozenset([x])\n    for i in range({n}): x = frozenset([x, (x,)])",
+    "x = frozenset([1])\n    for i in range(60): x = frozenset([x])",
     "for i in range(60): x = [x]", "for i in range(45): x = (x,)", "for i in range(17): x = frozenset([x, i])",
-    "x = {{i * (2**61 - 1) for i in range({n}0)}}", "x = 'a' * 399", "x = 'a' * 10**5", "x = 'a' * 10**9", "x = [0] * 10**6",
+    "x = {{i * (2**61 - 1) for i in range({n}0)}}", "x = 'a' * 399", "x = 'a' * 10**5", "x = 'a' * 10**9",
+    "x = [0] * 10**6",
     "async def g(): pass\n    x = g()", "with open: pass", "import collections\n    x = collections.OrderedDict(a=1)",
     "from fractions import Fraction\n    x = Fraction(1, 3)", "from decimal import Decimal\n    x = Decimal('0.1')",
-    "from enum import Enum\n    x = Enum('E', 'a').a", "import math\n    x = math", "import re\n    x = re.compile('a')",
+    "from enum import Enum\n    x = Enum('E', 'a').a", "import math\n    x = math",
+    "import re\n    x = re.compile('a')",
     "import re\n    x = bool(re.match('(a|aa)+b', 'a' * {n}))", "def g(n): return g(n + 1)\n    x = g(1)")
 # Ways to a coin that no solver can call, some behind names that a program may bind.
 COINS = (
-    "x = id(x)", "x = id(object()) % 7", "x = hash('a{n}') % 2", "x = hash(str(x)) % 2 == 0", "x = list({{'a', 'b', {s}}})[0]",
-    "x = str({{'a', 'b', {s}}})", "x = {{'a', 'b'}}.pop()", "x = min({{'a', 'b', 'c'}}, key=len)", "x = str(object())",
-    "x = repr(f)", "x = str(f)[-5:]", "x = f'{{object()}}'", "x = hash(None) % 4", "x = hash(f) % 8", "x = str(lambda: 1)",
-    "x = next(iter({{'p', 'q', 'r', 's'}})) < 'q'", "x = list(frozenset('abcdefg'))[0]", "x = ''.join({{'u', 'v', 'w'}})",
-    "def g(id): return 0\n    x = id(x) % 2", "def g(hash): return 0\n    x = hash('b') % 2",
+    "x = id(x)", "x = id(object()) % 7", "x = hash('a{n}') % 2", "x = hash(str(x)) % 2 == 0",
+    "x = list({{'a', 'b', {s}}})[0]", "x = str({{'a', 'b', {s}}})", "x = {{'a', 'b'}}.pop()",
+    "x = min({{'a', 'b', 'c'}}, key=len)", "x = str(object())", "x = repr(f)", "x = str(f)[-5:]",
+    "x = f'{{object()}}'", "x = hash(None) % 4", "x = hash(f) % 8", "x = str(lambda: 1)",
+    "x = next(iter({{'p', 'q', 'r', 's'}})) < 'q'", "x = list(frozenset('abcdefg'))[0]",
+    "x = ''.join({{'u', 'v', 'w'}})", "def g(id): return 0\n    x = id(x) % 2",
+    "def g(hash): return 0\n    x = hash('b') % 2",
     "def g(__import__): return 0\n    x = int(__import__('time').time() * 1000) % 2", "x = eval('i' + 'd')(x) % 2",
     "x = globals()['__builtins__']", "import collections\n    x = collections._sys.version", "x = [*map(id, [x])]",
-    "import functools\n    x = str(functools.partial(f))", "x = object.__hash__(x) % 2", "import re\n    x = re.enum.sys.hexversion",
-    "x = str(dict.fromkeys({{'a', 'b', 'c'}}))", "x = [k for k in {{'ab', 'cd', 'ef'}}]", "x = sum(ord(c) * i for i, c in enumerate({{'a', 'b', 'c'}}))",
-    "import operator\n    x = operator.attrgetter('__class__')(x).__name__", "import copy\n    x = copy._copy_dispatch",
-    "import math\n    x = str(math)", "import json\n    x = json.codecs.sys.flags.hash_randomization", "x = '%r' % f")
-SLOW = ("while True: pass", "import re\n    re.match('(a+)+b', 'a' * 99)", "x = 9 ** 9 ** 9", "x = [0] * 10**10", "f(x); f(x)",
-        "sum(range(10**10))", "while len(str(x)) >= 0: x = [x]", "for i in range(10**9): f.__doc__ = str(i)")
-TOPS = ("", "", "", "", "# -*- coding: latin-1 -*-\n", "\ufeff", "\n\n", "import math\n", "from typing import List\n", "x = 5\n", "y = []\n",
-        "from __future__ import annotations\n", "f = 3\n", "class A: pass\n", "@staticmethod\n", "@print\n", "async ", "\f",
-        "def g(n):\n    return n\n", "if 1:\n    pass\n", "'''doc'''\n", "import os\n", "raise ValueError\n", "print(1)\n")
-ENDS = ("return x", "return x", "return x", "return x", "return [x]", "return y", "return x, y", "return {x}", "return", "pass",
-        "return f", "yield x", "return str(x)", "return lambda: x", "return x == x", "raise x", "return not x")
+    "import functools\n    x = str(functools.partial(f))", "x = object.__hash__(x) % 2",
+    "import re\n    x = re.enum.sys.hexversion", "x = str(dict.fromkeys({{'a', 'b', 'c'}}))",
+    "x = [k for k in {{'ab', 'cd', 'ef'}}]", "x = sum(ord(c) * i for i, c in enumerate({{'a', 'b', 'c'}}))",
+    "import operator\n    x = operator.attrgetter('__class__')(x).__name__",
+    "import copy\n    x = copy._copy_dispatch", "import math\n    x = str(math)",
+    "import json\n    x = json.codecs.sys.flags.hash_randomization", "x = '%r' % f")
+SLOW = ("while True: pass", "import re\n    re.match('(a+)+b', 'a' * 99)", "x = 9 ** 9 ** 9", "x = [0] * 10**10",
+        "f(x); f(x)", "sum(range(10**10))", "while len(str(x)) >= 0: x = [x]",
+        "for i in range(10**9): f.__doc__ = str(i)")
+TOPS = ("", "", "", "", "# -*- coding: latin-1 -*-\n", "\ufeff", "\n\n", "import math\n", "from typing import List\n",
+        "x = 5\n", "y = []\n", "from __future__ import annotations\n", "f = 3\n", "class A: pass\n", "@staticmethod\n",
+        "@print\n", "async ", "\f", "def g(n):\n    return n\n", "if 1:\n    pass\n", "'''doc'''\n", "import os\n",
+        "raise ValueError\n", "print(1)\n")
+ENDS = ("return x", "return x", "return x", "return x", "return [x]", "return y", "return x, y", "return {x}",
+        "return", "pass", "return f", "yield x", "return str(x)", "return lambda: x", "return x == x", "raise x",
+        "return not x")
 TOKEN = re.compile(r"\w+|\s+|[^\w\s]")
 
 
@@ -264,8 +287,8 @@ def input_text(rng: random.Random) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # Responses
 
-TAGS = ("</think>", "<think>", "<answer>", "</answer>", "</think><answer>", "</think>\n<answer>\n", "<answer", "answer>",
-        "</Answer>", "< answer>", "User: ", "\nAssistant: <think>")
+TAGS = ("</think>", "<think>", "<answer>", "</answer>", "</think><answer>", "</think>\n<answer>\n", "<answer",
+        "answer>", "</Answer>", "< answer>", "User: ", "\nAssistant: <think>")
 FENCES = ("```", "```python\n", "```input\n", "```output\n", "```message\n", "\n```\n", "````", "``` \t\n", "```py\r\n",
           "```\0\n", "```é\n", "~~~", "`")
 TEXTS = ("f(", ")", "'", '"', "\\", "#", "{", "}", "[", "]", "def f(x):", "return x", "1", "-", "\\boxed{", "[ANSWER]",
@@ -319,10 +342,11 @@ def mutated(text: str, rng: random.Random) -> str:
 
 def json_value(rng: random.Random):
     """What JSON can say; as text, since some of it has no other form."""
-    return rng.choice(("null", "true", "0", "-1", "1.5", "1e400", "-1e400", "NaN", "Infinity", "1" * 30, "9" * 5000, '""', '"a"',
-                       '"\\ud800"', '"\\u0000\\u001b[2J"', '"1"', '"nan"', '"\\n\\n"', "[]", "[[]]", "[null]", '["a"]', "[1, 2, 3]",
-                       "{}", '{"a": 1}', '{"step": 1}', '"</script>"', '"' + "a" * 500 + '"', "1e308", "-5", "2", "9007199254740993",
-                       "[" * 100 + "]" * 100, "[" * 5000 + "]" * 5000, '{"a":' * 3000 + "1" + "}" * 3000))
+    return rng.choice(("null", "true", "0", "-1", "1.5", "1e400", "-1e400", "NaN", "Infinity", "1" * 30, "9" * 5000,
+                       '""', '"a"', '"\\ud800"', '"\\u0000\\u001b[2J"', '"1"', '"nan"', '"\\n\\n"', "[]", "[[]]",
+                       "[null]", '["a"]', "[1, 2, 3]", "{}", '{"a": 1}', '{"step": 1}', '"</script>"',
+                       '"' + "a" * 500 + '"', "1e308", "-5", "2", "9007199254740993", "[" * 100 + "]" * 100,
+                       "[" * 5000 + "]" * 5000, '{"a":' * 3000 + "1" + "}" * 3000))
 
 
 def holes(tree, path: tuple = ()) -> list[tuple]:
@@ -363,15 +387,17 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     if which < 0.1:
         return data[:a]
     if which < 0.25:
-        return data[:a] + rng.choice((b"", bytes([rng.randrange(256)]), b"\0" * 8, b"\xff\xfe", b"\n", b"\r\n", b"{", b'"',
-                                      "\u2028".encode(), b"\xed\xa0\x80")) + data[a + rng.choice((0, 1, 1, 8)):]
+        return data[:a] + rng.choice((b"", bytes([rng.randrange(256)]), b"\0" * 8, b"\xff\xfe", b"\n", b"\r\n", b"{",
+                                      b'"', "\u2028".encode(), b"\xed\xa0\x80")) + data[a + rng.choice((0, 1, 1, 8)):]
     if which < 0.28:
-        return rng.choice((b"", b"\n", b"\xef\xbb\xbf" + data, data.decode("utf-8", "replace").encode("utf-16"), b"null\n", b"[]\n",
-                           data.replace(b"\n", b"\r\n"), data.replace(b"\n", b""), b"{}\n" * 3, b"\x1f\x8b" + data))
+        return rng.choice((b"", b"\n", b"\xef\xbb\xbf" + data, data.decode("utf-8", "replace").encode("utf-16"),
+                           b"null\n", b"[]\n", data.replace(b"\n", b"\r\n"), data.replace(b"\n", b""), b"{}\n" * 3,
+                           b"\x1f\x8b" + data))
     lines = data.split(b"\n")
     at, other = rng.randrange(len(lines)), rng.randrange(len(lines))
     if which < 0.4:
-        lines[at] = rng.choice((b"", lines[other], lines[at] + lines[other], lines[at] * 2, b" " + lines[at], json_value(rng).encode()))
+        lines[at] = rng.choice((b"", lines[other], lines[at] + lines[other], lines[at] * 2, b" " + lines[at],
+                                json_value(rng).encode()))
     elif len(lines) > 2 and which < 0.97:
         lines[at] = json_damage(lines[at].decode("utf-8", "replace"), rng).encode()
     else:
