@@ -9,7 +9,8 @@ import math
 import time
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from types import UnionType
+from typing import Literal, Union, get_args, get_origin
 
 import command
 from command import UserError
@@ -295,20 +296,28 @@ def read_config(folder: Path, file: str = "config.json") -> Config:
         saved = {name: value for name, value in saved.items() if name not in GONE}
         if not isinstance(saved.get("model"), str):  # other programs write files of this name
             raise ValueError("no run's")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder} is not a run folder: there is no readable {file} in it") from error
     if saved.pop("reuse_probes", False):
         saved["solve_tasks"] = "probes"
     saved.setdefault("stop_at_answer", False)
-    if unknown := sorted(set(saved) - {f.name for f in fields(Config)}):
-        raise UserError(f"{folder}: its {file} has {', '.join(unknown)}, which this version does not know")
-    for f in fields(Config):
-        kind, value = kind_of(f), saved.get(f.name)
-        wanted = str if get_origin(kind) is Literal else (int, float) if kind is float else kind
-        values = value if get_origin(f.type) is list and isinstance(value, list) else [value]
-        if not all(each is None or isinstance(each, wanted) for each in values):
-            raise UserError(f"{folder}: its {file} has {f.name} = {value!r:.60}, which no run has")
+    kinds = {f.name: f.type for f in fields(Config)}
+    if unknown := sorted(set(saved) - set(kinds)):
+        raise UserError(f"{folder}: its {file} has {', '.join(map(ascii, unknown))}, which this version does not know")
+    if wrong := [name for name, value in saved.items() if not is_of(value, kinds[name])]:
+        raise UserError(f"{folder}: its {file} has a {wrong[0]} that no run has: {ascii(saved[wrong[0]])[:60]}")
     return Config(**saved)
+
+
+def is_of(value, kind) -> bool:
+    """Whether a value of JSON is of the type of an option, as its line of Config declares it."""
+    if get_origin(kind) in (Union, UnionType):
+        return any(is_of(value, one) for one in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(is_of(item, *get_args(kind)) for item in value)
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def check(cfg: Config) -> None:

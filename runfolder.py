@@ -70,13 +70,13 @@ def write_file(path: Path, text: str) -> None:
     os.replace(new, path)
 
 
-def read_lines(path: Path, every: int = 1) -> list[dict | None]:
-    """The objects of a JSONL file, without a last line that is still being written. Of a file that is too large to be
-    held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of a line; the others
-    are None. UserError names a line that is no object."""
+def read_lines(path: Path, every: int = 1, most: int | None = None) -> list[dict | None]:
+    """The objects of a JSONL file, or its first `most`, without a last line that is still being written. Of a file that
+    is too large to be held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of a
+    line; the others are None. UserError names a line that is no object."""
     objects, start = [], b'{"step": '
     with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(islice(lines, most), 1):
             step = line[len(start):line.find(b",", 0, 40)] if every > 1 and line.startswith(start) else b"0"
             if step.isdigit() and int(step) % every:
                 objects.append(None)
@@ -92,6 +92,26 @@ def read_lines(path: Path, every: int = 1) -> list[dict | None]:
 
 def folder_of(cfg: Config) -> Path:
     return Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name
+
+
+def read_metrics(folder: Path, most: int | None = None) -> list[dict]:
+    """The lines of metrics.jsonl, or the first `most`; UserError names one that train.py did not write."""
+    path = folder / "metrics.jsonl"
+    lines = read_lines(path, most=most) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if type(line.get("step")) is not int or not all(is_figure(key, value) for key, value in line.items()):
+            raise UserError(f"{path}, line {number}: not a line that train.py wrote")
+    return lines
+
+
+def is_figure(key: str, value) -> bool:
+    """Whether this is what a key of metrics.jsonl has: a number or null, counts, or an evaluation's figures by name."""
+    if key.startswith("solved_of_"):
+        return isinstance(value, list) and all(type(count) is int for count in value)
+    if isinstance(value, dict):
+        parts = [part for item in value.values() for part in (item if isinstance(item, list) else [item])]
+        return key.startswith(("heldout", "eval")) and all(type(part) in (int, float) for part in parts)
+    return value is None or type(value) in (int, float)
 
 
 def open_folder(cfg: Config) -> tuple[Path, object]:
@@ -257,9 +277,8 @@ FIRST_STEPS = 5  # after which a role should have its form
 
 def first_lengths(folder: Path) -> dict[str, float]:
     """"length/role/type": its mean over the run's first steps."""
-    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in islice(file, FIRST_STEPS + 1)]  # perhaps with an evaluation at step 0
     values = defaultdict(list)
+    lines = read_metrics(folder, FIRST_STEPS + 1)  # perhaps with an evaluation at step 0
     for key, value in (item for line in lines for item in line.items()):
         if key.startswith("length/") and value is not None:
             values[key].append(value)
@@ -412,8 +431,8 @@ def damage(folder: Path) -> list[str]:
     """The files of a checkpoint that are not as they were written."""
     try:
         wanted, actual = json.loads((folder / "checksums.json").read_text()), checksums(folder)
-        return sorted(name for name in wanted if actual.get(name) != wanted[name])
-    except (OSError, ValueError):
+        return sorted(name for name in wanted.keys() | actual.keys() if actual.get(name) != wanted.get(name))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ["checksums.json"]
 
 

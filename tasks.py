@@ -758,12 +758,13 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
                 n_inputs, message, step = len(data["inputs"]), data.get("message", ""), data.get("step", 0)
                 if not all(isinstance(text, str) for text in (message, *(text for _, text in texts))):
                     raise ValueError("program, inputs, outputs and message are texts")
+                "".join((message, *(text for _, text in texts))).encode()  # lone surrogates: no tokenizer takes them
                 if data["type"] not in TYPES or n_inputs != len(data["outputs"]):
                     raise ValueError("unknown type, or inputs and outputs differ in number")
                 if (n_inputs < 2) if TYPES[data["type"]].given_program else (n_inputs != 1):
                     raise ValueError("induction needs at least two inputs, the other types exactly one")
                 rows.append((number, data["type"], n_inputs, message, int(step), texts))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
     values_of = iter(read([text for row in rows for text in row[-1]], executor))
     tasks = []
@@ -773,6 +774,8 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         if bad or not are_facts(facts.value) or not facts.value["key"]:
             raise ValueError(f"{path}, line {number}: not a task ({bad or facts.value['reason']})")
         values = [run.value for run in values]
+        if TYPES[name].observe is raised and not isinstance(values[-1], str):
+            raise ValueError(f"{path}, line {number}: not a task (the output is the name of an exception)")
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
                           facts.value["key"], facts.value["depth"]))
         if holds(tasks[-1], markers):

@@ -32,8 +32,11 @@ def task_of(row: dict, folder: Path) -> Task:
     try:
         if row["task"]["type"] not in tasks.TYPES:
             raise ValueError("unknown type")
-        return tasks.task_from_state(row["task"] | {"key": "", "depth": 0})
-    except (ValueError, KeyError, TypeError) as error:
+        task = tasks.task_from_state(row["task"] | {"key": "", "depth": 0})
+        if not 0 < len(task.inputs) == len(task.outputs):
+            raise ValueError("inputs and outputs differ in number")
+        return task
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'samples.jsonl'}, line {row['line']}: not a line that train.py wrote") from error
 
 
