@@ -800,9 +800,9 @@ def as_proposal(task: Task) -> str:
 
 
 def fault_of(task: Task, gated: Gated) -> str:
+    if any(mark in show([task.program, task.inputs, task.message]) for mark in ("```", "answer>")):
+        return "holds a fence or tag"  # and was read as another task, or as none
     if gated.task is None:
-        return f"the gate says: {gated.reason}"
-    if show([gated.task.program, gated.task.inputs]) != show([task.program, task.inputs]):
-        return "holds a fence or tag"  # and was read as another one
+        return f"the gate says: {gated.reason}" + f": {gated.why}" * bool(gated.why)
     return next((f"f({arguments(args)}) is {show(true)}, not {show(said)}" for args, true, said
                  in zip(task.inputs, gated.task.outputs, task.outputs) if not same_value(true, said)), "")

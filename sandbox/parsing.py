@@ -138,8 +138,9 @@ def inspect_program(program: str) -> dict:
         except Refused as refused:
             facts["reason"], facts["why"] = refused.args
         facts["key"] = tree_key(tree)  # last: it renames what the program binds
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return facts | {"key": "", "depth": 0, "reason": "does not parse", "why": ""}
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else ""
+        return facts | {"key": "", "depth": 0, "reason": "does not parse", "why": why}
     if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
         facts |= {"reason": "no f", "why": ""}
     return facts
