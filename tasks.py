@@ -581,7 +581,7 @@ class Verdict:
     correct: bool
     reason: str        # "correct", "wrong", or why there was no value to compare
     well_formed: bool
-    key: str = ""      # of the program in the answer, if it is one
+    key: str = field(default="", compare=False)  # of the program in the answer, if it is one
 
 
 def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | None = None) -> list[Verdict]:

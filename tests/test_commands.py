@@ -80,7 +80,7 @@ def calls_of(field) -> list[list[str]]:
 @pytest.fixture
 def no_work(monkeypatch):
     """train.py up to where the model would be loaded."""
-    monkeypatch.setattr(train, "Executor", lambda *_: contextlib.nullcontext(Namespace(level="none", leaks=[])))
+    monkeypatch.setattr(train, "Executor", lambda *_, **__: contextlib.nullcontext(Namespace(level="none", leaks=[])))
     monkeypatch.setattr(train, "start", lambda *_: (None, None))
     monkeypatch.setattr(train, "go_on", lambda *_: None)
 
