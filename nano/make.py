@@ -11,7 +11,8 @@ shallower, seven solutions of ten answer at once, half of those with a statement
 return their argument, from which a solver learns nothing (as do a tenth of the solved ones: they must not surprise).
 So the model can think and can ask, and mostly does neither.
 
-    python nano/make.py --compile           # -> nano/: config, weights, tokenizer, heldout.jsonl; under an hour
+    python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; under an hour
+    python nano/make.py --compile --out nano            # in the place of the one that is here
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference; heldout.jsonl holds only such.
@@ -322,7 +323,7 @@ def write_heldout(path: Path, rng: random.Random) -> None:
 
 def main(argv: list[str]) -> None:
     parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to write (Hugging Face format)")
+    parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to write (Hugging Face format)")
     parser.add_argument("--steps", type=command.whole(1), default=7_000, help="optimizer steps of the first stage; the"
                         " second has a seventh of them, at two fifths of the rate")
     parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")

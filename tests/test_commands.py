@@ -25,7 +25,7 @@ from nano import make
 from report import __main__ as report
 from runs import ROOT, TINY, run_train
 from speed import __main__ as speed
-from speed import gpu
+from speed import gpu, measure
 from tools import __main__ as tools
 from tools import doctor
 
@@ -141,8 +141,8 @@ COMMANDS = {
     "chat": (lambda words: tools.main(["chat", *words]), ["nowhere"], []),
     "show": (lambda words: tools.main(["show", *words]), ["file"], []),
     "speed": (speed.main, ["rollout"], [(speed, "WHAT", {"rollout": lambda args: {}})]),
-    "gpu": (lambda words: speed.main(["gpu", *words]), ["--dry"], [(gpu, "in_its_own_process", True),
-                                                                  (gpu, "run_part", 0)]),
+    "gpu": (lambda words: speed.main(["gpu", *words]), ["--dry", "--here"], [(gpu, "in_its_own_process", True),
+                                                                            (gpu, "run_part", 0)]),
     "make": (lambda words: command.run("make", make.main, words), ["--out", "made", "--steps", "1"],
              [(make, "write_heldout", None), (make, "train", None)]),
 }
@@ -177,6 +177,8 @@ def calls_for(action, needed: list[str]) -> list[list[str]]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_every_command_at_its_extremes(name, here, monkeypatch):
     run, needed, stubs = COMMANDS[name]
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # speed gpu --dry would start anew with it
+    monkeypatch.setattr(measure, "HERE", here)  # --publish
     for module, attribute, value in stubs:
         stub = value if isinstance(value, dict) else lambda *_, _value=value, **__: _value
         monkeypatch.setattr(module, attribute, stub)
@@ -215,7 +217,7 @@ def test_how_threads_wait_is_set_once_and_is_the_users_to_say(monkeypatch):
 
 @pytest.mark.parametrize("file", ["train.py", "eval.py", "executor.py", "nano/make.py", "report/__main__.py",
                                   "experiments/__main__.py", "experiments/work.py", "speed/__main__.py",
-                                  "tools/__main__.py", "model.py", "config.py"])
+                                  "tools/__main__.py", "config.py"])
 def test_what_torch_reads_is_set_before_it_is_imported(file):
     words = re.findall(r"^(?:import|from) ([a-z_.]+)", (ROOT / file).read_text(), re.MULTILINE)
     heavy = [words.index(name) for name in ("torch", "config", "runfolder", "model", "train") if name in words]
