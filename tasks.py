@@ -553,13 +553,14 @@ def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...]
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")
-    if holds(task, ("```", "answer>", "think>")):
+    if holds(task, TAGS):
         return Gated(None, "holds a fence or tag")  # no prompt could show it, or no answer give it
     if holds(task, markers) or any(map(SPECIAL.search, shown_texts(task))):
         return Gated(None, "special token")  # it could end the user's turn, or the prompt
     return Gated(task)
 
 
+TAGS = ("```", "answer>", "think>")
 SPECIAL = re.compile(r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>")  # of whatever tokenizer: another model may train on the task
 
 
@@ -800,8 +801,8 @@ def as_proposal(task: Task) -> str:
 
 
 def fault_of(task: Task, gated: Gated) -> str:
-    if any(mark in show([task.program, task.inputs, task.message]) for mark in ("```", "answer>")):
-        return "holds a fence or tag"  # and was read as another task, or as none
+    if holds(task, TAGS):  # and would be read as another task
+        return "holds a fence or tag"
     if gated.task is None:
         return f"the gate says: {gated.reason}" + f": {gated.why}" * bool(gated.why)
     return next((f"f({arguments(args)}) is {show(true)}, not {show(said)}" for args, true, said

@@ -177,8 +177,8 @@ def calls_for(action, needed: list[str]) -> list[list[str]]:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_every_command_at_its_extremes(name, here, monkeypatch):
     run, needed, stubs = COMMANDS[name]
-    monkeypatch.setenv("TRITON_INTERPRET", "1")  # speed gpu --dry would start anew with it
-    monkeypatch.setattr(measure, "HERE", here)  # --publish
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # else gpu --dry starts itself anew with it, without the stubs
+    monkeypatch.setattr(measure, "HERE", here)  # --publish would write beside the real results
     for module, attribute, value in stubs:
         stub = value if isinstance(value, dict) else lambda *_, _value=value, **__: _value
         monkeypatch.setattr(module, attribute, stub)
@@ -217,7 +217,7 @@ def test_how_threads_wait_is_set_once_and_is_the_users_to_say(monkeypatch):
 
 @pytest.mark.parametrize("file", ["train.py", "eval.py", "executor.py", "nano/make.py", "report/__main__.py",
                                   "experiments/__main__.py", "experiments/work.py", "speed/__main__.py",
-                                  "tools/__main__.py", "config.py"])
+                                  "tools/__main__.py", "loading.py", "config.py"])
 def test_what_torch_reads_is_set_before_it_is_imported(file):
     words = re.findall(r"^(?:import|from) ([a-z_.]+)", (ROOT / file).read_text(), re.MULTILINE)
     heavy = [words.index(name) for name in ("torch", "config", "runfolder", "model", "train") if name in words]
