@@ -12,10 +12,11 @@ completes), verdicts (verdicts.jsonl, made without the model), and the table (su
 command; the stages are in benchmarks/stages.py, other engines than ours in benchmarks/endpoint.py, the table and the
 comparison in benchmarks/summary.py.
 """
+import command
+command.starting(__name__)
 import argparse
 import hashlib
 import json
-import math
 import platform
 import re
 import sys
@@ -34,8 +35,9 @@ from benchmarks.stages import (Sampling, Work, complain, export_evalplus, genera
                                read_object, scorer, whole_lines)
 from benchmarks.suite import BENCHMARKS, GROUPS
 from benchmarks.summary import compare, summarise
-from executor import LEVELS, Executor, ExecutorError
-from model import ModelError, load_policy
+from command import Parser, UserError, real, whole
+from executor import LEVELS, Executor
+from model import load_policy
 from runfolder import sha256_of, write_file
 from sandbox import host
 from tasks import Style
@@ -64,7 +66,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(prog="eval.py", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--model", default=str(NANO), help="a hub name or a folder in Hugging Face format")
     add("--adapter", type=Path, help="a LoRA adapter folder, such as runs/NAME/checkpoint/policy")
@@ -80,26 +82,27 @@ def make_parser() -> argparse.ArgumentParser:
     add("--endpoint", metavar="URL", help="ask a server with OpenAI's interface (vLLM, SGLang, llama.cpp, ollama, a"
         " service), such as http://localhost:8000/v1, and load no model; a key is taken from OPENAI_API_KEY")
     add("--endpoint_model", metavar="NAME", help="the server's name of the model; the only one it has if not given")
-    add("--concurrency", type=int, default=16, help="endpoint: requests at once")
-    add("--timeout", type=float, default=600.0, help="endpoint: seconds to wait for a response")
+    add("--concurrency", type=whole(1, 4096), default=16, help="endpoint: requests at once")
+    add("--timeout", type=real(0.001, 10**6), default=600.0, help="endpoint: seconds to wait for a response")
     add("--bare", action="store_true", help="endpoint: only what OpenAI's own interface has, for services that refuse"
         " the rest: no beginning of the answer, four stops at most, the service's own top_k and penalties")
-    add("--n", type=int, default=1, help="samples per problem")
-    add("--temperature", type=float, default=0.0, help="0: greedy; AIME and AMC are then also sampled --averaged times")
-    add("--averaged", type=int, help=f"samples of AIME and AMC at {suite.AVERAGE_TEMPERATURE} beside the greedy one; 16"
-        " if not given")
+    add("--n", type=whole(1, 2**12), default=1, help="samples per problem")
+    add("--temperature", type=real(0, 100), default=0.0, help="0: greedy; AIME and AMC are then also sampled --averaged"
+        " times")
+    add("--averaged", type=whole(0, 2**12), help=f"samples of AIME and AMC at {suite.AVERAGE_TEMPERATURE} beside the"
+        " greedy one; 16 if not given")
     add("--example", action="store_true", help="azr and chat: show CRUXEval and task files with the worked example of"
         " runs with --example")
     add("--stop_at_answer", action=argparse.BooleanOptionalAction, default=True, help="a response ends at </answer>"
         " where an answer part is asked for, as in training")
-    add("--top_p", type=float, default=1.0, help="endpoint: sample from the most likely tokens with this much of the"
-        " probability")
+    add("--top_p", type=real(0.0001, 1), default=1.0, help="endpoint: sample from the most likely tokens with this much"
+        " of the probability")
     add("--system", metavar="TEXT", help="the system's turn of chat prompts, in place of a style's own")
-    add("--template_args", default="{}", metavar="JSON", help="what else the chat template is told, such"
-        " as '{\"enable_thinking\": false}'")
-    add("--max_new_tokens", type=int, help="longest response; by task if not given")
-    add("--seed", type=int, default=0, help="fixes every draw")
-    add("--limit", type=int, help="only the first items of every task")
+    add("--template_args", default="{}", metavar="JSON", help="what else the chat template is told, such as"
+        " '{\"enable_thinking\": false}'")
+    add("--max_new_tokens", type=whole(1, 2**20), help="longest response; by task if not given")
+    add("--seed", type=whole(-2**62, 2**62), default=0, help="fixes every draw")
+    add("--limit", type=whole(1), help="only the first items of every task")
     add("--lcb_from", default="2024-10-01", help="LiveCodeBench: first contest date")
     add("--lcb_to", default="9999", help="LiveCodeBench: last contest date")
     add("--lenient", action="store_true", help="CRUXEval and LiveCodeBench execution: expressions count too, as in the"
@@ -112,34 +115,27 @@ def make_parser() -> argparse.ArgumentParser:
     add("--selfcheck", action="store_true", help="judge the data's own answers; all should pass")
     add("--fetch", type=Path, metavar="DIR", help="download the files of --tasks (all if not given) into DIR")
     add("--export_evalplus", type=Path, metavar="FILE", help="write --out's programs as evalplus' JSONL")
-    add("--slots", type=int, default=64, help="responses generated at once")
-    add("--kv_gb", type=float, default=4.0, help="memory for keys and values")
+    add("--slots", type=whole(1, 2**16), default=64, help="responses generated at once")
+    add("--kv_gb", type=real(0.001, 1e5), default=4.0, help="memory for keys and values")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"), help="cuda where"
         " there is one if not given")
     add("--dtype", default="auto", choices=("auto", "fp32", "bf16"), help="of weights and activations; auto: bf16 where"
         " it pays")
-    add("--workers", type=int, default=host.cores(), help="executor processes")
+    add("--workers", type=whole(1, 1024), default=host.cores(), help="executor processes")
     add("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
     return parser
 
 
 def check(args: argparse.Namespace) -> None:
     """ValueError for what cannot be done."""
-    if args.averaged is not None and args.averaged < 0:
-        raise ValueError("--averaged must be 0 or more")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: there is no CUDA device here")
     check_endpoint(args)
-    for name in ("n", "slots", "concurrency", "workers", "limit", "max_new_tokens"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1")
-    if not args.kv_gb > 0:
-        raise ValueError("--kv_gb must be above 0")
     for name in ("lcb_from", "lcb_to"):
         if not re.fullmatch(r"\d{4}(-\d\d-\d\d)?", getattr(args, name)):
             raise ValueError(f"--{name} must be a date: YYYY-MM-DD")
-    if not 0 <= args.temperature < math.inf or args.n > 1 and args.temperature == 0:
-        raise ValueError("--temperature must be 0 or more, and above 0 with --n: greedy samples are all the same")
+    if args.n > 1 and args.temperature == 0:
+        raise ValueError("--temperature must be above 0 with --n: greedy samples are all the same")
     if args.export_evalplus and args.stage == "generate":
         raise ValueError("--export_evalplus does not go with --stage generate")
     if args.samples and args.stage != "score":
@@ -166,10 +162,6 @@ def check_endpoint(args: argparse.Namespace) -> None:
                              " --endpoint_model")
     elif not args.samples and (args.endpoint_model or args.bare or args.top_p != 1):
         raise ValueError("--endpoint_model, --bare and --top_p go with --endpoint or --stage prompts")
-    if not 0 < args.top_p <= 1:
-        raise ValueError("--top_p must be above 0, and 1 at most")
-    if not args.timeout > 0:
-        raise ValueError("--timeout must be above 0")
     args.template_args = read_object(args.template_args.encode(), "--template_args")
     if args.bare and args.template_args:
         raise ValueError("--template_args do not go with --bare: OpenAI's interface has no such thing")
@@ -302,15 +294,18 @@ def respond(args: argparse.Namespace, works: list[Work], sampling: Sampling, set
     return []
 
 
-def main() -> int:
+def work(argv: list[str]) -> int:
     try:
         return do(parse())
-    except (ModelError, ExecutorError, DataError, ValueError, OSError, ImportError) as error:
-        complain(str(error))
-        return 2
-    except KeyboardInterrupt:
-        complain("stopped; run the same command again to go on")
-        return 130
+    except (ValueError, ImportError) as error:
+        raise UserError(str(error)) from error
+    except KeyboardInterrupt as error:
+        error.add_note("run the same command again to go on")
+        raise
+
+
+def main() -> int:
+    return command.run("eval.py", work, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from command import UserError, run
 from sandbox import canary, host
 from sandbox.canary import LAYERS, LEVELS
 from sandbox.parsing import parse_arguments
@@ -43,7 +44,7 @@ ALL_CALLS = 4          # times the CPU time of one call: what calls that belong 
 LONG_WAIT = 3.0        # seconds of one stream after which `Executor.tell` is told
 
 
-class ExecutorError(Exception):
+class ExecutorError(UserError):
     """The executor cannot start; the text is one line that says why and what to do."""
 
 
@@ -558,12 +559,15 @@ class Executor:
                 running = self.busy.get(number)
                 if ahead and not running or running and (len(running.assignments) != ahead or running.unsent):
                     continue
-                # What other slots cannot run goes first.
-                mine = range(number or len(self.slots), HASH_SEEDS, len(self.slots))
-                longest = max(mine, key=lambda seed: len(self.queues[seed]), default=0)
-                seed = running.hash_seed if running else longest if self.queues[longest] else 0
+                seed = running.hash_seed if running else self.next_seed(number)
                 if queue := self.queues[seed]:
                     self.send(number, queue.popleft())
+
+    def next_seed(self, number: int) -> int:
+        """Which hash seed's assignments an idle slot takes: first of those that no other slot has."""
+        own = range(number or len(self.slots), HASH_SEEDS, len(self.slots))
+        longest = max(own, key=lambda seed: len(self.queues[seed]), default=0)
+        return longest if self.queues[longest] else 0
 
     def send(self, number: int, assignment: Assignment) -> None:
         slot = self.slots[number]
@@ -628,10 +632,25 @@ class Executor:
                 del self.busy[number]
 
 
-if __name__ == "__main__":
+def main(argv: list[str]) -> None:
+    if {"-h", "--help"} & set(argv):
+        print("usage: python executor.py ARGUMENTS ... < program.py\n\nRuns the program's f once for each ARGUMENTS,"
+              " such as \"[1, 2], 'a'\", in the sandbox.")
+        return
+    calls = []
+    for text in argv:
+        try:
+            calls.append(parse_arguments(text))
+        except ValueError as error:
+            raise UserError(f"{text}: not the arguments of a call of f ({error})") from error
+    program = sys.stdin.buffer.read().decode(errors="replace")
     with Executor(workers=1, require="weak") as executor:
         print(f"sandbox: {executor.level}")
-        for outcome in executor.run([Job(sys.stdin.read(), tuple(map(parse_arguments, sys.argv[1:])))])[0]:
+        for outcome in executor.run([Job(program, tuple(calls))])[0]:
             text = show(outcome.value) if outcome.kind == "ok" else outcome.error
             text = printable(text).translate({10: " ", 9: " "})  # a line a call, whatever its error holds
             print(f"{outcome.kind:8} {text}  ({outcome.cpu_seconds:.3f} s)")
+
+
+if __name__ == "__main__":
+    sys.exit(run("executor.py", main, sys.argv[1:]))

@@ -22,6 +22,8 @@ from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsA
                           PretrainedConfig)
 from transformers.utils import logging as transformers_logging
 
+from command import UserError
+
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"}  # may have LoRA
@@ -42,9 +44,10 @@ transformers_logging.disable_progress_bar()
 for noisy in ("huggingface_hub", "bitsandbytes"):
     logging.getLogger(noisy).setLevel(logging.CRITICAL)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+warnings.filterwarnings("ignore", message=".*base_model_name_or_path. was renamed")  # a base that moved
 
 
-class ModelError(Exception):
+class ModelError(UserError):
     """The model cannot be loaded or used; the text is one line for the user."""
 
 
@@ -116,7 +119,7 @@ def read_architecture(name: str):
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             held = getattr(config, key, None)
             for id in held if isinstance(held, list) else [] if held is None else [held]:
-                if not 0 <= id < config.vocab_size:
+                if not (0 <= id or key == "pad_token_id") or id >= config.vocab_size:  # old Llamas pad with -1
                     raise ModelError(f"--model {name}: its config.json has {key} {id}, but the model only"
                                      f" {config.vocab_size} embedding rows (vocab_size)")
         return config
@@ -143,11 +146,12 @@ def refuse_unknown(name: str, type: str | None, config) -> None:
 def read_tokenizer(name: str, config):
     """A tokenizer whose ids the model has, that gives back a program's text, and that agrees with tokenizer.json."""
     with loads(name):
-        folder = stored(name)
-        if folder and not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        files = "tokenizer.json", "tokenizer.model", "vocab.json"
+        if Path(name).is_dir() and not any(Path(name, file).is_file() for file in files):
             raise ModelError(f"--model {name}: no tokenizer files in it (tokenizer.json); copy them from where the"
                              " model comes from")
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        folder = stored(name)
         ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
         whole = TEXT if tokenizer.decode(ids) == TEXT else TEXT.replace("é", "e")  # a toy may know ASCII alone
         ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
@@ -186,7 +190,7 @@ def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
             token = tokenizer.convert_ids_to_tokens(id) if 0 <= id < len(tokenizer) else "none of its tokenizer's"
             raise ModelError(f"--model {name}: the end-of-text token {id} of its configuration is no special token"
                              f" ({token!r}); mend eos_token_id in config.json and generation_config.json")
-    if tokenizer("x")["input_ids"][-1] in ids:
+    if set(tokenizer("x")["input_ids"][-1:]) & set(ids):
         raise ModelError(f"--model {name}: its tokenizer ends every text with an end-of-text token, prompts too; set"
                          " \"add_eos_token\": false in tokenizer_config.json, or mend post_processor in tokenizer.json")
     return frozenset(ids)

@@ -108,12 +108,12 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
         dtype = torch.bfloat16 if pays else torch.float32
     tokenizer = loading.read_tokenizer(name, config)
     stop_ids = loading.stop_ids(name, config, tokenizer)
-    digest = loading.digest(name, tokenizer)
-    if adapter:
-        loading.refuse_other_base(name, digest, adapter)
     all_weights = lora_rank == 0
     base = model = loading.read_weights(name, config, device, torch.float32 if all_weights else dtype, load_in_4bit,
                                         all_weights, adapter if all_weights else None)
+    digest = loading.digest(name, tokenizer)  # only now: the hub's files are there
+    if adapter:
+        loading.refuse_other_base(name, digest, adapter)
     model.requires_grad_(all_weights)
     if lora_rank:
         model = add_adapter(model, lora_rank, lora_alpha, adapter, seed, norms)

@@ -5,8 +5,10 @@ A run's folder, written and read: runs/NAME holds
     metrics.jsonl    a line of numbers a step                        machine.json   commit, machine, versions
     samples.jsonl    a line a response                               preset.json    the preset's defaults
     checkpoint/      adapter, optimizer, buffers; checkpoint.old/ the one before
-    heldout.md       accuracy before and after                       report.html    python -m report runs/NAME
+    heldout.md       accuracy before and after, once it has ended    report.html    python -m report runs/NAME
+    heldout.old.md   the same of when it had ended before
     evaluations.jsonl    with --eval_every: how many answers solved each held-out task; of a step the last line counts
+    seed_tasks.jsonl, propose_from.jsonl    what these options named, so that the run can go on without those files
 
 Order of reading: the folder, what a step writes (`step_metrics`, `Log`), checkpoints, notes and mirrors.
 """
@@ -32,7 +34,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from config import HERE, PRESETS, Config, UserError
+from config import HERE, PRESETS, Config, UserError, names_no_file
 from model import save_policy
 from sandbox import host
 from sandbox.values import printable
@@ -68,13 +70,13 @@ def write_file(path: Path, text: str) -> None:
     os.replace(new, path)
 
 
-def read_lines(path: Path, every: int = 1) -> list[dict | None]:
-    """The objects of a JSONL file, without a last line that is still being written. Of a file that is too large to be
-    held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of a line; the others
-    are None. UserError names a line that is no object."""
+def read_lines(path: Path, every: int = 1, most: int | None = None) -> list[dict | None]:
+    """The objects of a JSONL file, or its first `most`, without a last line that is still being written. Of a file that
+    is too large to be held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of a
+    line; the others are None. UserError names a line that is no object."""
     objects, start = [], b'{"step": '
     with open(path, "rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(islice(lines, most), 1):
             step = line[len(start):line.find(b",", 0, 40)] if every > 1 and line.startswith(start) else b"0"
             if step.isdigit() and int(step) % every:
                 objects.append(None)
@@ -88,23 +90,107 @@ def read_lines(path: Path, every: int = 1) -> list[dict | None]:
     return objects
 
 
+def folder_of(cfg: Config) -> Path:
+    return Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name
+
+
+def read_metrics(folder: Path, most: int | None = None) -> list[dict]:
+    """The lines of metrics.jsonl, or the first `most`; UserError names one that train.py did not write."""
+    path = folder / "metrics.jsonl"
+    lines = read_lines(path, most=most) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if type(line.get("step")) is not int or not all(is_figure(key, value) for key, value in line.items()):
+            raise UserError(f"{path}, line {number}: not a line that train.py wrote")
+    return lines
+
+
+def is_figure(key: str, value) -> bool:
+    """Whether this is what a key of metrics.jsonl has: a number or null, counts, or an evaluation's figures by name."""
+    if key.startswith("solved_of_"):
+        return isinstance(value, list) and all(type(count) is int for count in value)
+    if isinstance(value, dict):
+        parts = [part for item in value.values() for part in (item if isinstance(item, list) else [item])]
+        return key.startswith(("heldout", "eval")) and all(type(part) in (int, float) for part in parts)
+    return value is None or type(value) in (int, float)
+
+
 def open_folder(cfg: Config) -> tuple[Path, object]:
     """The run's folder and the lock on it, which lives as long as this process."""
-    folder = Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name
-    if not cfg.resume:
-        if folder.exists():
-            raise UserError(f"{folder} exists already; go on with --resume {folder}, or choose another --name")
-        folder.mkdir(parents=True)
+    folder = folder_of(cfg)
+    if cfg.resume:
+        return folder, lock_and_note(cfg, folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already; go on with --resume {folder}, or choose another --name")
+    folder.mkdir(parents=True)
+    try:
+        return folder, lock_and_note(cfg, folder)
+    except BaseException:
+        remove_if_empty(folder)
+        raise
+
+
+def lock_and_note(cfg: Config, folder: Path):
+    """The lock; a run that has ended is left as it is."""
     lock = open(folder / "lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise UserError(f"{folder} is in use by another process; wait for it or stop it") from error
+    except OSError as error:  # some network file systems have no locks
+        say(f"note: no lock on {folder} ({error.strerror}): see to it that no other process trains there")
+    if cfg.resume and finished(cfg, folder):
+        return lock
     notes = {"config": asdict(cfg) | {"resume": None}, "machine": machine(cfg.device),
              "preset": asdict(Config()) | PRESETS.get(cfg.preset, {})}
     for name, note in notes.items():
         write_file(folder / f"{name}.json", json.dumps(note, indent=2) + "\n")
-    return folder, lock
+    for name in ("seed_tasks", "propose_from") if not cfg.resume else ():
+        if (path := getattr(cfg, name)) and not names_no_file(name, path):
+            shutil.copyfile(path, folder / f"{name}.jsonl")
+    return lock
+
+
+def kept(cfg: Config, folder: Path, name: str) -> str:
+    """The file that --seed_tasks or --propose_from named when the run began."""
+    copy = folder / f"{name}.jsonl"
+    return str(copy) if cfg.resume and copy.exists() else getattr(cfg, name)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """The folder of a new run that could not start and holds no response yet: its name is free again."""
+    samples = folder / "samples.jsonl"
+    if not (samples.exists() and samples.stat().st_size):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def way_on(folder: Path) -> str:
+    """What a run that was stopped has, and how it goes on."""
+    if not folder.exists():
+        return "nothing was begun"
+    saved = any((folder / name).exists() for name in ("checkpoint", "checkpoint.old"))
+    return (f"{'what was saved is whole' if saved else 'no step was saved yet'}: go on with python train.py --resume"
+            f" {folder}")
+
+
+def tokens_made(folder: Path) -> int:
+    """Generated in all steps of a run."""
+    path = folder / "metrics.jsonl"
+    return sum(line.get("tokens_generated", 0) for line in read_lines(path)) if path.exists() else 0
+
+
+def finished(cfg: Config, folder: Path) -> bool:
+    """Whether the run has its table (heldout.md), and no step is left to make."""
+    try:
+        step = json.loads((folder / "checkpoint" / "state.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):  # find_checkpoint tells
+        return False
+    return (folder / "heldout.md").exists() and (step >= cfg.steps or 0 < cfg.budget_tokens <= tokens_made(folder))
+
+
+def set_table_aside(folder: Path) -> None:
+    """Of a run that had ended and goes on."""
+    if (folder / "heldout.md").exists():
+        os.replace(folder / "heldout.md", folder / "heldout.old.md")
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -191,9 +277,8 @@ FIRST_STEPS = 5  # after which a role should have its form
 
 def first_lengths(folder: Path) -> dict[str, float]:
     """"length/role/type": its mean over the run's first steps."""
-    with open(folder / "metrics.jsonl", encoding="utf-8") as file:
-        lines = [json.loads(line) for line in islice(file, FIRST_STEPS + 1)]  # perhaps with an evaluation at step 0
     values = defaultdict(list)
+    lines = read_metrics(folder, FIRST_STEPS + 1)  # perhaps with an evaluation at step 0
     for key, value in (item for line in lines for item in line.items()):
         if key.startswith("length/") and value is not None:
             values[key].append(value)
@@ -243,8 +328,8 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
         if key.startswith("valid/") and value == 0:
             lines.append((key, f"no valid {name} proposal in this step; metrics.jsonl counts why under gate/{name}/"))
     if all(value == 1 for key, value in m.items() if key.startswith("zero_advantage/") and value is not None):
-        lines.append(("zero", "all rewards within each type and role were equal, so this step's gradient is zero; that"
-                              " happens with small batches and early on"))
+        lines.append(("zero", "all rewards within each type and role were equal, so this step's gradient is zero and"
+                              " Adam's momentum alone moves the weights; that happens with small batches and early on"))
     if m.get("skipped_updates"):
         lines.append(("skipped", "an update was skipped: nothing to train on, or its gradient was not finite"))
     return lines
@@ -320,8 +405,7 @@ def save_checkpoint(run, sizes: list[int]) -> None:
         force_to_disk(run.folder)
     except Exception as error:  # torch and safetensors report a full disk in classes of their own
         before = "the checkpoint before it is whole" if current.exists() or old.exists() else "it is the first one"
-        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); {before}: make room, then go on with"
-                        f" --resume {run.folder}") from error
+        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}), {before}: make room") from error
 
 
 def force_to_disk(path: Path) -> None:
@@ -347,8 +431,8 @@ def damage(folder: Path) -> list[str]:
     """The files of a checkpoint that are not as they were written."""
     try:
         wanted, actual = json.loads((folder / "checksums.json").read_text()), checksums(folder)
-        return sorted(name for name in wanted if actual.get(name) != wanted[name])
-    except (OSError, ValueError):
+        return sorted(name for name in wanted.keys() | actual.keys() if actual.get(name) != wanted.get(name))
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ["checksums.json"]
 
 

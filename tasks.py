@@ -436,7 +436,7 @@ def check_program(text: str, facts: Outcome) -> None:
 
 def are_facts(value: object) -> bool:
     """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
-    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": bool}
+    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": str}
     return (type(value) is dict and {name: type(value.get(name)) for name in types} == types
             and 0 <= value["depth"] <= MAX_VALUE and bool(value["reason"] or KEY.fullmatch(value["key"])))
 
@@ -474,18 +474,23 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
                 facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
                 drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
                 many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
-                suspects += [drafts[i]] * facts.value["may_show"]
+                suspects += [drafts[i]] * (many == "address")
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2,
                                 together=len(drafts[i].inputs) > 1, most=MAX_VALUE_CHARS))
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
-    watches = [Job("from sandbox.determinism import makes_address", tuple((task.program, args) for args in task.inputs),
-                   "makes_address") for task in suspects]
-    ran = executor.run(jobs + watches)
-    shown = {task.program for task, seen in zip(suspects, ran[len(jobs):]) if any(run.value is True for run in seen)}
+    texts = read([("watched", task.program) for task in suspects], executor)
+    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1]))
+               for task, text in zip(suspects, texts) if text.kind == "ok"]
+    ran = executor.run(jobs + [job for _, job in watches])
+    shown = {program for (program, _), runs in zip(watches, ran[len(jobs):]) if any(run.value is True for run in runs)}
     ran = iter(ran)
     return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran), markers, draft.program in shown)
             for draft in drafts]
+
+
+def are_texts(value: object) -> bool:
+    return type(value) is list and list(map(type, value)) == [str, str]
 
 
 def holds_set(value) -> bool:
@@ -576,6 +581,7 @@ class Verdict:
     correct: bool
     reason: str        # "correct", "wrong", or why there was no value to compare
     well_formed: bool
+    key: str = ""      # of the program in the answer, if it is one
 
 
 def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | None = None) -> list[Verdict]:
@@ -588,17 +594,19 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     wanted = [(type.reader, text) for type, text in zip(types, texts) if text is not None]
     longest = max((len(show(value)) for task, _ in answers for value in task.outputs), default=0)
     outcomes = iter(read(wanted, executor, limits, max(MAX_ANSWER_CHARS, longest)))
-    attempts, jobs = [], []
+    attempts, jobs, keys = [], [], []
     for type, (task, _), text in zip(types, answers, texts):
+        found = None if text is None else next(outcomes)
+        keys.append(found.value["key"] if found and found.kind == "ok" and are_facts(found.value) else "")
         try:
-            attempts.append(attempt(type, task, text, None if text is None else next(outcomes)))
+            attempts.append(attempt(type, task, text, found))
             if isinstance(attempts[-1], Job):
                 jobs.append(replace(attempts[-1], limits=limits, together=True, most=max(MAX_VALUE_CHARS, longest)))
         except Rejected as rejected:
             attempts.append(str(rejected))
     ran = iter(executor.run(jobs))
-    return [verdict_on(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
-            for type, (task, response), tried in zip(types, answers, attempts)]
+    return [replace(verdict_on(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response)),
+                    key=key) for type, (task, response), tried, key in zip(types, answers, attempts, keys)]
 
 
 def attempt(type: TaskType, task: Task, text: str | None, outcome: Outcome | None) -> Job | list[Outcome]:
@@ -743,17 +751,20 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)
+                if not isinstance(data["inputs"], list) or not isinstance(data["outputs"], list):
+                    raise ValueError("inputs and outputs are lists")
                 texts = [("inspect_program", data["program"]), *(("parse_arguments", text) for text in data["inputs"]),
                          *(("parse_literal", text) for text in data["outputs"])]
                 n_inputs, message, step = len(data["inputs"]), data.get("message", ""), data.get("step", 0)
                 if not all(isinstance(text, str) for text in (message, *(text for _, text in texts))):
                     raise ValueError("program, inputs, outputs and message are texts")
+                "".join((message, *(text for _, text in texts))).encode()  # lone surrogates: no tokenizer takes them
                 if data["type"] not in TYPES or n_inputs != len(data["outputs"]):
                     raise ValueError("unknown type, or inputs and outputs differ in number")
                 if (n_inputs < 2) if TYPES[data["type"]].given_program else (n_inputs != 1):
                     raise ValueError("induction needs at least two inputs, the other types exactly one")
                 rows.append((number, data["type"], n_inputs, message, int(step), texts))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
     values_of = iter(read([text for row in rows for text in row[-1]], executor))
     tasks = []
@@ -763,8 +774,35 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         if bad or not are_facts(facts.value) or not facts.value["key"]:
             raise ValueError(f"{path}, line {number}: not a task ({bad or facts.value['reason']})")
         values = [run.value for run in values]
+        if TYPES[name].observe is raised and not isinstance(values[-1], str):
+            raise ValueError(f"{path}, line {number}: not a task (the output is the name of an exception)")
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
                           facts.value["key"], facts.value["depth"]))
         if holds(tasks[-1], markers):
             raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks
+
+
+def check_tasks(some: list[Task], executor: Executor) -> list[str]:
+    """Of each task of a file: why the gate refuses it, or which of its outputs is false; "" of a good one."""
+    found: dict[int, Gated] = {}
+    for count in {len(task.inputs) for task in some}:
+        mine = [i for i, task in enumerate(some) if len(task.inputs) == count]
+        proposals = [(TYPES[some[i].type], as_proposal(some[i]), some[i]) for i in mine]
+        found |= zip(mine, gate(proposals, executor, n_inputs=count, strict_format=False))
+    return [fault_of(task, found[i]) for i, task in enumerate(some)]
+
+
+def as_proposal(task: Task) -> str:
+    blocks = [("python", task.program), *(("input", arguments(args)) for args in task.inputs),
+              ("message", task.message or "none")]
+    return "\n".join(fence(*block) for block in blocks)
+
+
+def fault_of(task: Task, gated: Gated) -> str:
+    if gated.task is None:
+        return f"the gate says: {gated.reason}"
+    if show([gated.task.program, gated.task.inputs]) != show([task.program, task.inputs]):
+        return "holds a fence or tag"  # and was read as another one
+    return next((f"f({arguments(args)}) is {show(true)}, not {show(said)}" for args, true, said
+                 in zip(task.inputs, gated.task.outputs, task.outputs) if not same_value(true, said)), "")

@@ -21,9 +21,10 @@ Where we depart from the paper, and why, is a table in the README.
     python train.py --model ~/models/Qwen2.5-Coder-3B   # a local folder or a hub name
     python train.py --resume runs/try --steps 100       # go on where it stopped
 """
+import command
+command.starting(__name__)
 import math
 import random
-import shutil
 import signal
 import sys
 import time
@@ -41,10 +42,9 @@ import runfolder
 import tasks
 from benchmarks import selfplay
 from benchmarks.selfplay import to_ids
-from config import Config, UserError, complain, parse
-from executor import Executor, ExecutorError
-from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers,
-                   side_by_side)
+from config import Config, UserError, parse
+from executor import Executor
+from model import Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers, side_by_side
 from runfolder import Clock, Log, say
 from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType
@@ -69,6 +69,7 @@ class Row:
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason; empty until it is judged
     why: str = ""            # propose: more about the reason, where there is more
+    kept_back: bool = False  # answers: a held-out program, which is not trained on
     solve_rate: float | None = None    # propose: of its probes
     learnability: float | None = None  # propose: what that is worth ...
     learnability_whole: float | None = None  # ... and would be without the probes that were cut off
@@ -159,7 +160,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
 
     # advantage
     learns = cfg.train_propose and cfg.propose_from == "policy"
-    rows = (rewarded if learns else []) + [row for row in solves if row.verdict != "infra"]
+    rows = (rewarded if learns else []) + [row for row in solves if row.verdict != "infra" and not row.kept_back]
     baseline = cfg.advantage or ("grpo" if cfg.solve_tasks == "probes" else "trr++")
     rewards.set_advantages(rows, baseline, cfg.whitening)
 
@@ -278,6 +279,7 @@ def judge(run: Training, rows: list[Row]) -> None:
     note_gate(run, proposals)
     for row, verdict in zip(answers, tasks.verify([(row.task, row.text) for row in answers], run.executor)):
         row.well_formed, row.verdict = verdict.well_formed, verdict.reason
+        row.kept_back = bool(verdict.key) and is_set_aside(run, verdict.key)
 
 
 def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> None:
@@ -300,8 +302,11 @@ def is_copy(row: Row, task: Task) -> bool:
 
 def set_aside(run: Training, task: Task) -> Task:
     """The task, marked if its program is one of those that are kept for evaluation."""
-    heldout = task.key in run.heldout_keys or tasks.is_heldout(task.key, run.cfg.heldout_fraction)
-    return replace(task, heldout=heldout)
+    return replace(task, heldout=is_set_aside(run, task.key))
+
+
+def is_set_aside(run: Training, key: str) -> bool:
+    return key in run.heldout_keys or tasks.is_heldout(key, run.cfg.heldout_fraction)
 
 
 def fits(run: Training, task: Task) -> bool:
@@ -383,6 +388,7 @@ def update(run: Training, rows: list[Row]) -> dict:
             batch = [rows[i] for i in order[start::cfg.minibatches]]
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in batch],
                                               [len(row.sample.ids) for row in batch], cfg.solve_weight)
+            # The step is made even where no row has an advantage: Adam's momentum goes on, as in the official code.
             read = [i for i, row in enumerate(batch) if is_read(cfg, row)] or [0]
             passes.append(backward(run, [batch[i] for i in read], weights_R[read]))
             norms.append(float(torch.nn.utils.clip_grad_norm_(run.policy.trained(), cfg.grad_clip)))
@@ -595,7 +601,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
                         f" the model's {policy.max_length} positions; lower one")
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, make_style(cfg, policy),
                    Buffers(cfg.buffer_size))
-    run.heldout_file = read_tasks(run, cfg.heldout_tasks) if cfg.heldout_tasks else []
+    run.heldout_file = read_tasks(run, cfg.heldout_tasks, cfg.eval_limit) if cfg.heldout_tasks else []
     run.heldout_keys = {task.key for task in run.heldout_file}
     run.benchmarks = selfplay.benchmarks_of(cfg, executor, say) if cfg.eval_every and cfg.eval_tasks else []
     run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
@@ -605,18 +611,28 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
         run.step, sizes, run.buffers = runfolder.load_checkpoint(checkpoint, run.optimizer, policy.device)
         run.buffers.set_aside(run.heldout_keys)  # --heldout_tasks may be another file by now
     elif cfg.seed_tasks:
-        run.seeds = fitting_tasks(run, cfg.seed_tasks)
+        run.seeds = fitting_tasks(run, runfolder.kept(cfg, folder, "seed_tasks"))
         if all(task.heldout for task in run.seeds):
             raise UserError(f"--seed_tasks {cfg.seed_tasks}: all of its programs are held out; give others, or set"
                             " --heldout_fraction and --heldout_tasks accordingly")
     return run, Log(folder, cfg.keep_samples, sizes)
 
 
-def read_tasks(run: Training, path: str) -> list[Task]:
+def read_tasks(run: Training, path: str, limit: int | None = None) -> list[Task]:
+    """The tasks of a file; UserError names the first row, of the first `limit`, that the gate refuses."""
     try:
-        return tasks.load_tasks(path, run.executor, run.style.markers)
+        found = tasks.load_tasks(path, run.executor, run.style.markers)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, and the run needs it: put it back, or give others to evaluate on with"
+                        " --heldout_tasks") from error
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not found:
+        raise UserError(f"{path}: no tasks in it")
+    for number, fault in enumerate(tasks.check_tasks(found[:limit], run.executor), 1):
+        if fault:
+            raise UserError(f"{path}, line {number}: not a valid task ({fault}); mend the line or leave it out")
+    return found
 
 
 def fitting_tasks(run: Training, path: str) -> list[Task]:
@@ -630,7 +646,7 @@ def fitting_tasks(run: Training, path: str) -> list[Task]:
 
 
 def given_tasks(run: Training) -> list[Task]:
-    path, given = run.cfg.propose_from, fitting_tasks(run, run.cfg.propose_from)
+    path, given = run.cfg.propose_from, fitting_tasks(run, runfolder.kept(run.cfg, run.folder, "propose_from"))
     if missing := set(run.cfg.types) - {task.type for task in given}:
         raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it; add some, or leave the type out"
                         " with --types")
@@ -658,33 +674,53 @@ def main(argv: list[str]) -> None:
           ExitStack() as stack):
         executor.tell = runfolder.WaitLine()
         say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
+        earlier = (Path(cfg.resume) / "config.json").read_text() if cfg.resume else ""
         folder, lock = runfolder.open_folder(cfg)
         stack.enter_context(lock)
+        if cfg.resume and runfolder.finished(cfg, folder):
+            say(f"{runfolder.find_checkpoint(folder).parent} has ended, and its results stay as they are: heldout.md,"
+                " report.html. More --steps go on; to measure it anew, remove heldout.md")
+            return
         say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")
+        run = None
         try:
             run, log = start(cfg, folder, executor)
-        except (ModelError, UserError):
-            if not cfg.resume:  # nothing was made yet: the name stays free
-                shutil.rmtree(folder)
+            go_on(run, log, interrupts, begun)
+        except BaseException as error:
+            if not cfg.resume:
+                runfolder.remove_if_empty(folder)
+            elif not run:  # --model or --heldout_tasks may have been wrong
+                runfolder.write_file(folder / "config.json", earlier)
+            if folder.exists() or not isinstance(error, UserError):
+                error.add_note(runfolder.way_on(folder))
+            if isinstance(error, torch.OutOfMemoryError):
+                error.add_note("lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
+                               " --checkpoint_layers")
             raise
-        log.mirrors = runfolder.mirrors(cfg, folder, run.step)
-        run.ends = begun + cfg.budget_s if cfg.budget_s else math.inf
-        if not any(run.buffers.train.values()):
-            seed_buffers(run, log)
-            runfolder.save_checkpoint(run, log.sync())
-        if cfg.eval_every and run.step == 0 and (run.heldout_file or run.benchmarks):
-            log.metrics({"step": 0} | selfplay.evaluations(run))
-        train(run, log, interrupts)
-        table = selfplay.before_and_after(run, starting_policy(run), say)
-        runfolder.write_file(folder / "heldout.md", table)
-        say(table)
-        write_report(run)
+
+
+def go_on(run: Training, log: Log, interrupts: list[int], begun: float) -> None:
+    """Seeding, the steps, the tables: whatever of them is left."""
+    cfg, folder = run.cfg, run.folder
+    log.mirrors = runfolder.mirrors(cfg, folder, run.step)
+    run.ends = begun + cfg.budget_s if cfg.budget_s else math.inf
+    runfolder.set_table_aside(folder)
+    if not any(run.buffers.train.values()):
+        seed_buffers(run, log)
+        runfolder.save_checkpoint(run, log.sync())
+    if cfg.eval_every and run.step == 0 and (run.heldout_file or run.benchmarks):
+        log.metrics({"step": 0} | selfplay.evaluations(run))
+    train(run, log, interrupts)
+    table = selfplay.before_and_after(run, starting_policy(run), say)
+    runfolder.write_file(folder / "heldout.md", table)
+    say(table)
+    write_report(run)
 
 
 def train(run: Training, log: Log, interrupts: list[int]) -> None:
     """The steps that are left."""
     cfg, told = run.cfg, set()
-    made = sum(line.get("tokens_generated", 0) for line in runfolder.read_lines(run.folder / "metrics.jsonl"))
+    made = sum(line.get("tokens_generated") or 0 for line in runfolder.read_metrics(run.folder))
     for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
         if interrupts:
             raise KeyboardInterrupt
@@ -750,25 +786,7 @@ def catch_interrupts() -> list[int]:
 
 
 def run_main(argv: list[str]) -> int:
-    """`main` with its exit status: 2 for what the user can mend at once, 1 for memory and disk, 130 for Ctrl-C."""
-    go_on = "what was saved is whole: go on with --resume"
-    try:
-        main(argv)
-    except (UserError, ModelError, ExecutorError) as error:
-        complain(f"train.py: {error}")
-        return 2
-    except torch.OutOfMemoryError as error:
-        complain("train.py: out of memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
-                 f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})")
-        return 1
-    except OSError as error:
-        complain(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); mend the cause,"
-                 f" {go_on}")
-        return 1
-    except KeyboardInterrupt:
-        complain(f"train.py: stopped; {go_on}")
-        return 130
-    return 0
+    return command.run("train.py", main, argv)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from command import UserError
+
 MAX_TESTS = 1 << 30  # bytes of a contest problem's unpacked tests
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A benchmark file is missing or not what it should be; the text is one line for the user."""
 
 
@@ -37,9 +39,14 @@ def read_rows(path: Path, window: tuple[str, str] = ("", "9999")) -> list[dict]:
         except ImportError as error:
             raise ValueError("parquet needs pyarrow: pip install pyarrow, or give the rows as .jsonl") from error
         return parquet.read_table(path).to_pylist()
+    rows = []
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
-        rows = (json.loads(line) for line in lines if line.strip())
-        return [row for row in rows if in_window(row, *window)]
+        for number, line in enumerate(lines, 1):
+            try:
+                rows += [row for row in [json.loads(line)] if in_window(row, *window)] if line.strip() else []
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
+    return rows
 
 
 def in_window(row: dict, first: str, last: str) -> bool:

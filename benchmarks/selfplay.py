@@ -219,8 +219,8 @@ def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -
         if left_out:
             raise ValueError(left_out[0])
         return works
-    except ValueError as error:
-        raise UserError(f"--eval_tasks: {error}") from error
+    except (stages.DataError, ValueError) as error:
+        raise UserError(f"--eval_tasks: {str(error).removeprefix('--tasks ')}") from error
 
 
 def before_and_after(run, starting_policy: AbstractContextManager, say: Callable[[str], None]) -> str:

@@ -28,7 +28,8 @@ def selfplay_items(path: Path, executor: Executor) -> list[Item]:
             loaded = official_tasks(path, executor)
         else:
             loaded = tasks.load_tasks(str(path), executor)
-    except (OSError, KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError,
+            UnicodeDecodeError) as error:
         raise ValueError(f"{path}: neither a file of tasks nor a run's folder ({type(error).__name__}: {error})") \
             from error
     if not loaded:
@@ -43,7 +44,7 @@ def first_row(path: Path) -> dict:
         line = lines.readline()
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return {}  # load_tasks says what is wrong
     return row if isinstance(row, dict) else {}
 

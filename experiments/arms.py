@@ -66,6 +66,7 @@ class Plan:
     eval_every: int      # steps between points of the curves
     limit: int           # held-out tasks: the first of the file
     jobs: int            # arms that run at once
+    publish: bool = False  # results go to results/
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and repo
 
 
 def write_results(plan: Plan) -> str:
-    """The table; everything to results/."""
-    everything, folder = results_of(plan), HERE / "results"
+    """The table; everything to runs/, with --publish to results/."""
+    everything, folder = results_of(plan), HERE / "results" if plan.publish else Path("runs")
     if not everything["arms"]:
         return "no arm has ended yet"
     text = results_table(everything)

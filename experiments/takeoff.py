@@ -22,11 +22,12 @@ from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
+import command
 import config
 import runfolder
 import tasks
 from benchmarks import selfplay, stats, suite
-from config import UserError, complain
+from command import Parser, UserError, real, whole
 from executor import Executor
 from experiments.arms import HERE, last_step, run_commands
 from experiments.work import write_task_file
@@ -70,24 +71,25 @@ class Plan:
 
 
 def parse_plan(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
-    parser = argparse.ArgumentParser(prog="python -m experiments takeoff", description=__doc__.strip(),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(prog="python -m experiments takeoff", description=__doc__.strip(),
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or a hub name")
     parser.add_argument("--seed_tasks", help="a task file to start from and, for the solver, to train on")
     parser.add_argument("--heldout", default=str(HERE / "nano" / "heldout.jsonl"), help="a task file to measure on")
-    parser.add_argument("--limit", type=int, default=240, help="tasks of it, as many of each type as there are")
-    parser.add_argument("--samples", type=int, default=8, help="answers to each at T = 1, beside the greedy one")
-    parser.add_argument("--steps", type=int, help="training steps of an arm; 100 without --tokens")
-    parser.add_argument("--tokens", type=int, default=0, help="generated tokens after which every arm ends")
-    parser.add_argument("--budget_s", type=float, default=0, help="seconds for an arm, with its evaluations; 0: no end")
-    parser.add_argument("--eval_every", type=int, default=25, help="steps between evaluations")
+    parser.add_argument("--limit", type=whole(1), default=240, help="tasks of it, as many of each type as there are")
+    parser.add_argument("--samples", type=whole(1, 2**12), default=8, help="answers to each at T = 1, beside a greedy"
+                        " one")
+    parser.add_argument("--steps", type=whole(1), help="training steps of an arm; 100 without --tokens")
+    parser.add_argument("--tokens", type=whole(0, 10**15), default=0, help="generated tokens at which every arm ends")
+    parser.add_argument("--budget_s", type=real(0), default=0, help="seconds for an arm with evaluations; 0: no end")
+    parser.add_argument("--eval_every", type=whole(1), default=25, help="steps between evaluations")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {','.join(ARMS)}")
-    parser.add_argument("--jobs", type=int, default=1, help="arms that run side by side")
+    parser.add_argument("--jobs", type=whole(1, 1024), default=1, help="arms that run side by side")
     parser.add_argument("--data", help="the folder with CRUXEval's file, as eval.py's --data")
     parser.add_argument("--out", type=Path, help="runs/takeoff-MODEL if not given")
     parser.add_argument("--dry", action="store_true", help="tiny shapes, two steps, to see that everything works")
     parser.add_argument("--report", action="store_true", help="only write what has come so far")
-    parser.add_argument("--save", action="store_true", help="write takeoff.json, .md and .png to results/ too")
+    parser.add_argument("--publish", action="store_true", help="write takeoff.json, .md and .png to results/ too")
     args, flags = parser.parse_known_args(argv)
     args.arms, args.steps = tuple(args.arms.split(",")), args.steps or (10**6 if args.tokens else 100)
     if unknown := set(args.arms) - set(ARMS):
@@ -399,24 +401,26 @@ def plot(everything: dict, path: Path) -> None:
 # The command
 
 def main(argv: list[str]) -> int:
+    return command.run("experiments", work, argv)
+
+
+def work(argv: list[str]) -> None:
     args, plan = parse_plan(argv)
-    try:
-        if args.dry and not args.report:
-            shutil.rmtree(plan.out, ignore_errors=True)
-            if not plan.seed_tasks:
-                plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
-                plan.out.mkdir(parents=True)
-                write_task_file(Path(plan.seed_tasks), 4, 0)
-        if not args.report:
-            prepare(plan, args.dry)
-            run_arms(plan)
-        if not (plan.out / "plan.json").exists():
-            raise UserError(f"{plan.out} holds nothing yet")
-        print(write_results(plan))
-        for name in ("takeoff.json", "takeoff.md", "takeoff.png") if args.save else ():
-            if (plan.out / name).exists():
-                shutil.copy(plan.out / name, HERE / "results" / name)
-    except UserError as error:
-        complain(f"experiments: {error}")
-        return 2
-    return 0
+    if args.dry and not args.report:
+        if plan.out.exists() and not (plan.out / "plan.json").exists():
+            raise UserError(f"{plan.out} is there and not of an earlier takeoff: --dry would remove it; choose another"
+                            " --out")
+        shutil.rmtree(plan.out, ignore_errors=True)
+        if not plan.seed_tasks:
+            plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
+            plan.out.mkdir(parents=True)
+            write_task_file(Path(plan.seed_tasks), 4, 0)
+    if not args.report:
+        prepare(plan, args.dry)
+        run_arms(plan)
+    if not (plan.out / "plan.json").exists():
+        raise UserError(f"{plan.out} holds nothing yet")
+    print(write_results(plan))
+    for name in ("takeoff.json", "takeoff.md", "takeoff.png") if args.publish else ():
+        if (plan.out / name).exists():
+            shutil.copy(plan.out / name, HERE / "results" / name)

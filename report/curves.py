@@ -46,9 +46,9 @@ MEASURES = [
             "Greedy answers to tasks that stay the same and are never trained on; band of one run: 95% interval.",
             ("accuracy/{type}",)),
     Measure("solve_rate", "curves", "Solve rate", "share correct",
-            "Left: the share of all answers of a step, probes included, that were right. Its tasks are those that the"
-            " proposer has just made. When they get harder it falls, though the model gets better, and when they get"
-            " easier it rises. Right: held-out tasks stay the same. Only they tell whether it learns.",
+            "The share of all answers of a step, probes included, that were right: to tasks that the proposer has just"
+            " made. When they get harder it falls, though the model gets better, and when they get easier it rises."
+            " Held-out tasks stay the same: beside it, they tell whether the model learns.",
             ("solve_rate/{type}", "accuracy/{type}"), parts=("the step's own tasks", "held-out tasks")),
     Measure("reward", "curves", "Reward", "mean reward",
             "Mean reward of the responses that were trained on. Proposals earn 1 minus the solve rate (0 if solved"

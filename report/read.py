@@ -59,10 +59,7 @@ def read_history(folder: Path) -> History:
     """UserError where there is no run, or nothing in it yet."""
     config = read_config(folder)
     preset = read_config(folder, "preset.json") if (folder / "preset.json").exists() else None
-    metrics_file, samples_file = folder / "metrics.jsonl", folder / "samples.jsonl"
-    metrics = runfolder.read_lines(metrics_file) if metrics_file.exists() else []
-    for number, line in enumerate(metrics, 1):
-        confirm(is_metrics, line, metrics_file, number)
+    metrics, samples_file = runfolder.read_metrics(folder), folder / "samples.jsonl"
     if not metrics:
         raise UserError(f"{folder}: no step in its metrics.jsonl yet; train some steps first")
     every = 1 + samples_file.stat().st_size // MOST_BYTES if samples_file.exists() else 1
@@ -76,7 +73,7 @@ def read_history(folder: Path) -> History:
 def read_machine(path: Path) -> dict:
     try:
         machine = json.loads(path.read_bytes()) if path.exists() else {}
-    except ValueError:
+    except (ValueError, RecursionError):
         machine = None
     if not isinstance(machine, dict):
         raise UserError(f"{path}: not what train.py wrote")
@@ -87,22 +84,14 @@ def read_samples(path: Path, every: int) -> list[dict]:
     samples = []
     for number, sample in enumerate(runfolder.read_lines(path, every), 1):
         if sample is not None:
-            confirm(is_sample, sample, path, number)
+            try:
+                right = type(sample["step"]) is int and is_sample(sample)
+            except (KeyError, TypeError):
+                right = False
+            if not right:
+                raise UserError(f"{path}, line {number}: not a line that train.py wrote")
             samples.append(sample | {"line": number})
     return samples
-
-
-def confirm(is_right, line: dict, path: Path, number: int) -> None:
-    try:
-        right = isinstance(line["step"], int) and is_right(line)
-    except (KeyError, TypeError):
-        right = False
-    if not right:
-        raise UserError(f"{path}, line {number}: not a line that train.py wrote")
-
-
-def is_metrics(line: dict) -> bool:
-    return all(value is None or isinstance(value, (int, float, list, dict)) for value in line.values())
 
 
 def is_sample(line: dict) -> bool:

@@ -4,7 +4,7 @@ A program that is random in one bit agrees with itself in two runs half the time
 the most rewarding task there is.  So what can reach a clock, a random generator, a hash, an address or the limits of
 the process is refused here, by every road that Python has to it; README.md says what and why.  What no look at the
 tree can tell is left to runs in processes with different hashes, addresses and limits, and for the text of an object to
-one that is watched (`makes_address`): `judge` says whether a program needs them.
+one that is watched: `judge` says whether a program needs them.
 
 Names mean what Python's scopes say: `id` is the builtin unless it is bound where it is looked up.
 """
@@ -297,9 +297,9 @@ def meanings(node: ast.AST, scope: Scope) -> set[str]:
 # ----------------------------------------------------------------------------------------------------------------
 # The judgement
 
-def judge(tree: ast.Module) -> bool:
-    """Whether a hash, an address or a limit may show in a program's value, so that it is to be run in more processes;
-    Refused where it is to be refused."""
+def judge(tree: ast.Module) -> str:
+    """What may show in a program's value, so that it is to be run in more processes: "address" (or anything else),
+    "order" (or where memory and stack end), or "" for nothing. Refused where it is to be refused."""
     nodes, _ = walk(tree)
     own = own_names(nodes)
     excused = set()  # expressions that may stand where their parent has them
@@ -443,11 +443,13 @@ def literal_names(nodes: list[ast.expr]) -> list[str]:
 # ----------------------------------------------------------------------------------------------------------------
 # Whether hashes, addresses or limits may show
 
-def may_show(nodes: list, own: set[str]) -> bool:
+def may_show(nodes: list, own: set[str]) -> str:
     """Generous: more runs cost little, and refuse nothing that is the same in all of them."""
     objects = {name for node, parent, _ in nodes if (name := object_name(node, parent))}
-    return any(order_shows(node, parent) or limit_shows(node, scope) or address_shows(node, parent, scope, own, objects)
-               for node, parent, scope in nodes)
+    if any(address_shows(node, parent, scope, own, objects) for node, parent, scope in nodes):
+        return "address"
+    shows = any(order_shows(node, parent) or limit_shows(node, scope) for node, parent, scope in nodes)
+    return "order" if shows else ""
 
 
 def order_shows(node: ast.AST, parent: ast.AST) -> bool:
@@ -553,8 +555,26 @@ def is_itertool(found: set[str]) -> bool:
     return any(name.startswith("itertools.") for name in found)
 
 
+WATCH = """
+def {name}(value, seen=[], kind=type, text=str, several=(list, tuple)):
+    for part in value[:20] if kind(value) in several else [value]:
+        if kind(part) is text and ' at 0x' in part:
+            seen.append(part)
+    return value
+def {name}_f(*arguments, seen={name}.__defaults__[0]):
+    try:
+        f(*arguments)
+    except:
+        pass
+    return seen != []
+"""
+
+
 class Watched(ast.NodeTransformer):
-    """Hands every value that may be a new text to `watch`."""
+    """Hands every value that may be a new text to the function `watch`."""
+
+    def __init__(self, watch: str):
+        self.watch = watch
 
     def visit(self, node: ast.AST) -> ast.AST:
         if isinstance(node, (ast.pattern, ast.arguments)):
@@ -566,23 +586,13 @@ class Watched(ast.NodeTransformer):
         if isinstance(node, (ast.Call, ast.JoinedStr)) or \
                 isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod) or \
                 isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id != "super":
-            return ast.Call(ast.Name("watch 0", ast.Load()), [node], [])  # no program has a name with a space
+            return ast.Call(ast.Name(self.watch, ast.Load()), [node], [])
         return node
 
 
-def makes_address(program: str, arguments: tuple) -> bool:
-    """Whether f makes a text with an address in it on the way to its value. This runs the program."""
-    seen = []
-
-    def watch(value):
-        texts = value[:20] if type(value) in (list, tuple) else [value]
-        if any(type(text) is str and " at 0x" in text for text in texts):
-            seen.append(value)
-        return value
-    namespace = {"__name__": "program", "watch 0": watch}
-    exec(compile(ast.fix_missing_locations(Watched().visit(ast.parse(program))), "<program>", "exec"), namespace)
-    try:
-        namespace["f"](*arguments)
-    except Exception:  # it raises what it raises without being watched
-        pass
-    return bool(seen)
+def watched(program: str) -> list[str]:
+    """[a program, the name of its function that calls f and says whether a text with an address was made on the way]"""
+    name = "watch"
+    while name in program:
+        name += "_"
+    return [WATCH.format(name=name) + ast.unparse(Watched(name).visit(ast.parse(program))), f"{name}_f"]

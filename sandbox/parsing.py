@@ -9,7 +9,7 @@ import hashlib
 import warnings
 
 from sandbox import determinism
-from sandbox.determinism import Refused, judge
+from sandbox.determinism import Refused, judge, watched  # noqa: F401 (a reader)
 
 MAX_TEXT = 20_000  # characters of a literal
 MAX_DEPTH = 50  # nested containers
@@ -127,8 +127,8 @@ def parse_program(program: str) -> ast.Module:
 def inspect_program(program: str) -> dict:
     """What there is to know of a program without running it: `key` (tree_key), `depth` (statements without defs and
     returns: the nano preset's measure of difficulty), `reason`, why the gate refuses it, or "", with a sentence `why`,
-    and `may_show`, whether hashes, addresses or limits may show in its values (determinism.py)."""
-    facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": False}
+    and `may_show`, what may show in its values besides (determinism.py)."""
+    facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": ""}
     try:
         tree = parse_program(program)
         facts["depth"] = sum(isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Return))

@@ -8,7 +8,6 @@ there, so that nothing is lost when the time runs out.
 
 Weights are random in the shapes of Qwen2.5-Coder, adapters of rank 16 with both matrices filled; nothing stops early.
 """
-import argparse
 import gc
 import json
 import math
@@ -30,6 +29,7 @@ from transformers import AutoModelForCausalLM
 import cards
 import sampler
 import train
+from command import Parser, whole
 from config import PRESETS, Config
 from model import Policy, add_adapter, logprobs
 from speed.measure import limits, shape_config
@@ -526,11 +526,11 @@ def in_its_own_process(name: str, args, seconds: float) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="speed gpu", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m speed gpu", description=__doc__.split("\n\n")[0])
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME",
                         help=f"of {', '.join(PARTS)}; all if not given")
-    parser.add_argument("--out", default="results/gpu.jsonl")
-    parser.add_argument("--limit", type=int, default=480, help="seconds for all parts together")
+    parser.add_argument("--out", default="runs/gpu.jsonl", help="the file that figures are added to")
+    parser.add_argument("--limit", type=whole(20), default=480, help="seconds for all parts together")
     parser.add_argument("--dry", action="store_true", help="tiny shapes, to see that everything runs")
     parser.add_argument("--here", action="store_true", help="one part, in this process and without a time limit")
     args = parser.parse_args(argv)

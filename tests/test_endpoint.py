@@ -297,7 +297,7 @@ def test_the_wrong_model_and_the_wrong_address(server, evaluate, monkeypatch):
     (["--endpoint", "localhost:8000"], "--endpoint must be an address"), (["--endpoint", "http://a:b@c"], "OPENAI_API_KEY"),
     (["--endpoint", "http://c?key=3"], "--endpoint must be"), (["--endpoint", "http://c:99999"], "--endpoint must be"),
     (["--endpoint", "http://c", "--adapter", "x"], "--endpoint_model"), (["--top_p", 0.5], "go with --endpoint"),
-    (["--bare"], "go with --endpoint"), (["--endpoint", "http://c", "--top_p", 0], "--top_p must be"),
+    (["--bare"], "go with --endpoint"), (["--endpoint", "http://c", "--top_p", 0], "--top_p must be at least"),
     (["--endpoint", "http://c", "--top_p", "nan"], "--top_p must be"), (["--concurrency", 0], "--concurrency must be"),
     (["--endpoint", "http://c", "--timeout", 0], "--timeout must be"), (["--template_args", "3"], "--template_args is not"),
     (["--template_args", "{"], "--template_args is damaged"), (["--system", "x", "--prompt", "azr"], "are for chats"),
@@ -305,8 +305,11 @@ def test_the_wrong_model_and_the_wrong_address(server, evaluate, monkeypatch):
     (["--endpoint", "http://c", "--bare", "--template_args", '{"a": 1}'], "do not go with --bare"),
 ])
 def test_flags_that_do_not_go_together(flags, told, data, tmp_path, monkeypatch, capsys):  # noqa: F811
-    status, _, complaint = command(monkeypatch, capsys, "--data", data, "--tasks", "cruxeval_o", "--out", tmp_path / "out",
-                                   *flags)
+    try:
+        status, _, complaint = command(monkeypatch, capsys, "--data", data, "--tasks", "cruxeval_o", "--out",
+                                       tmp_path / "out", "--workers", 1, *flags)
+    except SystemExit as stop:  # argparse
+        status, complaint = stop.code, capsys.readouterr().err
     assert status == 2 and len(complaints(complaint)) == 1 and told in complaints(complaint)[0]
 
 

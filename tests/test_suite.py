@@ -146,7 +146,9 @@ def test_cruxeval_is_asked_as_training_asks(cuts, monkeypatch):
         texts = [(m["role"], m["content"].split("</think>")[-1] if cuts and m["role"] == "assistant" else m["content"])
                  for m in messages]
         return "".join(f"<{role}>{text}" for role, text in texts) + "<assistant>"
-    policy = SimpleNamespace(tokenizer=SimpleNamespace(apply_chat_template=template, chat_template="there is one"))
+    policy = SimpleNamespace(tokenizer=SimpleNamespace(apply_chat_template=template, chat_template="there is one",
+                                                       get_chat_template=lambda: "there is one",
+                                                       added_tokens_decoder={}, all_special_tokens=[]))
     monkeypatch.setattr(stages, "encode", lambda policy, text, chat=False: text)
     item = Item("1", {"code": CODE, "input": "2", "output": "{'a': [3], 'b': True}"})
     for name, type in (("cruxeval_o", "deduction"), ("cruxeval_i", "abduction")):

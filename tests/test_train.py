@@ -291,3 +291,114 @@ def test_interrupt_leaves_no_process_and_a_whole_checkpoint(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in err and "Traceback" not in err
     assert runfolder.find_checkpoint(tmp_path / "runs" / "a") is not None
+
+
+# ---- what a run needs, and what it leaves alone ---------------------------------------------------------------------
+
+ROWS = {  # rows of a task file, and what is said of the bad ones
+    "good": ('{"type": "deduction", "program": "def f(x):\\n    return x + 1", "inputs": ["1"], "outputs": ["2"]}', ""),
+    "false": ('{"type": "deduction", "program": "def f(x):\\n    return x + 1", "inputs": ["1"], "outputs": ["3"]}',
+              "f(1) is 2, not 3"),
+    "one of three is false": ('{"type": "induction", "program": "def f(x):\\n    return x", "message": "", "inputs":'
+                              ' ["1", "2", "3"], "outputs": ["1", "2", "4"]}', "f(3) is 3, not 4"),
+    "undefined": ('{"type": "abduction", "program": "def f(x):\\n    return y", "inputs": ["1"], "outputs": ["2"]}',
+                  "the gate says: error"),
+    "import": ('{"type": "deduction", "program": "import os\\ndef f(x):\\n    return 2", "inputs": ["1"], "outputs":'
+               ' ["2"]}', "import not allowed"),
+    "random": ('{"type": "deduction", "program": "import random\\ndef f(x):\\n    return random.random()", "inputs":'
+               ' ["1"], "outputs": ["2"]}', "the gate says"),
+    "a text of inputs": ('{"type": "deduction", "program": "def f(x):\\n    return 2", "inputs": "1", "outputs": ["2"]}',
+                         "inputs and outputs are lists"),
+    "fence": (json.dumps({"type": "deduction", "program": "def f(x):\n    return '```'", "inputs": ["1"],
+                          "outputs": ["'```'"]}), "fence"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_of_a_task_file_passes_the_gate(name, tmp_path, executor):
+    (good, _), (row, says) = ROWS["good"], ROWS[name]
+    (tmp_path / "tasks.jsonl").write_text(f"{good}\n{row}\n")
+    if not says:
+        assert len(train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)) == 2
+        return
+    with pytest.raises(train.UserError, match="line 2: not a (valid )?task") as told:
+        train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)
+    assert says in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_task_file_without_tasks_is_refused(tmp_path, executor):
+    (tmp_path / "tasks.jsonl").write_text("")
+    with pytest.raises(train.UserError, match="no tasks in it"):
+        train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)
+
+
+def test_a_start_that_fails_leaves_no_folder_and_a_resume_that_fails_no_trace(whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "false.jsonl").write_text(ROWS["false"][0])
+    for flags in (["--seed_tasks", "false.jsonl"], ["--heldout_tasks", "false.jsonl"], ["--max_prompt_tokens", "9"],
+                  ["--max_new_tokens", "5000"], ["--eval_every", "1", "--eval_tasks", "bogus"]):
+        assert train.run_main([*TINY, "--name", "a", *flags]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "runs" / "a").exists()
+    folder = shutil.copytree(whole, tmp_path / "runs" / "a")
+    before = (folder / "config.json").read_text()
+    assert train.run_main(["--resume", "runs/a", "--steps", "9", "--model", "./nowhere"]) == 2
+    assert "--resume runs/a" in capsys.readouterr().err and (folder / "config.json").read_text() == before
+
+
+def test_a_run_that_has_ended_keeps_its_results(whole, tmp_path, capsys):
+    folder = shutil.copytree(whole, tmp_path / "a")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert train.run_main(["--resume", str(folder), "--eval_limit", "3", "--model", "nowhere"]) == 0
+    assert "has ended" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_goes_on_in_another_place_without_the_files_it_no_longer_needs(whole, tmp_path, capsys, monkeypatch):
+    for name in ("there", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.setattr(train, "write_report", lambda run: None)
+    rows = (ROOT / "nano" / "heldout.jsonl").read_text().splitlines(keepends=True)
+    Path("held.jsonl").write_text("".join(rows[:12]))
+    Path("seeds.jsonl").write_text("".join(rows[300:600]))
+    shutil.copytree(ROOT / "nano", "base", ignore=shutil.ignore_patterns("*.py", "heldout.jsonl", "__pycache__"))
+    assert train.run_main([*TINY, "--model", "base", "--heldout_tasks", "held.jsonl", "--seed_tasks", "seeds.jsonl",
+                           "--propose_from", "./seeds.jsonl", "--heldout_fraction", "0", "--steps", "1", "--name",
+                           "a"]) == 0, capsys.readouterr().err
+    saved = json.loads(Path("runs/a/config.json").read_text())
+    for name in ("model", "heldout_tasks", "seed_tasks", "propose_from"):
+        assert Path(saved[name]).is_absolute() and Path(saved[name]).exists()
+    Path("seeds.jsonl").unlink()
+    Path("held.jsonl").rename("kept.jsonl")
+    Path("base").rename("moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    go_on = ["--resume", "../there/runs/a", "--steps", "2"]
+    assert train.run_main(go_on) == 2 and "no such folder" in capsys.readouterr().err
+    assert train.run_main([*go_on, "--model", "../there/moved"]) == 2 and "--heldout_tasks" in capsys.readouterr().err
+    assert train.run_main([*go_on, "--model", "../there/moved", "--heldout_tasks", "../there/kept.jsonl"]) == 0
+    folder = tmp_path / "there" / "runs" / "a"
+    assert metrics_of(folder)[-1]["step"] == 2 and (folder / "heldout.old.md").exists()
+    assert all(row["text"] == "" for row in map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
+               if row["kind"] == "propose")
+
+
+def test_a_file_system_without_locks_is_told(whole, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "a")
+
+    def no_locks(*_):
+        raise OSError(95, "Operation not supported")
+    monkeypatch.setattr(runfolder.fcntl, "flock", no_locks)
+    runfolder.open_folder(parse(["--resume", str(folder)])[0])[1].close()
+    assert "no lock" in capsys.readouterr().out
+
+
+def test_how_a_run_goes_on_is_told_as_it_is(tmp_path):
+    assert runfolder.way_on(tmp_path / "a") == "nothing was begun"
+    (tmp_path / "a").mkdir()
+    assert runfolder.way_on(tmp_path / "a").startswith("no step was saved yet: go on with python train.py --resume ")
+    (tmp_path / "a" / "checkpoint").mkdir()
+    assert runfolder.way_on(tmp_path / "a").endswith(f"what was saved is whole: go on with python train.py --resume"
+                                                     f" {tmp_path / 'a'}")
+    runfolder.remove_if_empty(tmp_path / "a")
+    assert not (tmp_path / "a").exists()

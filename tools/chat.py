@@ -1,14 +1,14 @@
 """
 A trained policy in the terminal: a message a line, the answer below it.
 """
-import argparse
 import sys
 from pathlib import Path
 
 import torch
 
 import tasks
-from config import Config, UserError
+from command import Parser, UserError
+from config import Config
 from model import ModelError, Policy, chat_template, decode, encode
 from sampler import generate
 from sandbox.values import printable
@@ -57,8 +57,7 @@ def read_message() -> str | None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools chat", description="Answer messages in the terminal.",
-                                     allow_abbrev=False)
+    parser = Parser(prog="python -m tools chat", description="Answer messages in the terminal.")
     parser.add_argument("run", type=Path)
     parser.add_argument("--max_new_tokens", type=int, help="longest answer; the run's if not given")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")

@@ -22,7 +22,8 @@ import tasks
 import train
 from benchmarks import lenient
 from benchmarks.stats import pass_at_k
-from config import Config, UserError, parse
+from command import Parser, UserError, whole
+from config import Config, parse
 from executor import Executor
 from model import ModelError
 from runfolder import WaitLine, say
@@ -270,15 +271,13 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools doctor", allow_abbrev=False, description=__doc__.strip(),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="All other options are those of train.py: --model, --seed_tasks ...")
-    parser.add_argument("--tasks", type=int, default=8, help="tasks of each type to solve, in each setting")
-    parser.add_argument("--answers", type=int, default=8, help="answers to each of them")
-    parser.add_argument("--proposals", type=int, default=32, help="proposals of each type, in each setting")
+    parser = Parser(prog="python -m tools doctor", description=__doc__.strip(),
+                    formatter_class=argparse.RawDescriptionHelpFormatter,
+                    epilog="All other options are those of train.py: --model, --seed_tasks ...")
+    parser.add_argument("--tasks", type=whole(1, 2**16), default=8, help="tasks of each type to solve, in each setting")
+    parser.add_argument("--answers", type=whole(1, 2**12), default=8, help="answers to each of them")
+    parser.add_argument("--proposals", type=whole(1, 2**16), default=32, help="proposals of each type, in each setting")
     sizes, given = parser.parse_known_args(argv)
-    if min(vars(sizes).values()) < 1:
-        parser.error("--tasks, --answers and --proposals must be at least 1")
     cfg, first_line = parse(given)
     if cfg.resume:
         raise UserError("the doctor looks at a model before training: give --model instead of --resume")

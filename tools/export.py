@@ -2,7 +2,6 @@
 A run as a folder that other tools load: an adapter for peft, vLLM and llama.cpp, or all weights for transformers, with
 tokenizer and model card.
 """
-import argparse
 import json
 import re
 import shutil
@@ -14,7 +13,8 @@ import torch
 import loading
 import runfolder
 import tasks
-from config import Config, UserError, read_config
+from command import Parser, UserError
+from config import Config, read_config
 from loading import ModelError
 from model import Policy, load_policy
 
@@ -123,8 +123,8 @@ def card(config: Config, folder: Path, adapter_only: bool, nf4: bool) -> str:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools export", allow_abbrev=False,
-                                     description="Write a folder that transformers, vLLM and llama.cpp can load.")
+    parser = Parser(prog="python -m tools export",
+                    description="Write a folder that transformers, vLLM and llama.cpp can load.")
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--merge", action="store_true", help="all weights, not the adapter alone")

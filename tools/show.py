@@ -8,7 +8,7 @@ from pathlib import Path
 
 import runfolder
 import tasks
-from config import UserError
+from command import Parser, UserError, whole
 from executor import Executor
 from report.read import ROLES, read_samples
 from sandbox.values import printable, show
@@ -32,8 +32,11 @@ def task_of(row: dict, folder: Path) -> Task:
     try:
         if row["task"]["type"] not in tasks.TYPES:
             raise ValueError("unknown type")
-        return tasks.task_from_state(row["task"] | {"key": "", "depth": 0})
-    except (ValueError, KeyError, TypeError) as error:
+        task = tasks.task_from_state(row["task"] | {"key": "", "depth": 0})
+        if not 0 < len(task.inputs) == len(task.outputs):
+            raise ValueError("inputs and outputs differ in number")
+        return task
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'samples.jsonl'}, line {row['line']}: not a line that train.py wrote") from error
 
 
@@ -130,12 +133,12 @@ def pick(rows: list, args: argparse.Namespace):
 # ----------------------------------------------------------------------------------------------------------------
 # The command
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tools show", allow_abbrev=False, description=__doc__.strip(),
+def build_parser() -> Parser:
+    parser = Parser(
+        prog="python -m tools show", description=__doc__.strip(),
         epilog="Without a filter: a valid task as its solver sees it. Ranges: 3, 3:7, 3: and :7.")
     parser.add_argument("source", type=Path, help="a task file or a run folder")
-    parser.add_argument("--number", type=int, default=1, help="which one, from 1; negative counts from the end")
+    parser.add_argument("--number", type=whole(-10**9), default=1, help="which one, from 1; negative counts from the end")
     parser.add_argument("--list", action="store_true", help="a line a response of the run")
     parser.add_argument("--type", choices=tasks.TYPES, help="only this task type")
     parser.add_argument("--role", choices=ROLES, help="only the proposer's or the solver's")
