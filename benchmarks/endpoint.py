@@ -115,7 +115,7 @@ def read_body(body: object, prompt: Prompt, stops: tuple[str, ...]) -> tuple[str
         tokens = (body.get("usage") or {}).get("completion_tokens")
         text = f"{thoughts}</think>{said}" if thoughts and (said or finish != "length") else thoughts + said
         known = next((name for name in ("stop_reason", "matched_stop") if name in choice), None)
-        closed = "</answer>" in stops and finish == "stop" and (known is None or choice[known] == "</answer>")
+        closed = "</answer>" in stops and finish in ("stop", None) and (known is None or choice[known] == "</answer>")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise EndpointError(f"not a completion: {message_of(body)}") from None
     text, ended = cut(without_echo(whole_characters(text), prompt.prefill), stops)
@@ -231,7 +231,7 @@ def connect(url: str, model: str | None, bare: bool, concurrency: int, timeout: 
             return server, {}  # not every server has a list
         raise
     except (KeyError, TypeError):
-        entries = {}
+        entries = {}  # a list in no known form
     if model is None and len(entries) != 1:
         raise EndpointError(f"{url} has {len(entries) or 'no list of'} models{': ' * bool(entries)}{named(entries)};"
                             " name one with --endpoint_model")
@@ -239,7 +239,8 @@ def connect(url: str, model: str | None, bare: bool, concurrency: int, timeout: 
         raise EndpointError(f"{url} has no model {model}, only {named(entries)}")
     server.model = model or next(iter(entries))
     about = entries.get(server.model, {})
-    return server, {name: about[name] for name in ("root", "parent", "meta") if about.get(name)}
+    about = about | (about.get("meta") or {})  # llama.cpp's; in others it is not there
+    return server, {name: about[name] for name in ("root", "parent", "n_params", "size") if about.get(name)}
 
 
 def named(entries: dict) -> str:
@@ -331,9 +332,10 @@ def exchange(server: Server, path: str, body: dict | None) -> tuple[int, float |
     if connection is None:
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
         connection = server.connections[me] = kind(parts.hostname, parts.port, timeout=CONNECT_SECONDS)
+    was_open = connection.sock is not None
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {server.key}"} if server.key else {})
     try:
-        if connection.sock is None:
+        if not was_open:
             try:
                 connection.connect()
             except TimeoutError:
@@ -345,6 +347,11 @@ def exchange(server: Server, path: str, body: dict | None) -> tuple[int, float |
                            None if body is None else json.dumps(body).encode(), headers)
         answer = connection.getresponse()
         return answer.status, seconds(answer.headers.get("Retry-After")), answer.read()
+    except ConnectionError:
+        connection.close()
+        if was_open and not server.ended.is_set():  # while it was idle, the server may have closed it
+            return exchange(server, path, body)
+        raise
     except BaseException:
         connection.close()
         raise

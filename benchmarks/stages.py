@@ -330,8 +330,9 @@ def complain_of_gaps(works: list[Work], samples: list[dict], rows: list[dict]) -
             for what, ids in (("no sample", [item.id for item in work.items if item.id not in counts]),
                               (f"fewer than {most} samples", [id for id, count in counts.items() if count < most])):
                 if ids:
-                    complain(f"note: {len(ids)} of {len(work.items)} problems of {work.title} have {what} at T ="
-                             f" {temperature}: {few(ids)}")
+                    at = "" if temperature is None else f" at T = {temperature}"
+                    complain(f"note: {len(ids)} of {len(work.items)} problems of {work.title} have {what}{at}:"
+                             f" {few(ids)}")
 
 
 def few(names: list[str], most: int = 3) -> str:

@@ -154,7 +154,7 @@ def compare(before: Path, after: Path) -> str:
     """Markdown: what changed on the same problems, paired. ValueError where the two cannot be compared."""
     (old, old_rows), (new, new_rows) = read_folder(before), read_folder(after)
     for name in ("prompt", "example", "stop_at_answer", "n", "temperature", "max_new_tokens", "top_p", "system",
-                 "template_args", "lenient"):
+                 "template_args", "bare", "lenient"):
         was, now = (each.get("settings", {}).get(name) or False for each in (old, new))
         if was != now:
             raise ValueError(f"{before} and {after} differ in {name} ({was}, {now}), so the change is not the model's")

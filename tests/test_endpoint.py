@@ -378,7 +378,6 @@ def test_prompts_are_written_and_any_answers_to_them_are_judged(data, tmp_path, 
     status, shown, told = command(monkeypatch, capsys, *flags, "--stage", "score", "--samples", file)
     assert status == 0 and "Model m, prompt" in shown, told
     verdicts = {(row["id"], row["k"]): (row["ok"], row["reason"]) for row in lines(out / "verdicts.jsonl")}
-    # Without `finish` nobody said that it was a stop: the form that was asked for is not there, but the value is.
     assert verdicts == {("s2", 1): (True, "pass"), ("s2", 0): (False, "no_answer"), ("s0", 0): (True, "pass"),
                         ("s0", 1): (False, "truncated"), ("s1", 0): (True, "pass")}
     assert "1 of 6 samples are of other problems, or beyond --limit (s9)" in told
