@@ -12,6 +12,7 @@ ODD = ("\0", "\x1b[2J", "\x07", "\b", "\x0b", "\x0c", "\r", "\x1c", "\x7f", "\x8
        "\ufeff", "\ud800", "\udfff", "é", "e\u0301", "ß", "İ", "ﬁ", "𝐟", "٣", "²", "\U0001f600", "\U0010ffff")
 SPECIALS = ("<eos>", "<pad>", "<|endoftext|>", "<|im_end|>", "<|im_start|>assistant\n", "<|eot_id|>", "</s>", "[INST]")
 nan, inf = math.nan, math.inf
+LONGEST = 200_000  # characters of a response: 8,096 tokens, mostly of a few characters
 
 
 def size(rng: random.Random, most: int) -> int:
@@ -318,7 +319,7 @@ def response(rng: random.Random, type: str, role: str, right: str) -> str:
     text = f"some thoughts </think>\n<answer>\n{chr(10).join(blocks)}\n</answer>"
     for _ in range(rng.choice((0, 1, 1, 2, 3, 6))):
         text = mutated(text, rng)
-    return text
+    return text[:LONGEST]
 
 
 def mutated(text: str, rng: random.Random) -> str:
