@@ -10,26 +10,31 @@ Three stages write into the folder --out, and each can be run alone and again: r
 completes), verdicts (verdicts.jsonl, made without the model), and the table (summary.json, summary.md). This is the
 command; the stages are in benchmarks/stages.py, the table and the comparison in benchmarks/summary.py.
 """
+import command
+command.starting(__name__)
 import argparse
 import hashlib
 import json
-import math
-import os
 import platform
 import re
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks import suite
+from benchmarks.files import download
 from benchmarks.items import DataError
 from benchmarks.selfcheck import selfcheck
 from benchmarks.stages import (Sampling, Work, complain, export_evalplus, generate_all, judge_all, names_of, prepare,
                                read_object, scorer, whole_lines)
 from benchmarks.suite import BENCHMARKS, GROUPS
 from benchmarks.summary import compare, summarise
-from executor import LEVELS, Executor, ExecutorError
-from model import ModelError, load_policy
+from command import Parser, UserError, real, whole
+from executor import LEVELS, Executor
+from model import load_policy
 from runfolder import sha256_of
+from sandbox import host
 from tasks import Style
 
 HERE = Path(__file__).resolve().parent
@@ -56,11 +61,12 @@ def parse() -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(prog="eval.py", description=__doc__.split("\n\n")[0])
     add = parser.add_argument
     add("--model", default=str(NANO), help="a hub name or a folder in Hugging Face format")
     add("--adapter", type=Path, help="a LoRA adapter folder, such as runs/NAME/checkpoint/policy")
     add("--load_in_4bit", action="store_true", help="frozen weights in NF4 (bitsandbytes)")
+    add("--no_probe", action="store_true", help="do not compare logits with transformers' first")
     add("--tasks", help="names, groups (code, math, reason, all), task files or run folders, with commas; nano's"
         f" held-out file if not given. Names: {', '.join(BENCHMARKS)}")
     add("--data", type=Path, help="the folder with the benchmarks' files; if not given they are downloaded to a cache")
@@ -68,12 +74,18 @@ def make_parser() -> argparse.ArgumentParser:
     add("--prompt", choices=(*suite.STYLES, "compact"), help="azr: as in training (default); chat: evalplus' for"
         " HumanEval and MBPP, else azr's in the chat template; qwen: the Qwen2.5-Coder report's; base: plain text to go"
         " on with; boxed: Qwen's for mathematics; compact: nano's (default for nano)")
-    add("--n", type=int, default=1, help="samples per problem")
-    add("--temperature", type=float, default=0.0, help="0: greedy; AIME and AMC are then also sampled 16 times at"
-        f" {suite.AVERAGE_TEMPERATURE}")
-    add("--max_new_tokens", type=int, help="longest response; by task if not given")
-    add("--seed", type=int, default=0, help="fixes every draw")
-    add("--limit", type=int, help="only the first items of every task")
+    add("--n", type=whole(1, 2**12), default=1, help="samples per problem")
+    add("--temperature", type=real(0, 100), default=0.0, help="0: greedy; AIME and AMC are then also sampled --averaged"
+        " times")
+    add("--averaged", type=whole(0, 2**12), help=f"samples of AIME and AMC at {suite.AVERAGE_TEMPERATURE} beside the"
+        " greedy one; 16 if not given")
+    add("--example", action="store_true", help="azr and chat: show CRUXEval and task files with the worked example of"
+        " runs with --example")
+    add("--stop_at_answer", action=argparse.BooleanOptionalAction, default=True, help="a response ends at </answer>"
+        " where an answer part is asked for, as in training")
+    add("--max_new_tokens", type=whole(1, 2**20), help="longest response; by task if not given")
+    add("--seed", type=whole(-2**62, 2**62), default=0, help="fixes every draw")
+    add("--limit", type=whole(1), help="only the first items of every task")
     add("--lcb_from", default="2024-10-01", help="LiveCodeBench: first contest date")
     add("--lcb_to", default="9999", help="LiveCodeBench: last contest date")
     add("--lenient", action="store_true", help="CRUXEval and LiveCodeBench execution: expressions count too, as in the"
@@ -84,26 +96,26 @@ def make_parser() -> argparse.ArgumentParser:
     add("--selfcheck", action="store_true", help="judge the data's own answers; all should pass")
     add("--fetch", type=Path, metavar="DIR", help="download the files of --tasks (all if not given) into DIR")
     add("--export_evalplus", type=Path, metavar="FILE", help="write --out's programs as evalplus' JSONL")
-    add("--slots", type=int, default=64, help="responses generated at once")
-    add("--kv_gb", type=float, default=4.0, help="memory for keys and values")
-    add("--device", default="cpu", help="cpu or cuda")
-    add("--workers", type=int, default=os.cpu_count() or 1, help="executor processes")
+    add("--slots", type=whole(1, 2**16), default=64, help="responses generated at once")
+    add("--kv_gb", type=real(0.001, 1e5), default=4.0, help="memory for keys and values")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"), help="cuda where"
+        " there is one if not given")
+    add("--dtype", default="auto", choices=("auto", "fp32", "bf16"), help="of weights and activations; auto: bf16 where"
+        " it pays")
+    add("--workers", type=whole(1, 1024), default=host.cores(), help="executor processes")
     add("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
     return parser
 
 
 def check(args: argparse.Namespace) -> None:
     """ValueError for what cannot be done."""
-    for name in ("n", "slots", "workers", "limit", "max_new_tokens"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be at least 1")
-    if not args.kv_gb > 0:
-        raise ValueError("--kv_gb must be above 0")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: there is no CUDA device here")
     for name in ("lcb_from", "lcb_to"):
         if not re.fullmatch(r"\d{4}(-\d\d-\d\d)?", getattr(args, name)):
             raise ValueError(f"--{name} must be a date: YYYY-MM-DD")
-    if not 0 <= args.temperature < math.inf or args.n > 1 and args.temperature == 0:
-        raise ValueError("--temperature must be 0 or more, and above 0 with --n: greedy samples are all the same")
+    if args.n > 1 and args.temperature == 0:
+        raise ValueError("--temperature must be above 0 with --n: greedy samples are all the same")
     if args.export_evalplus and args.stage == "generate":
         raise ValueError("--export_evalplus does not go with --stage generate")
     if args.samples and args.stage != "score":
@@ -129,8 +141,9 @@ def settings_of(args: argparse.Namespace) -> dict:
     return {"model": args.model if sampled else None,
             "weights": [[path.name, stat.st_size, stat.st_mtime_ns] for path, stat in files],
             "adapter": args.adapter and str(args.adapter), "adapter_sha256": adapter,
-            "load_in_4bit": args.load_in_4bit, "prompt": args.prompt, "n": args.n, "temperature": args.temperature,
-            "max_new_tokens": args.max_new_tokens, "seed": args.seed}
+            "load_in_4bit": args.load_in_4bit, "dtype": args.dtype, "prompt": args.prompt, "example": args.example,
+            "stop_at_answer": args.stop_at_answer, "n": args.n, "temperature": args.temperature,
+            "averaged": args.averaged, "max_new_tokens": args.max_new_tokens, "seed": args.seed}
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -140,31 +153,41 @@ def do(args: argparse.Namespace) -> int:
     if args.compare:
         print(compare(*args.compare))
         return 0
-    names = names_of(args.tasks or "all")
+    names, window = names_of(args.tasks or "all"), (args.lcb_from, args.lcb_to)
     if args.fetch:
-        return fetch(names, args.fetch)
+        return fetch(names, window, args.fetch)
     if args.selfcheck and not args.tasks:  # what the folder has
-        names = [name for name in names if all((args.data / file.name).is_file() for file in BENCHMARKS[name].files)]
-    style = Style({"azr": "r1"}.get(args.prompt, args.prompt))
+        names = [name for name in names if any((args.data / file.name).is_file()
+                                               for file in suite.files_of(BENCHMARKS[name], window))]
+    style = Style({"azr": "r1"}.get(args.prompt, args.prompt), example=args.example)
     with scorer(args.workers, args.require, any(name in GROUPS["math"] for name in names)) as executor:
-        works = prepare(names, args.data, executor, style, args.limit, (args.lcb_from, args.lcb_to))
+        works, left_out = prepare(names, args.data, executor, style, args.limit, window)
+        tell(left_out)
         if args.selfcheck:
-            return 0 if selfcheck(works, args.data, executor) else 1
-        return run_stages(args, works, executor)
+            good = selfcheck(works, args.data, executor)
+            return 0 if good and not left_out else 1
+        return run_stages(args, works, executor) or 2 * bool(left_out)
 
 
-def fetch(names: list[str], folder: Path) -> int:
+def tell(lines: list[str], most: int = 20) -> None:
+    for line in lines[:most]:
+        complain(line)
+    if len(lines) > most:
+        complain(f"... and {len(lines) - most} more")
+
+
+def fetch(names: list[str], window: tuple[str, str], folder: Path) -> int:
     """Downloads what is missing; one that fails does not keep the others from coming."""
     status = 0
-    for name, url, sha256 in dict.fromkeys(file for name in names if name in BENCHMARKS
-                                           for file in BENCHMARKS[name].files):
-        path = folder / name
+    for file in dict.fromkeys(file for name in names if name in BENCHMARKS
+                              for file in suite.files_of(BENCHMARKS[name], window)):
+        path = folder / file.name
         try:
             if not path.is_file():
-                print(f"{url} -> {path}", flush=True)
-                suite.download(url, sha256, path)
-            elif sha256 and sha256_of(path) != sha256:
-                raise DataError(f"{path} is there, but not the file of {url}; remove it to download that")
+                print(f"{file.url} -> {path}", flush=True)
+                download(file.url, file.sha256, path)
+            elif file.sha256 and sha256_of(path) != file.sha256:
+                raise DataError(f"{path} is there, but not the file of {file.url}; remove it to download that")
         except DataError as error:
             complain(str(error))
             status = 2
@@ -172,21 +195,25 @@ def fetch(names: list[str], folder: Path) -> int:
 
 
 def run_stages(args: argparse.Namespace, works: list[Work], executor: Executor) -> int:
-    """The stages: responses, verdicts, the table."""
+    """The stages: responses, verdicts, the table. Non-zero if anything that was asked for has no verdict."""
     settings, source, prompt = settings_of(args), args.samples or args.out / "samples.jsonl", args.prompt
     kept = source.parent / "settings.json"
     if args.stage == "score" and kept.is_file():  # responses are read in the way they were asked for
         settings = read_object(kept.read_bytes(), str(kept))
         prompt = settings.get("prompt")
+    if not works:
+        return 2
     for work in works:
         if prompt not in work.kind.prompts:
             raise ValueError(f"--prompt {prompt} is not for {work.title}; choose from {', '.join(work.kind.prompts)}")
-    if args.stage != "score" and works:
-        policy = load_policy(args.model, args.device, load_in_4bit=args.load_in_4bit, adapter=args.adapter,
-                             dtype="auto")
-        sampling = Sampling(prompt, args.n, args.temperature, args.max_new_tokens, args.seed, args.slots, args.kv_gb)
+    if args.stage != "score":
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(args.dtype, args.dtype)
+        policy = load_policy(args.model, args.device, load_in_4bit=args.load_in_4bit, adapter=args.adapter, dtype=dtype,
+                             probed=not args.no_probe)
+        sampling = Sampling(prompt, args.n, args.temperature, args.max_new_tokens, args.seed, args.slots, args.kv_gb,
+                            args.example, args.stop_at_answer, args.averaged)
         generate_all(policy, works, sampling, settings, args.out)
-    if args.stage == "generate" or not works:
+    if args.stage == "generate":
         return 0
     if not source.is_file():
         raise ValueError(f"{source}: no samples; run --stage generate first, or give --samples FILE")
@@ -194,23 +221,27 @@ def run_stages(args: argparse.Namespace, works: list[Work], executor: Executor) 
     if args.export_evalplus:
         count = export_evalplus(works, rows, prompt, args.export_evalplus)
         print(f"{count} programs written to {args.export_evalplus}")
-    verdicts = judge_all(works, rows, prompt, executor, args.lenient, args.out)
+    verdicts, left_out = judge_all(works, rows, prompt, executor, args.lenient, args.out)
+    tell(left_out)
     works = [work for work in works if any(row["task"] == work.name for row in verdicts)]
     settings |= {"lenient": args.lenient, "python": platform.python_version()}
     print(summarise(works, verdicts, settings, args.out))
     print(f"written to {args.out}")
-    return 0
+    return 2 if left_out else 0
+
+
+def work(argv: list[str]) -> int:
+    try:
+        return do(parse())
+    except (ValueError, ImportError) as error:
+        raise UserError(str(error)) from error
+    except KeyboardInterrupt as error:
+        error.add_note("run the same command again to go on")
+        raise
 
 
 def main() -> int:
-    try:
-        return do(parse())
-    except (ModelError, ExecutorError, DataError, ValueError, OSError, ImportError) as error:
-        complain(str(error))
-        return 2
-    except KeyboardInterrupt:
-        complain("stopped; run the same command again to go on")
-        return 130
+    return command.run("eval.py", work, sys.argv[1:])
 
 
 if __name__ == "__main__":

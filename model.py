@@ -1,11 +1,10 @@
 """
 The policy: one network that proposes and solves, and the one forward pass that both samples from it and trains it.
 
-transformers loads weights, configuration and tokenizer, peft adds the LoRA adapters, bitsandbytes quantises the frozen
-weights to NF4 on request. The forward pass below is our own. Sampling (sampler.py), prefill and the update run through
-the same lines: the log-prob that was sampled is the log-prob that is trained, up to rounding. The update reads the
-modules' tensors in place; sampling reads them stacked and, on a CPU, from a second copy. Families: Qwen2/2.5, Qwen3,
-Llama 3 (tests compare with transformers).
+loading.py brings weights, tokenizer and adapter. The forward pass below is our own. Sampling (sampler.py), prefill and
+the update run through the same lines: the log-prob that was sampled is the log-prob that is trained, up to rounding.
+The update reads the modules' tensors in place; sampling reads them stacked and, on a CPU, from a second copy. Families:
+Qwen2/2.5, Qwen3, Llama 3 (`probe` and the tests compare with transformers).
 
 Reading order: `load_policy`; `forward` and the `block` it repeats; `logprobs`, which the update differentiates; `pack`,
 the weights as the sampler wants them.
@@ -14,11 +13,13 @@ Dimension suffixes: B rows, T positions, M = B T tokens, N response tokens of a 
 key/value heads, C head width, V vocabulary, L layers, S tokens of a shared beginning. logp_N is one log-prob per
 response token.
 """
-import logging
-import warnings
+import json
+import os
+import re
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,28 +27,28 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
-from transformers.utils import logging as transformers_logging
 
-FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
-STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
+import loading
+from loading import TEXT, ModelError, add_adapter
+
 # Logits held at once in `logprobs`: on a CPU 128 MB of fp32, 220 tokens of Qwen's vocabulary; on CUDA 0.5 GB of bf16
 # and as much of slopes, for matmuls of full size.
 LOGIT_BUDGET = {"cpu": 2**25, "cuda": 2**28}
 BF16_WIDTH = 512       # on avx512_bf16 sampling gains a factor 1.5 at width 896 and nothing at 128 (nano)
+PROBE = {torch.float32: 1e-3, torch.bfloat16: 0.1}  # see `probe`
+TODAY = datetime(2024, 7, 26)  # for chat templates that tell the date; Llama 3's own default
+DATED = ("{% macro strftime_now(format) %}{{ format" + "".join(f".replace('%{code}', '{TODAY:%{code}}')"
+         for code in "aAbBdHIjmMpSyY") + " }}{% endmacro %}{{ '' }}")  # in the place of a function of that name
 
-# The libraries tell of retries, optional kernels and their own deprecations; none of it is the user's to act on, and
-# what fails is raised.
-transformers_logging.set_verbosity_error()
-transformers_logging.disable_progress_bar()
-for noisy in ("huggingface_hub", "bitsandbytes"):
-    logging.getLogger(noisy).setLevel(logging.CRITICAL)
-warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-
-
-class ModelError(Exception):
-    """The model cannot be loaded or used; the text is one line for the user."""
+# What torch.compile makes is kept from one start to the next; its own place is /tmp. Its compiler reads this when it is
+# first imported.
+with suppress(OSError, RuntimeError):  # no home to write to
+    cached = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "azr"
+    cached.mkdir(parents=True, exist_ok=True)
+    for compiler in ("torchinductor", "triton"):
+        os.environ.setdefault(f"{compiler.upper()}_CACHE_DIR", str(cached / compiler))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -64,7 +65,10 @@ class Policy:
     stop_ids: frozenset[int]
     dtype: torch.dtype           # of activations; trained weights are always fp32
     max_length: int              # positions that the model knows
+    base: str | None = None      # the digest of the model that was loaded (loading.digest)
     checkpoint_layers: bool = False  # recompute each layer in the backward pass: less memory, a third more time
+    merge: bool | None = None    # sample from weights with LoRA merged; None: on a CPU in fp32
+    flex: bool = False           # FlexAttention where responses share their prompt in a row
     share_prompts: int = 2048    # `logprobs`: tokens up to which responses to one prompt share it in a row; 0: never
     adapter_on: bool = True      # False: the forward pass leaves the LoRA matrices out
     compile: bool = False        # torch.compile for the layers, in sampling and in the update
@@ -91,14 +95,26 @@ def adapter_off(policy: Policy):
 
 def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha: float = 32.0,
                 load_in_4bit: bool = False, adapter: Path | None = None, seed: int = 0,
-                dtype: torch.dtype | str | None = None, norms: bool = False) -> Policy:
+                dtype: torch.dtype | str | None = None, norms: bool = False, probed: bool = True) -> Policy:
     """Loads a hub name or a folder (Hugging Face format). `adapter` is a folder written by `save_policy`; with
     lora_rank 0 all weights are trained and `adapter` holds all of them. `norms`: the adapter has its own weights for
     the layers' norms. `dtype` is that of the frozen weights and of the activations: bf16 on CUDA and fp32 on a CPU if
-    not given; "auto" is bf16 also on a CPU that multiplies it in hardware, from BF16_WIDTH on. Raises ModelError."""
-    model, tokenizer, dtype = read_checkpoint(name, device, dtype, load_in_4bit, lora_rank == 0, adapter)
-    base, config = model, model.config
-    model.requires_grad_(lora_rank == 0)
+    not given; "auto" is bf16 also on a CPU that multiplies it in hardware, from BF16_WIDTH on. `probed`: compares the
+    logits of a short text with those of transformers and peft. Raises ModelError."""
+    name = loading.find(name)
+    config = loading.read_architecture(name)
+    if not isinstance(dtype, torch.dtype):
+        pays = device.startswith("cuda") or (dtype == "auto" and config.hidden_size >= BF16_WIDTH and bf16_pays())
+        dtype = torch.bfloat16 if pays else torch.float32
+    tokenizer = loading.read_tokenizer(name, config)
+    stop_ids = loading.stop_ids(name, config, tokenizer)
+    all_weights = lora_rank == 0
+    base = model = loading.read_weights(name, config, device, torch.float32 if all_weights else dtype, load_in_4bit,
+                                        all_weights, adapter if all_weights else None)
+    digest = loading.digest(name, tokenizer)  # only now: the hub's files are there
+    if adapter:
+        loading.refuse_other_base(name, digest, adapter)
+    model.requires_grad_(all_weights)
     if lora_rank:
         model = add_adapter(model, lora_rank, lora_alpha, adapter, seed, norms)
     model.eval()
@@ -107,90 +123,37 @@ def load_policy(name: str, device: str = "cpu", lora_rank: int = 16, lora_alpha:
             # On some CPUs bitsandbytes repacks weights in evaluation mode into a form without a right gradient.
             module.train()
     limit = min(config.max_position_embeddings, tokenizer.model_max_length or 1 << 60)
-    return Policy(model, tokenizer, base.model, base.lm_head, config, stop_ids(name, config, tokenizer), dtype, limit)
+    policy = Policy(model, tokenizer, base.model, base.lm_head, config, stop_ids, dtype, limit, digest)
+    if probed:
+        probe(policy, name, bool(lora_rank and adapter))
+    return policy
 
 
-def read_checkpoint(name: str, device: str, dtype: torch.dtype | str | None, load_in_4bit: bool, trained: bool,
-                    weights: Path | None) -> tuple:
-    """(model, tokenizer, dtype of activations); every failure is one line. Where all weights are `trained` they are
-    fp32, and those of the folder `weights` are read if there is one."""
-    local = Path(name).expanduser()
-    if local.is_dir():
-        name = str(local)
-    elif name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        raise ModelError(f"--model {name}: no such folder; give a folder with config.json and weights, or a hub name"
-                         " like Qwen/Qwen2.5-Coder-3B")
-    try:
-        config = AutoConfig.from_pretrained(name)
-        check_family(name, config)
-        if not isinstance(dtype, torch.dtype):
-            pays = device.startswith("cuda") or (dtype == "auto" and config.hidden_size >= BF16_WIDTH and bf16_pays())
-            dtype = torch.bfloat16 if pays else torch.float32
-        options = {"dtype": torch.float32 if trained else dtype} | (quantised(dtype) if load_in_4bit else {})
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(str(weights) if trained and weights else name, config=config,
-                                                     device_map={"": device}, **options)
-        return model, tokenizer, dtype
-    except (ModelError, torch.OutOfMemoryError):
-        raise
-    except ImportError as error:
-        raise ModelError(f"a package is missing ({error}); pip install -r requirements.txt") from error
-    except Exception as error:  # transformers, tokenizers, safetensors and the hub client share no base class
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200].rstrip('.')}"
-        if local.is_dir():
-            raise ModelError(f"--model {name}: cannot be loaded ({reason}); the folder needs config.json, tokenizer"
-                             " files and intact *.safetensors weights") from error
-        raise ModelError(f"--model {name}: the model hub did not give it ({reason}); either pass a local folder with"
-                         " --model DIR, or run the built-in tiny model with --preset nano") from error
+@torch.no_grad()
+def probe(policy: Policy, name: str, both: bool) -> None:
+    """Raises ModelError if a short text's logits are not those of transformers and peft, with the adapter and, if it is
+    not a new one that changes nothing yet, without. The distance is relative, |ours - theirs| / |theirs - their mean|:
+    below 0.00001 in fp32 and 0.04 in bf16 where all is well, 0.2 to 1.4 where a part of a model is left out."""
+    ids_BT, pos_BT = pad([encode(policy, TEXT)[:32]], policy.device)
 
-
-def check_family(name: str, config) -> None:
-    rope = getattr(config, "rope_parameters", None) or {}
-    odd = None
-    if config.model_type not in FAMILIES:
-        odd = f"its type is {config.model_type!r}"
-    elif "sliding_attention" in (getattr(config, "layer_types", None) or []):
-        odd = "it uses sliding-window attention"
-    elif rope.get("rope_type", "default") not in STATIC_ROPE:
-        odd = f"its rotary embedding is of type {rope['rope_type']!r}"
-    elif getattr(config, "hidden_act", "silu") != "silu":
-        odd = f"its activation is {config.hidden_act!r}"
-    if odd:
-        raise ModelError(f"--model {name}: not supported, {odd}; supported families: {', '.join(FAMILIES.values())}")
-
-
-def quantised(dtype: torch.dtype) -> dict:
-    """from_pretrained's options for frozen NF4 weights."""
-    try:
-        import bitsandbytes  # noqa: F401  # not needed, and not there, on every machine
-    except ImportError as error:
-        raise ModelError("--load_in_4bit needs the bitsandbytes package: pip install bitsandbytes") from error
-    return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4",
-                                                      bnb_4bit_compute_dtype=dtype)}
-
-
-def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None, seed: int,
-                norms: bool = False) -> nn.Module:
-    """LoRA on all linear layers of the blocks (attention-only is worse at any rank; Thinking Machines, LoRA Without
-    Regret, 2025), master weights in fp32. With `norms`, copies of the norms' weights too: behind a norm with frozen
-    weights and a frozen head, LoRA can hardly make a small model more certain of what it knows."""
-    import peft
-    if adapter:
-        config = peft.PeftConfig.from_pretrained(str(adapter))
-        config.inference_mode = False
-    else:
-        config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, bias="none", target_modules="all-linear",
-                                 task_type="CAUSAL_LM", modules_to_save=["norm"] if norms else None)
-    torch.manual_seed(seed)
-    model = peft.get_peft_model(model, config)
-    config = model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)  # a set, whose order would differ from save to save
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    if adapter:  # only now: PeftModel.from_pretrained reads the norms into the model's dtype, which may be bf16
-        peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(adapter), device=str(model.device)))
-    return model
+    def compare(which: str) -> None:
+        with torch.autocast(policy.device.type, policy.dtype, policy.dtype != torch.float32):  # trained weights are fp32
+            theirs = policy.model(input_ids=ids_BT, use_cache=False).logits[0].float()
+        ours = logits_of(policy, forward(policy, ids_BT, pos_BT)[0], 1.0)
+        if not torch.isfinite(theirs).all():
+            raise ModelError(f"--model {name}: it gives logits{which} that are not finite (nan or inf)")
+        distance = float((ours - theirs).norm() / (theirs - theirs.mean()).norm())
+        if not distance < PROBE[policy.dtype]:
+            raise ModelError(f"--model {name}: our logits{which} differ from transformers' by {100 * distance:.3g}%; the"
+                             " model has a part that is not supported here (--no_probe goes on all the same)")
+    with loading.one_line(f"--model {name}: the forward pass fails", "the model has a part that is not supported here"):
+        compare("")
+        if both:
+            flags = [parameter.requires_grad for parameter in policy.model.parameters()]
+            with policy.model.disable_adapter(), adapter_off(policy):
+                compare(" without the adapter")
+            for parameter, flag in zip(policy.model.parameters(), flags):
+                parameter.requires_grad_(flag)  # peft switches its own on, and with norms the base's too
 
 
 def save_policy(policy: Policy, folder: Path) -> None:
@@ -198,25 +161,32 @@ def save_policy(policy: Policy, folder: Path) -> None:
     # peft would ask the model hub, at every save, whether the vocabulary has grown.
     options = {"save_embedding_layers": False} if hasattr(policy.model, "peft_config") else {}
     policy.model.save_pretrained(str(folder), **options)
-
-
-def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
-    """Every id that ends a response: Qwen2.5-Instruct alone has two."""
-    named = [config.eos_token_id, tokenizer.eos_token_id]
-    try:
-        named.append(GenerationConfig.from_pretrained(name).eos_token_id)
-    except OSError:
-        pass  # the file is optional
-    ids = [i for entry in named for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
-    if not ids:
-        raise ModelError(f"--model {name}: neither its configuration nor its tokenizer names an end-of-text token")
-    return frozenset(ids)
+    (folder / loading.BASE).write_text(json.dumps({"digest": policy.base}) + "\n")
 
 
 def encode(policy: Policy, text: str, chat: bool = False) -> list[int]:
     """Prompt text to ids, with a beginning-of-text token where the tokenizer puts one (Llama does, Qwen does not,
-    though it may name one). A chat template has written its own."""
-    return policy.tokenizer(text, add_special_tokens=not chat)["input_ids"]
+    though it may name one). A chat template has written its own; elsewhere special tokens in the text stay text."""
+    return policy.tokenizer(text, add_special_tokens=not chat, split_special_tokens=not chat)["input_ids"]
+
+
+OWN_TAGS = ("<think>", "</think>", "<answer>", "</answer>")  # of our prompts; some tokenizers have tokens for them
+TAG = re.compile(r"<[^\s<>]+>|\[/?[A-Z_]+\]")  # what added tokens that are not special, but no plain words, look like
+
+
+def special_texts(policy: Policy, tags: bool = False) -> list[str]:
+    """The texts of its special tokens; with `tags` also those that only look it, as Qwen's <tool_call>."""
+    added = policy.tokenizer.added_tokens_decoder.values()
+    texts = {token.content for token in added if token.special or tags and TAG.fullmatch(token.content)}
+    return sorted((texts | set(policy.tokenizer.all_special_tokens)) - {""})
+
+
+def markers(policy: Policy, wrap: Callable[..., str] | None = None) -> tuple[str, ...]:
+    """Texts that no task may hold, since they could end the user's turn or the prompt: special tokens, tags, and with
+    `wrap`, a chat template, what stands between its turns."""
+    turns = "First turn", "Second turn", "Third turn"
+    between = re.findall(f"{turns[0]}(.*){turns[1]}(.*){turns[2]}", wrap(*turns), re.DOTALL) if wrap else []
+    return (*special_texts(policy, tags=True), *(text.strip() for pair in between for text in pair if text.strip()))
 
 
 def decode(policy: Policy, ids: list[int]) -> str:
@@ -224,13 +194,28 @@ def decode(policy: Policy, ids: list[int]) -> str:
     return policy.tokenizer.decode(ids[:-1] if ids and ids[-1] in policy.stop_ids else ids)
 
 
-def chat_template(policy: Policy):
+def chat_template(policy: Policy) -> Callable:
     """The function that wraps a question as one user turn, or several turns by turns, and opens the assistant's."""
+    def wrap(*turns: str) -> str:
+        return in_template(policy, [(("user", "assistant")[number % 2], text) for number, text in enumerate(turns)])
     if policy.tokenizer.chat_template is None:
         raise ModelError("--prompt chat: this model's tokenizer has no chat template; use --prompt r1")
-    return lambda *turns: policy.tokenizer.apply_chat_template(
-        [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(turns)],
-        tokenize=False, add_generation_prompt=True)
+    if "QUESTION" not in wrap("QUESTION"):
+        raise ModelError("--prompt chat: this model's chat template leaves the question out; use --prompt r1")
+    return wrap
+
+
+def in_template(policy: Policy, turns: list[tuple[str, str]]) -> str:
+    """The chat template's text of (role, text) turns, with the assistant's next one opened. Special tokens in a text
+    would become real ones, so they get an invisible space: a tokenizer cannot tell who wrote them. The template is told
+    a fixed date: with today's a run that goes on tomorrow would have other prompts."""
+    found = re.compile("|".join(map(re.escape, set(special_texts(policy)) - set(OWN_TAGS))) or r"(?!)")
+    plain = [{"role": role, "content": found.sub(lambda match: match[0][0] + "\u200b" + match[0][1:], text)}
+             for role, text in turns]
+    with loading.one_line("this model's chat template fails", "mend chat_template in its folder, or use another --prompt"):
+        template = DATED + policy.tokenizer.get_chat_template()
+        return policy.tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False,
+                                                    add_generation_prompt=True)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -241,7 +226,7 @@ KV = tuple[Tensor, Tensor]  # keys and values of one layer, both [B, K, T, C] or
 
 def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | None = None, length: int = 0,
             keep: list[KV] | None = None, packed: "Packed | None" = None, prefix_L: list[KV] | None = None,
-            mask: Tensor | None = None) -> Tensor:
+            mask: Tensor | BlockMask | None = None) -> Tensor:
     """Token ids at their positions -> final hidden states, [B, T, D] in `policy.dtype`.
 
     Without a cache the rows are whole texts, padded on the right: attention is causal, so nothing real attends to
@@ -258,7 +243,8 @@ def forward(policy: Policy, ids_BT: Tensor, pos_BT: Tensor, cache_L: list[KV] | 
         # [1, 1, T, S + T], as all rows have the same positions. With three dimensions the same mask sends attention
         # on a CPU down a path that takes 10 times as long.
         mask = (columns <= pos_BT[0, :, None])[None, None]
-    x_MD = F.embedding(ids_BT.flatten(), decoder.embed_tokens.weight).to(policy.dtype)
+    embedding = in_use(decoder.embed_tokens, policy.adapter_on)
+    x_MD = F.embedding(ids_BT.flatten(), embedding.weight).to(policy.dtype)
     rope = rotary(decoder.rotary_emb, pos_BT.flatten(), policy.dtype)
     recompute = policy.checkpoint_layers and torch.is_grad_enabled()
     if policy.compile and torch.is_grad_enabled() and not x_MD.requires_grad:
@@ -305,9 +291,12 @@ def after_attention(x_MD: Tensor, o_MD: Tensor, layer: nn.Module, stacks: "dict[
     return x_MD + project(layer.mlp, "down", F.silu(gate) * up, stacks, on)[0]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | None, prefix: KV | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | BlockMask | None, prefix: KV | None) -> Tensor:
     """Tokens of whole texts among themselves, causally or by the mask, and to what stands before them: [M, H C]."""
     q, k, v = (x.unflatten(0, (B, -1)).transpose(1, 2) for x in (q, k, v))  # [B, heads, T, C]
+    if isinstance(mask, BlockMask):
+        flex = compiled(flex_attention) if q.is_cuda else flex_attention
+        return flex(q, k, v, block_mask=mask, enable_gqa=True).transpose(1, 2).flatten(2).flatten(0, 1)
     if prefix is not None:
         k, v = (torch.cat((old.expand(B, -1, -1, -1), new), dim=2) for old, new in zip(prefix, (k, v)))
     o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
@@ -345,7 +334,8 @@ def fused(policy: Policy, function: Callable, tokens: tuple[Tensor, ...], *rest)
 
 @cache
 def compiled(function: Callable) -> Callable:
-    return torch.compile(function)
+    # FlexAttention's block mask makes every length a shape of its own, unless it is told.
+    return torch.compile(function, dynamic=True if function is flex_attention else None)
 
 
 STACKS = {"qkv": ("q_proj", "k_proj", "v_proj"), "o": ("o_proj",), "gate_up": ("gate_proj", "up_proj"),
@@ -361,6 +351,7 @@ def project(owner: nn.Module, name: str, x: Tensor, stacks: "dict[str, Stack] | 
 
 def linear(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
     """A plain, quantised or LoRA-wrapped linear layer, read in place."""
+    module = in_use(module, adapter_on)
     base = getattr(module, "base_layer", module)
     if type(base) is nn.Linear:  # trained weights are fp32 masters and are cast here; frozen ones have the dtype
         bias = None if base.bias is None else base.bias.to(x.dtype)
@@ -373,10 +364,15 @@ def linear(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
     return y + F.linear(F.linear(x, a.to(x.dtype)), b.to(x.dtype)) * module.scaling["default"]
 
 
-def rms_norm(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
-    """A norm, or the adapter's copy of it."""
+def in_use(module: nn.Module, adapter_on: bool) -> nn.Module:
+    """The module, or the adapter's copy of it where it has one."""
     if hasattr(module, "modules_to_save"):
-        module = module.modules_to_save["default"] if adapter_on else module.original_module
+        return module.modules_to_save["default"] if adapter_on else module.original_module
+    return module
+
+
+def rms_norm(module: nn.Module, x: Tensor, adapter_on: bool) -> Tensor:
+    module = in_use(module, adapter_on)
     wide = x.float()
     wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + module.variance_epsilon)
     return module.weight.to(x.dtype) * wide.to(x.dtype)
@@ -422,7 +418,7 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     A row is (prompt ids, response ids). Rows with the same prompt share it: their texts are laid side by side, see
     `side_by_side`. Logits exist for LOGIT_BUDGET numbers at a time, so that no [B, T, V] tensor is ever held (7.4 GB
     for 12k tokens of Qwen's vocabulary)."""
-    ids_BT, pos_BT, mask, at_N2 = lay_out(rows, policy.share_prompts, policy.device)
+    ids_BT, pos_BT, mask, at_N2 = lay_out(rows, policy.share_prompts, policy.device, policy.flex)
     hidden_ND = forward(policy, ids_BT, pos_BT, mask=mask)[at_N2[:, 0], at_N2[:, 1]]
     ids_N = torch.tensor([token for _, response in rows for token in response], device=policy.device)
     size = max(1, LOGIT_BUDGET[policy.device.type] // policy.head.weight.shape[0])
@@ -430,10 +426,11 @@ def logprobs(policy: Policy, rows: list[tuple[list[int], list[int]]],
     return torch.cat([logp_N for logp_N, _ in chunks]), torch.cat([entropy_N for _, entropy_N in chunks])
 
 
-def lay_out(rows: list[tuple[list[int], list[int]]], longest: int, device) -> tuple:
-    """(ids_BT, pos_BT, mask, at_N2) of the texts of `side_by_side`. The mask is None where each is one row alone; at_N2
-    says in which text and where the hidden state lies that predicts a response token: one place before it, and for the
-    first token at the prompt's end."""
+def lay_out(rows: list[tuple[list[int], list[int]]], longest: int, device, flex: bool = False) -> tuple:
+    """(ids_BT, pos_BT, mask, at_N2) of the texts of `side_by_side`. The mask is None where each is one row alone, and
+    FlexAttention's with `flex`: it leaves out the blocks in which nothing is seen. at_N2 says in which text and where
+    the hidden state lies that predicts a response token: one place before it, and for the first token at the prompt's
+    end."""
     texts = side_by_side(rows, longest)
     ids, pos, owner, spots = [], [], [], {}  # owner: 0 for the prompt, then 1, 2, ... for each response of the text
     for b, text in enumerate(texts):
@@ -448,9 +445,15 @@ def lay_out(rows: list[tuple[list[int], list[int]]], longest: int, device) -> tu
     ids_BT, pos_BT, owner_BT = (fill(lists, device) for lists in (ids, pos, owner))
     mask = None
     if max(map(len, texts)) > 1:
-        order = torch.arange(ids_BT.shape[1], device=device)
-        shown = (owner_BT[:, None, :] == 0) | (owner_BT[:, None, :] == owner_BT[:, :, None])
-        mask = (shown & (order <= order[:, None]))[:, None]
+        B, T = ids_BT.shape
+        if flex:
+            def seen(b, _, i, j):
+                return (j <= i) & ((owner_BT[b, j] == 0) | (owner_BT[b, j] == owner_BT[b, i]))
+            mask = create_block_mask(seen, B, None, T, T, device=device)
+        else:
+            order = torch.arange(T, device=device)
+            shown = (owner_BT[:, None, :] == 0) | (owner_BT[:, None, :] == owner_BT[:, :, None])
+            mask = (shown & (order <= order[:, None]))[:, None]
     return ids_BT, pos_BT, mask, torch.tensor([spot for i in range(len(rows)) for spot in spots[i]], device=device)
 
 
@@ -529,14 +532,6 @@ def logit_slopes(logits_NV: Tensor, ids_N: Tensor, temperature: float) -> tuple[
     return x_NV.gather(-1, ids_N[:, None])[:, 0] - lse_N, entropy_N, p_NV.to(logits_NV.dtype)
 
 
-def update_bytes(policy: Policy) -> float:
-    """Roughly the memory that a token takes in the update, besides the logits: what `logprobs` keeps of it for the
-    backward pass."""
-    D, I, L = policy.config.hidden_size, policy.config.intermediate_size, policy.config.num_hidden_layers
-    layer = 14 * D + 6 * I  # numbers that a layer keeps, counted from `block`; a wrong guess costs a halving
-    return policy.dtype.itemsize * (L * D + layer if policy.checkpoint_layers else L * layer)
-
-
 def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
     """(ids_BT, pos_BT), padded on the right with id 0, which causal attention never lets a real token see."""
     ids_BT = fill(rows, device)
@@ -545,7 +540,13 @@ def pad(rows: list[list[int]], device) -> tuple[Tensor, Tensor]:
 
 def fill(rows: list[list[int]], device) -> Tensor:
     width = max(map(len, rows))
-    return torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    return to_device([row + [0] * (width - len(row)) for row in rows], device)
+
+
+def to_device(numbers: list, device) -> Tensor:
+    """Without waiting for what the device has to do still, as torch.tensor(numbers, device=device) does."""
+    tensor = torch.tensor(numbers)
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -600,12 +601,12 @@ def rewrite(old: Stack | None, new: Stack) -> Stack:
 
 def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key) -> Stack:
     """The modules as one layer, in memory as suits the device; `key` names them in `policy.stacks`."""
+    modules = [in_use(module, policy.adapter_on) for module in modules]
     bases = [getattr(module, "base_layer", module) for module in modules]
     weights, up, bias, dtype = [base.weight for base in bases], None, None, policy.dtype
     sizes = [len(weight) for weight in weights]
-    if policy.adapter_on and bases[0] is not modules[0]:
-        down = [module.lora_A["default"].weight for module in modules]
-        ups = [module.lora_B["default"].weight * module.scaling["default"] for module in modules]
+    if policy.adapter_on and any(base is not module for base, module in zip(bases, modules)):
+        down, ups = map(list, zip(*map(low_rank, modules)))
         if merge:
             weights = [weight.float() + b @ a for weight, a, b in zip(weights, down, ups)]
         else:
@@ -626,6 +627,13 @@ def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key)
         else:
             weight[sum(sizes):] = torch.cat(down).to(dtype)
     return Stack(weight, bias, up, sizes)
+
+
+def low_rank(module: nn.Module) -> tuple[Tensor, Tensor]:
+    """A, and B with its scale; of rank 0 where the adapter leaves a layer alone, as some of others do."""
+    if not hasattr(module, "base_layer"):
+        return module.weight.new_zeros(0, module.in_features).float(), module.weight.new_zeros(len(module.weight), 0).float()
+    return module.lora_A["default"].weight, module.lora_B["default"].weight * module.scaling["default"]
 
 
 def stack_in_place(policy: Policy, modules: list[nn.Module], bases: list[nn.Module], key) -> Tensor:

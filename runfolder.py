@@ -5,8 +5,10 @@ A run's folder, written and read: runs/NAME holds
     metrics.jsonl    a line of numbers a step                        machine.json   commit, machine, versions
     samples.jsonl    a line a response                               preset.json    the preset's defaults
     checkpoint/      adapter, optimizer, buffers; checkpoint.old/ the one before
-    heldout.md       accuracy before and after                       report.html    python -m report runs/NAME
+    heldout.md       accuracy before and after, once it has ended    report.html    python -m report runs/NAME
+    heldout.old.md   the same of when it had ended before
     evaluations.jsonl    with --eval_every: how many answers solved each held-out task; of a step the last line counts
+    seed_tasks.jsonl, propose_from.jsonl    what these options named, so that the run can go on without those files
 
 Order of reading: the folder, what a step writes (`step_metrics`, `Log`), checkpoints, notes and mirrors.
 """
@@ -32,14 +34,33 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from config import HERE, PRESETS, Config, UserError
+from config import HERE, PRESETS, Config, UserError, names_no_file
 from model import save_policy
+from sandbox import host
+from sandbox.values import printable
 from tasks import Buffers, task_to_json
 
 
 def say(line: str) -> None:
-    tqdm.write(line)
+    tqdm.write(printable(line))
     sys.stdout.flush()
+
+
+class WaitLine:
+    """What the executor waits for (its `tell`): a line below the bars of a terminal, a line a minute elsewhere."""
+    def __init__(self):
+        self.bar, self.said = None, 0.0
+
+    def __call__(self, line: str) -> None:
+        if not line and self.bar is not None:
+            self.bar.close()
+            self.bar = None
+        elif line and sys.stderr.isatty():
+            self.bar = self.bar or tqdm(bar_format="{desc}", leave=False, position=2)
+            self.bar.set_description_str(line)
+        elif line and time.monotonic() - self.said > 60:
+            self.said = time.monotonic()
+            say(f"note: {line}")
 
 
 def write_file(path: Path, text: str) -> None:
@@ -69,6 +90,10 @@ def read_lines(path: Path, every: int = 1, most: int | None = None) -> list[dict
     return objects
 
 
+def folder_of(cfg: Config) -> Path:
+    return Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name
+
+
 def read_metrics(folder: Path, most: int | None = None) -> list[dict]:
     """The lines of metrics.jsonl, or the first `most`; UserError names one that train.py did not write."""
     path = folder / "metrics.jsonl"
@@ -91,21 +116,81 @@ def is_figure(key: str, value) -> bool:
 
 def open_folder(cfg: Config) -> tuple[Path, object]:
     """The run's folder and the lock on it, which lives as long as this process."""
-    folder = Path(cfg.resume) if cfg.resume else Path("runs") / cfg.name
-    if not cfg.resume:
-        if folder.exists():
-            raise UserError(f"{folder} exists already; go on with --resume {folder}, or choose another --name")
-        folder.mkdir(parents=True)
+    folder = folder_of(cfg)
+    if cfg.resume:
+        return folder, lock_and_note(cfg, folder)
+    if folder.exists():
+        raise UserError(f"{folder} exists already; go on with --resume {folder}, or choose another --name")
+    folder.mkdir(parents=True)
+    try:
+        return folder, lock_and_note(cfg, folder)
+    except BaseException:
+        remove_if_empty(folder)
+        raise
+
+
+def lock_and_note(cfg: Config, folder: Path):
+    """The lock; a run that has ended is left as it is."""
     lock = open(folder / "lock", "w")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise UserError(f"{folder} is in use by another process; wait for it or stop it") from error
+    except OSError as error:  # some network file systems have no locks
+        say(f"note: no lock on {folder} ({error.strerror}): see to it that no other process trains there")
+    if cfg.resume and finished(cfg, folder):
+        return lock
     notes = {"config": asdict(cfg) | {"resume": None}, "machine": machine(cfg.device),
              "preset": asdict(Config()) | PRESETS.get(cfg.preset, {})}
     for name, note in notes.items():
         write_file(folder / f"{name}.json", json.dumps(note, indent=2) + "\n")
-    return folder, lock
+    for name in ("seed_tasks", "propose_from") if not cfg.resume else ():
+        if (path := getattr(cfg, name)) and not names_no_file(name, path):
+            shutil.copyfile(path, folder / f"{name}.jsonl")
+    return lock
+
+
+def kept(cfg: Config, folder: Path, name: str) -> str:
+    """The file that --seed_tasks or --propose_from named when the run began."""
+    copy = folder / f"{name}.jsonl"
+    return str(copy) if cfg.resume and copy.exists() else getattr(cfg, name)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """The folder of a new run that could not start and holds no response yet: its name is free again."""
+    samples = folder / "samples.jsonl"
+    if not (samples.exists() and samples.stat().st_size):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def way_on(folder: Path) -> str:
+    """What a run that was stopped has, and how it goes on."""
+    if not folder.exists():
+        return "nothing was begun"
+    saved = any((folder / name).exists() for name in ("checkpoint", "checkpoint.old"))
+    return (f"{'what was saved is whole' if saved else 'no step was saved yet'}: go on with python train.py --resume"
+            f" {folder}")
+
+
+def tokens_made(folder: Path) -> int:
+    """Generated in all steps of a run."""
+    path = folder / "metrics.jsonl"
+    return sum(line.get("tokens_generated", 0) for line in read_lines(path)) if path.exists() else 0
+
+
+def finished(cfg: Config, folder: Path) -> bool:
+    """Whether the run has its table (heldout.md), and no step is left to make."""
+    try:
+        step = json.loads((folder / "checkpoint" / "state.json").read_text())["step"]
+    except (OSError, ValueError, KeyError):  # find_checkpoint tells
+        return False
+    return (folder / "heldout.md").exists() and (step >= cfg.steps or 0 < cfg.budget_tokens <= tokens_made(folder))
+
+
+def set_table_aside(folder: Path) -> None:
+    """Of a run that had ended and goes on."""
+    if (folder / "heldout.md").exists():
+        os.replace(folder / "heldout.md", folder / "heldout.old.md")
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -141,6 +226,14 @@ def step_metrics(run, everything: list, trained: list, clock: Clock) -> dict:
             m[f"gate/{type}/{reason}"] = count
         m[f"distinct/{type}"] = len({row.task.key for row in valid}) / len(valid) if valid else None
         m[f"learnability/{type}"] = mean(row.learnability for row in valid)
+        # What proposers earned by probes that never came to an end, of all that they earned.
+        earned = sum(max(0, row.learnability or 0) for row in valid)
+        ramble = sum(max(0, (row.learnability or 0) - max(0, row.learnability_whole or 0)) for row in valid)
+        m[f"learnability_cut_off/{type}"] = ramble / earned if earned else None
+        probes = [probe for row in valid for probe in row.probes]
+        m[f"probes_cut_off/{type}"] = mean(probe.cut_off for probe in probes)
+        m[f"probes_infra/{type}"] = mean(probe.verdict == "infra" for probe in probes)
+        valid = [row for row in valid if row.solve_rate is not None]
         solved = Counter(round(row.solve_rate * cfg.n_probes) for row in valid)
         m[f"solved_of_{cfg.n_probes}/{type}"] = [solved[k] for k in range(cfg.n_probes + 1)]
         m[f"mixed/{type}"] = mean(0 < row.solve_rate < 1 for row in valid)
@@ -192,6 +285,18 @@ def first_lengths(folder: Path) -> dict[str, float]:
     return {key: mean(some) for key, some in values.items()}
 
 
+def heldout_warning(name: str, was: float, now: float, low: float | None = None, high: float | None = None) -> str:
+    """What to say of held-out accuracy (shares) that fell, with the interval of its change where that is known; "" if
+    it did not. A half that is lost is told even where it may be chance."""
+    halved, sure = now <= was / 2 and was - now >= 0.01, high is not None and high < 0
+    if not halved and not sure:
+        return ""
+    interval = "" if high is None else f" [{round(100 * low)}, {round(100 * high)}]"
+    doubt = ", which with so few tasks may be chance" if high is not None and not sure else ""
+    return (f"held-out accuracy of {name} {'halved' if halved else 'fell'}: {100 * was:.0f}% to {100 * now:.0f}%,"
+            f" {round(100 * (now - was))}{interval} points{doubt}")
+
+
 def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[str, str]]:
     """(key, line) of what a user should know about a step; each key is told once a run. `first`: of `first_lengths`."""
     lines, late = [], m["step"] > FIRST_STEPS
@@ -211,11 +316,20 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
         if key.startswith("cut_off/") and (value or 0) > 0.2:
             lines.append((key, f"{100 * value:.0f}% of the {name} responses reached --max_new_tokens"
                                f" {cfg.max_new_tokens} and are mostly badly formatted; raise it if this stays"))
+        if key.startswith("learnability_cut_off/") and (value or 0) > 0.25:
+            lines.append((key, f"{100 * value:.0f}% of the learnability of {name} tasks is due to answers that were cut"
+                               f" off at --max_new_tokens {cfg.max_new_tokens}: proposers earn by making the solver"
+                               " ramble; raise it, or leave such probes out with --cut_off_probes left_out"))
+        if key == "heldout_change":
+            told = {type: (m["heldout_by_type"][type][0], *change) for type, change in value.items()}
+            lines += [(f"{key}/{type}", f"{line}, since the first evaluation; a lower --lr or some --kl_coef may help")
+                      for type, (now, change, low, high) in told.items()
+                      if (line := heldout_warning(type, now - change, now, low, high))]
         if key.startswith("valid/") and value == 0:
             lines.append((key, f"no valid {name} proposal in this step; metrics.jsonl counts why under gate/{name}/"))
     if all(value == 1 for key, value in m.items() if key.startswith("zero_advantage/") and value is not None):
-        lines.append(("zero", "all rewards within each type and role were equal, so this step's gradient is zero; that"
-                              " happens with small batches and early on"))
+        lines.append(("zero", "all rewards within each type and role were equal, so this step's gradient is zero and"
+                              " Adam's momentum alone moves the weights; that happens with small batches and early on"))
     if m.get("skipped_updates"):
         lines.append(("skipped", "an update was skipped: nothing to train on, or its gradient was not finite"))
     return lines
@@ -254,7 +368,7 @@ class Log:
                       "text": row.text}
             if row.kind == "propose":
                 record["references"] = [task.id for task in row.references]
-                record |= {"task": task_to_json(row.task)} if row.task else {}
+                record |= {"task": task_to_json(row.task)} if row.task else {"why": row.why} if row.why else {}
             else:
                 record["task_id"] = row.task.id
             self.files[1].write(json.dumps(record) + "\n")
@@ -291,8 +405,7 @@ def save_checkpoint(run, sizes: list[int]) -> None:
         force_to_disk(run.folder)
     except Exception as error:  # torch and safetensors report a full disk in classes of their own
         before = "the checkpoint before it is whole" if current.exists() or old.exists() else "it is the first one"
-        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}); {before}: make room, then go on with"
-                        f" --resume {run.folder}") from error
+        raise UserError(f"cannot write {new} ({str(error).splitlines()[0]}), {before}: make room") from error
 
 
 def force_to_disk(path: Path) -> None:
@@ -360,7 +473,7 @@ def commit() -> str:
 def machine(device: str) -> dict:
     """What config.json does not say of where a run ran."""
     named = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return {"commit": commit(), "cpu": named[1] if named else platform.machine(), "cores": os.cpu_count(),
+    return {"commit": commit(), "cpu": named[1] if named else platform.machine(), "cores": host.cores(),
             "gpu": torch.cuda.get_device_name() if device == "cuda" else None, "python": platform.python_version(),
             "torch": torch.__version__}
 

@@ -4,8 +4,8 @@ requests while `advance` decodes, what ends makes room for what waits, and nothi
 a list of prompts. It runs model.py's forward pass, so the log-probs noted here are those the update recomputes.
 
 Reading order: Sample to Rollout, `start_rollout`, `add`, `advance`, `generate`, and what `advance` does in turn: from
-the queue into slots (`refill`), a token for every row (`decode_step`, `draw`), out of the slots (`harvest`). Behind
-them the memory for keys and values, and CUDA graphs.
+the queue into slots (`refill`), a token for every row (`decode_step`, `draw`), out of the slots (`look`, `harvest`).
+Behind them the memory for keys and values, and CUDA graphs.
 
 Dimension suffixes, besides model.py's: B slots, N tokens of one response, C (in `draw`) chunks of the vocabulary.
 """
@@ -15,13 +15,15 @@ import weakref
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from model import KV, Packed, Policy, forward, fused, head_logits, nf4, pack, pad, pick_logp, scaled
+from loading import ModelError
+from model import KV, Packed, Policy, forward, fused, head_logits, nf4, pack, pad, pick_logp, scaled, to_device
 
 PREFILL_TOKENS = 8192  # prompt tokens per prefill call
 # Tokens of a shared beginning that are worth a call of their own; beginnings kept. Chat prompts of three kinds to the
@@ -59,8 +61,9 @@ class Sequence:
     index: int
     sample: Sample
     since: int = 0  # steps the rollout had made when it took its slot
+    seen: int = 0   # tokens that it had at the last look
     tail: str = ""  # the end of its text, as far as a stop may have begun in it
-    stopped: bool = False  # by a stop
+    stopped: bool = False  # by one of the request's stops
 
     def text(self) -> list[int]:
         return self.request.prompt + self.sample.ids
@@ -77,6 +80,7 @@ class State:
     uniform_BN: Tensor  # column t decides token t
     ids_BN: Tensor      # the responses so far; one column more than tokens, for rows that are done
     logp_BN: Tensor
+    seen_B: Tensor      # tokens made when `look` was there last
 
 
 @dataclass(eq=False)
@@ -85,7 +89,7 @@ class DeviceMemory:
     and the next rollout that it is large enough for takes it over, graphs and all."""
     state: State
     stops: Tensor
-    flat_L: list[KV]             # memory for keys and values, laid out anew as rows get longer
+    flat_L2: Tensor              # memory for keys and values, laid out anew as rows get longer
     packed: dict[tuple, Packed]  # by merge, adapter_on
     graphs: dict[tuple, object]  # by rows and what else they were captured with
     user: Callable = lambda: None  # the rollout that uses it, weakly
@@ -102,6 +106,7 @@ class Rollout:
     seed: int
     kv_bytes: float
     read_every: int              # decode steps between two readings of the done flags
+    ahead: int                   # the last of them, which run while what was before them is read
     share_prefix: bool
     memory: DeviceMemory | None  # None: no graphs
     packed: Packed | None
@@ -126,21 +131,23 @@ class Rollout:
 def start_rollout(policy: Policy, slots: int = 64, max_length: int = 4096, max_new_tokens: int = 1024,
                   temperature: float = 1.0, seed: int = 0, kv_gb: float = 4.0, merge: bool | None = None,
                   packed: bool = True, share_prefix: bool = True, graphs: bool | None = None,
-                  read_every: int | None = None) -> Rollout:
+                  read_every: int | None = None, ahead: int | None = None) -> Rollout:
     """An empty rollout that samples from the policy as it is now.
 
     `max_length` bounds prompt + response, `max_new_tokens` the response. Switches, None being what pays: `merge` LoRA
-    into the sampling weights (in fp32 on a CPU, where that is exact enough), `packed` weights, `share_prefix`, CUDA
-    `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA)."""
+    into the sampling weights (the policy's; else in fp32 on a CPU, where that is exact enough), `packed` weights,
+    `share_prefix`, CUDA `graphs`, `read_every` steps (1 on a CPU, where reading is free; 8 on CUDA), and do so `ahead`
+    steps before they are done (2 with graphs: the device has work while the host frees and fills slots)."""
     cuda = policy.device.type == "cuda"
     if merge is None:
-        merge = policy.dtype == torch.float32 and not cuda
+        merge = policy.dtype == torch.float32 and not cuda if policy.merge is None else policy.merge
     if graphs is None:
         graphs = cuda and packed and policy.compile and not nf4(policy)  # --compile False leaves both out
     memory = take_memory(policy, slots, max_length, max_new_tokens, kv_gb * 2**30) if graphs else None
     weights = pack(policy, merge, slots, memory and memory.packed.get((merge, policy.adapter_on))) if packed else None
     rollout = Rollout(policy, slots, max_length, max_new_tokens, temperature, seed, kv_gb * 2**30,
-                      read_every or (8 if cuda else 1), share_prefix, memory, weights,
+                      read_every or (8 if cuda else 1), (2 if graphs and cuda else 0) if ahead is None else ahead,
+                      share_prefix, memory, weights,
                       memory.stops if graphs else stop_tensor(policy),
                       memory.state if graphs else new_state(policy, slots, max_new_tokens + 1),
                       [None] * len(policy.decoder.layers))
@@ -156,7 +163,7 @@ def new_state(policy: Policy, slots: int, columns: int) -> State:
         return torch.zeros(shape, dtype=dtype, device=policy.device)
     return State(zeros(slots), zeros(slots), zeros(slots), zeros(slots), ~zeros(slots, dtype=torch.bool),
                  zeros(slots, columns, dtype=torch.float64), zeros(slots, columns),
-                 zeros(slots, columns, dtype=torch.float32))
+                 zeros(slots, columns, dtype=torch.float32), zeros(slots))
 
 
 def add(rollout: Rollout, prompt: list[int], n: int = 1, limit: int | list[int] | None = None, tag=None,
@@ -187,21 +194,25 @@ def advance(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
     """Refills free slots from the queue, decodes `read_every` tokens for every live row, and returns what finished as
     (request, which of its responses, sample). What it does depends on the calls so far and never on time."""
     refill(rollout)
-    if not rollout.rows:
-        return []
-    top = max(position(rollout, sequence) for sequence in rollout.rows) + rollout.read_every
-    top = min(top, rollout.max_length)  # a row that would go on beyond it is done by then
+    top = max((position(rollout, sequence) for sequence in rollout.rows), default=0) + rollout.read_every
+    top, finished, seen = min(top, rollout.max_length), [], None  # a row that would go on beyond it is done by then
     if top > rollout.length():
+        if rollout.ahead:  # what `make_room` sends back must not be done
+            finished = harvest(rollout, look(rollout))
         make_room(rollout, bucket(rollout, top))
-    for _ in range(rollout.read_every):
+    if not rollout.rows:
+        return finished
+    for step in range(rollout.read_every):
+        if step == rollout.read_every - rollout.ahead:
+            seen = look(rollout)
         if rollout.memory is None:
             decode_step(rollout, len(rollout.rows), min(top, rollout.length()))
         else:
             replay(rollout)
+    seen = seen or look(rollout)
     rollout.steps += rollout.read_every
     rollout.made += len(rollout.rows) * rollout.read_every
-    end_at_stops(rollout)
-    return harvest(rollout)
+    return finished + harvest(rollout, seen)
 
 
 def generate(policy: Policy, prompts: list[list[int]], n: int = 1, max_new_tokens: int = 256, temperature: float = 1.0,
@@ -276,27 +287,27 @@ def place(rollout: Rollout, groups: list[list[Sequence]], *pieces: tuple[int, li
     Each of the pieces is (first position, keys and values from there on) of all texts or, with one row, of each."""
     state, device, first = rollout.state, rollout.policy.device, len(rollout.rows)
     source, sequences = zip(*((i, sequence) for i, group in enumerate(groups) for sequence in group))
-    slots, source = slice(first, first + len(sequences)), torch.tensor(source, device=device)
+    slots, source = slice(first, first + len(sequences)), to_device(source, device)
     for start, kv_L in pieces:
         for layer, kv in zip(rollout.cache_L, kv_L):
             for old, new in zip(layer, kv):
                 old[slots, :, start:start + new.shape[2]] = new if len(new) in (1, len(source)) else new[source]
     texts = [sequence.text() for sequence in sequences]
-    numbers = [(text[-1], len(text) - 1, len(sequence.sample.ids), sequence.request.limits[sequence.index])
+    numbers = [(text[-1], len(text) - 1, sequence.request.limits[sequence.index], *[len(sequence.sample.ids)] * 2)
                for text, sequence in zip(texts, sequences)]
-    for tensor, new in zip((state.tok_B, state.pos_B, state.count_B, state.limit_B),
-                           torch.tensor(numbers).T.to(device)):
+    for tensor, new in zip((state.tok_B, state.pos_B, state.limit_B, state.count_B, state.seen_B),
+                           to_device(numbers, device).T):
         tensor[slots] = new
     state.done_B[slots] = False
     if rollout.temperature:
         uniform_BN = pad_sequence([sequence.request.uniform_NT[sequence.index] for sequence in sequences], True)
-        state.uniform_BN[slots, :uniform_BN.shape[1]] = uniform_BN.to(device)
+        state.uniform_BN[slots, :uniform_BN.shape[1]] = uniform_BN.to(device, non_blocking=True)
     for b, sequence in enumerate(sequences, first):
         made = sequence.sample
         if made.ids:
             state.ids_BN[b, :len(made.ids)] = torch.tensor(made.ids, device=device)
             state.logp_BN[b, :len(made.ids)] = torch.tensor(made.logps, device=device)
-        sequence.since = rollout.steps
+        sequence.since, sequence.seen = rollout.steps, len(made.ids)
         rollout.rows.append(sequence)
 
 
@@ -361,7 +372,7 @@ def common(a: list[int], b: list[int]) -> int:
 def decode_step(rollout: Rollout, rows: int, length: int) -> None:
     """One token for each of the first `rows` slots, written on the device; nothing is read back. Rows that are done
     stand still: what they write, they write again."""
-    tok_B, pos_B, count_B, limit_B, done_B, uniform_BN, ids_BN, logp_BN = (
+    tok_B, pos_B, count_B, limit_B, done_B, uniform_BN, ids_BN, logp_BN, _ = (
         tensor[:rows] for tensor in vars(rollout.state).values())
     policy, packed = rollout.policy, rollout.packed
     hidden_BTD = forward(policy, tok_B[:, None], pos_B[:, None], rollout.cache_L, length, packed=packed)
@@ -412,54 +423,80 @@ def draw(logits_BV: Tensor, uniform_B1: Tensor, temperature: float = 1.0) -> tup
 # ----------------------------------------------------------------------------------------------------------------
 # Out of the slots
 
-def end_at_stops(rollout: Rollout) -> None:
-    """Rows whose newest tokens complete one of their stops are done, and forget what they sampled behind it. The text
-    is put together from single tokens, so that a stop is found where it ends inside one."""
-    watched = [b for b, sequence in enumerate(rollout.rows) if sequence.request.stops]
-    if not watched:
-        return
-    state, decode = rollout.state, rollout.policy.tokenizer.decode
-    firsts = [len(row.sample.ids) + rollout.steps - rollout.read_every - row.since for row in rollout.rows]
-    new_BN = torch.tensor(firsts, device=state.ids_BN.device)[:, None] + torch.arange(
-        rollout.read_every, device=state.ids_BN.device)
-    ids = state.ids_BN[:len(firsts)].gather(1, new_BN.clamp(max=state.ids_BN.shape[1] - 1)).tolist()
-    counts = state.count_B[:len(firsts)].tolist()
-    for b in watched:
-        row = rollout.rows[b]
-        longest = max(map(len, row.request.stops))
-        for made, id in enumerate(ids[b][:counts[b] - firsts[b]], firsts[b] + 1):
+@dataclass
+class Seen:
+    """Copies of what the rows had come to at some point of the device's work, which may have gone on since."""
+    flags_2B: Tensor       # tokens made; whether that was all
+    new_BN: Tensor | None  # ids since the look before, if stops are to be found in them
+    stream: torch.cuda.Stream | None  # for reading them without waiting for what is launched after the look
+
+
+def look(rollout: Rollout) -> Seen:
+    state, live, new_BN, stream = rollout.state, len(rollout.rows), None, None
+    flags_2B = torch.stack((state.count_B[:live], state.done_B[:live].long()))
+    if any(row.request.stops for row in rollout.rows):
+        columns_BN = state.seen_B[:live, None] + torch.arange(rollout.read_every, device=state.ids_BN.device)
+        new_BN = state.ids_BN[:live].gather(1, columns_BN.clamp_(max=state.ids_BN.shape[1] - 1))
+        state.seen_B[:live] = state.count_B[:live]
+    if rollout.ahead and state.ids_BN.is_cuda:
+        stream = reading_stream()
+        stream.wait_stream(torch.cuda.current_stream())
+    return Seen(flags_2B, new_BN, stream)
+
+
+@cache
+def reading_stream() -> torch.cuda.Stream:
+    return torch.cuda.Stream()  # one for all: each has memory of its own
+
+
+def harvest(rollout: Rollout, seen: Seen) -> list[tuple[Request, int, Sample]]:
+    with torch.cuda.stream(seen.stream):
+        counts, done = seen.flags_2B.tolist()
+        if seen.new_BN is not None:
+            end_at_stops(rollout, seen.new_BN.tolist(), counts)
+        ended = [b for b, row in enumerate(rollout.rows) if done[b] or row.stopped]
+        samples = samples_of(rollout, ended, counts)
+    for row, count in zip(rollout.rows, counts):
+        row.seen = count
+    finished = [(rollout.rows[b].request, rollout.rows[b].index, sample) for b, sample in zip(ended, samples)]
+    for request, *_ in finished:
+        request.waiting -= 1
+        if not request.waiting:
+            request.uniform_NT = None
+    drop_rows(rollout, ended)
+    return finished
+
+
+def end_at_stops(rollout: Rollout, new: list[list[int]], counts: list[int]) -> None:
+    """Rows whose newest tokens complete one of their stops have stopped, and `counts` leaves out what they sampled
+    behind it. The text is put together from single tokens, so that a stop is found where it ends inside one."""
+    for b, row in enumerate(rollout.rows):
+        longest = max(map(len, row.request.stops), default=0)
+        for made, id in enumerate(new[b][:counts[b] - row.seen] if longest else (), row.seen + 1):
             if id not in rollout.texts:
-                rollout.texts[id] = decode([id])
+                rollout.texts[id] = rollout.policy.tokenizer.decode([id])
             row.tail += rollout.texts[id]
             if any(stop in row.tail for stop in row.request.stops):
-                row.stopped, state.count_B[b], state.done_B[b] = True, made, True
+                row.stopped, counts[b] = True, made
                 break
             row.tail = row.tail[-longest:]
 
 
-def harvest(rollout: Rollout) -> list[tuple[Request, int, Sample]]:
-    finished, done = [], rollout.state.done_B[:len(rollout.rows)].nonzero()[:, 0].tolist()
-    for b, sample in zip(done, samples_of(rollout, done)):
-        request = rollout.rows[b].request
-        request.waiting -= 1
-        if not request.waiting:
-            request.uniform_NT = None
-        finished.append((request, rollout.rows[b].index, sample))
-    drop_rows(rollout, done)
-    return finished
-
-
-def samples_of(rollout: Rollout, rows: list[int]) -> list[Sample]:
-    """What these rows have made so far, in three readings of the device."""
+def samples_of(rollout: Rollout, rows: list[int], counts: list[int]) -> list[Sample]:
+    """What these rows have made, in one reading of the device; `counts` has the tokens of all rows."""
     if not rows:
         return []
-    rows_R = torch.tensor(rows, device=rollout.policy.device)
-    counts = rollout.state.count_B[rows_R].tolist()
-    ids, logps = (tensor[rows_R, :max(counts)].tolist() for tensor in (rollout.state.ids_BN, rollout.state.logp_BN))
-    ended = [rollout.rows[b].stopped or n and ids[n - 1] in rollout.policy.stop_ids
-             for b, n, ids in zip(rows, counts, ids)]
-    return [Sample(ids[:n], logps[:n], "stop" if ended else "length")
-            for n, ids, logps, ended in zip(counts, ids, logps, ended)]
+    counts = [counts[b] for b in rows]
+    columns = torch.tensor(rows, device=rollout.policy.device), slice(max(counts))
+    ids, logps = torch.stack((rollout.state.ids_BN[columns].double(), rollout.state.logp_BN[columns].double())).tolist()
+    samples = [Sample([int(id) for id in ids[:n]], logps[:n], "length") for n, ids, logps in zip(counts, ids, logps)]
+    for b, sample in zip(rows, samples):
+        if rollout.rows[b].stopped or sample.ids and sample.ids[-1] in rollout.policy.stop_ids:
+            sample.finish = "stop"
+    if not math.isfinite(sum(sum(sample.logps) for sample in samples)):
+        raise ModelError("log-probs in sampling are not finite (nan or inf): the model's weights are damaged, or training"
+                         " has run away and a new run with a lower --lr may hold")
+    return samples
 
 
 def drop_rows(rollout: Rollout, gone: list[int]) -> None:
@@ -468,12 +505,17 @@ def drop_rows(rollout: Rollout, gone: list[int]) -> None:
     holes = [b for b in gone if b < live]
     movers = sorted({*range(live, were)} - {*gone})
     if holes:
-        used = max(position(rollout, rollout.rows[b]) for b in movers)
-        for hole, mover in zip(holes, movers):
+        used, pairs = max(position(rollout, rollout.rows[b]) for b in movers), list(zip(holes, movers))
+        for hole, mover in pairs:
             rollout.rows[hole] = rollout.rows[mover]
-        holes, movers = torch.tensor([holes, movers], device=rollout.policy.device)
-        for layer in (tensor for kv in rollout.cache_L for tensor in kv):
-            layer[holes, :, :used] = layer[movers, :, :used]
+        holes, movers = to_device([holes, movers], rollout.policy.device)
+        if rollout.memory is None:
+            for layer in (tensor for kv in rollout.cache_L for tensor in kv):
+                layer[holes, :, :used] = layer[movers, :, :used]
+        else:  # the bytes cost nothing on CUDA, each launch does: one a row in place of some for every layer
+            all_L2 = laid_out(rollout.memory, rollout.cache_L[0][0].shape)
+            for hole, mover in pairs:
+                all_L2[:, :, hole, :, :used] = all_L2[:, :, mover, :, :used]
         for tensor in vars(state).values():
             tensor[holes] = tensor[movers]
     state.done_B[live:were] = True
@@ -518,9 +560,14 @@ def resize(rollout: Rollout, length: int) -> None:
         if rollout.memory is None:
             rollout.cache_L[index] = tuple(torch.zeros(shape, dtype=policy.dtype, device=policy.device) for _ in "kv")
         else:
-            rollout.cache_L[index] = tuple(flat[:math.prod(shape)].view(shape) for flat in rollout.memory.flat_L[index])
+            rollout.cache_L[index] = tuple(laid_out(rollout.memory, shape)[index])
         for new, old in zip(rollout.cache_L[index], held):
             new[:live, :, :old.shape[2]] = old
+
+
+def laid_out(memory: DeviceMemory, shape: tuple[int, ...]) -> Tensor:
+    """Its beginning as keys and values of all layers, [L, 2, *shape]."""
+    return memory.flat_L2[..., :math.prod(shape)].unflatten(-1, shape)
 
 
 def make_room(rollout: Rollout, length: int) -> None:
@@ -528,7 +575,7 @@ def make_room(rollout: Rollout, length: int) -> None:
     through the model again later is cheaper than to keep slots empty for the worst case."""
     order = sorted(range(len(rollout.rows)), key=lambda b: position(rollout, rollout.rows[b]))
     leave = sorted(order[:max(0, len(rollout.rows) - capacity(rollout, length))])
-    for b, sample in zip(leave, samples_of(rollout, leave)):
+    for b, sample in zip(leave, samples_of(rollout, leave, rollout.state.count_B.tolist() if leave else [])):
         rollout.rows[b].sample = sample
     rollout.queue.extendleft(rollout.rows[b] for b in reversed(leave))
     drop_rows(rollout, leave)
@@ -545,15 +592,14 @@ def take_memory(policy: Policy, slots: int, max_length: int, max_new_tokens: int
     stops, old = stop_tensor(policy), policy.device_memory
     if old and (old.user() is None or idle(old.user())) and torch.equal(old.stops, stops):
         rows, columns = old.state.ids_BN.shape
-        if rows >= slots and columns > max_new_tokens and old.flat_L[0][0].numel() >= numbers:
+        if rows >= slots and columns > max_new_tokens and old.flat_L2.shape[-1] >= numbers:
             old.state.done_B.fill_(True)
             old.state.pos_B.zero_()
             return old
     policy.device_memory = old = None
     numbers = max(numbers, math.prod(row_shape(policy, max_length)))  # one row at least
-    flat_L = [tuple(torch.zeros(numbers, dtype=policy.dtype, device=policy.device) for _ in "kv")
-              for _ in policy.decoder.layers]
-    policy.device_memory = DeviceMemory(new_state(policy, slots, max_new_tokens + 1), stops, flat_L, {}, {})
+    flat_L2 = torch.zeros(len(policy.decoder.layers), 2, numbers, dtype=policy.dtype, device=policy.device)
+    policy.device_memory = DeviceMemory(new_state(policy, slots, max_new_tokens + 1), stops, flat_L2, {}, {})
     return policy.device_memory
 
 
@@ -564,11 +610,11 @@ def stop_tensor(policy: Policy) -> Tensor:
 def replay(rollout: Rollout) -> None:
     """`decode_step` of the live rows, or the next of a few numbers of rows, as a CUDA graph. Where one is missing all
     numbers are captured, the largest first: the others then find room in its memory."""
-    most, graphs = len(rollout.cache_L[0][0]), rollout.memory.graphs
-    ladder = sorted({min(rows, most) for rows in (2, 4, 8, 16, *range(32, most + 32, 32))})
+    most, live, graphs = len(rollout.cache_L[0][0]), len(rollout.rows), rollout.memory.graphs
     key = rollout.length(), rollout.temperature, rollout.policy.adapter_on, id(rollout.packed)
-    rows = next(rows for rows in ladder if rows >= len(rollout.rows))
+    rows = min(most, max(2, 1 << (live - 1).bit_length()) if live <= 32 else -(-live // 32) * 32)
     if (rows, *key) not in graphs:
+        ladder = sorted({min(rows, most) for rows in (2, 4, 8, 16, *range(32, most + 32, 32))})
         tok_B, done_B = rollout.state.tok_B.clone(), rollout.state.done_B.clone()
         rollout.state.done_B.fill_(True)  # warming up, every row stands still
         for size in reversed(ladder):

@@ -26,12 +26,13 @@ from functools import cached_property
 
 from sandbox import parsing
 from executor import Executor, Job, Outcome
-from sandbox.parsing import ALLOWED_IMPORTS
-from sandbox.values import same_value, show
+from sandbox.determinism import ALLOWED_IMPORTS
+from sandbox.values import MAX_VALUE, same_value, show
 
 MAX_PROGRAM_CHARS = 4_000
 # Official code cuts longer values to 200 + "..." + 200 characters and keeps the (then unsolvable) task; we refuse it.
 MAX_VALUE_CHARS = 400
+MAX_ANSWER_CHARS = 4_000  # of a value that answers: more than any true value has, and bounded work for the trainer
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,11 @@ class Task:
 
 
 class Rejected(Exception):
-    """A proposal or answer that cannot be used; its text is the reason that is counted and logged."""
+    """A proposal or answer that cannot be used; its text is the reason that is counted and logged, `why` says more."""
+
+    def __init__(self, reason: str, why: str = ""):
+        super().__init__(reason)
+        self.why = why
 
 
 @dataclass(frozen=True)
@@ -274,12 +279,14 @@ class Style:
     """How prompts are worded: `compact` (a few tokens, for nano), `r1` (English instructions after a think/answer
     preamble, for base models), `chat` (the same instructions, with `wrap` putting them into the tokenizer's
     template). `example`: r1 and chat show a worked example, for models that do not know the form. `stops`: texts at
-    which a response ends."""
+    which a response ends. `markers`: texts that no task may hold, since the tokenizer or template takes them for its
+    own."""
     name: str = "r1"
     n_inputs: int = 10
     wrap: Callable[..., str] | None = None  # of a user's turn, and perhaps of the assistant's and user's turns after it
     example: bool = False
     stops: tuple[str, ...] = ()
+    markers: tuple[str, ...] = ()
 
 
 # Programs of our own for the worked examples. Proposers are shown one of several, so that no single one is the easiest
@@ -365,6 +372,7 @@ def solve_prompt(style: Style, task: Task) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # Parsing. A response is the text sampled after "<think>".
 
+KEY = re.compile(r"[0-9a-f]{64}")
 OPENING = re.compile(r"</think>\s*<answer>")
 # Possessive (*+) and with nothing optional after (.*?): linear even where a policy repeats white space without end.
 FENCED = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)```", re.DOTALL)
@@ -395,14 +403,16 @@ def answer_blocks(response: str) -> list[tuple[str | None, str]]:
 # ----------------------------------------------------------------------------------------------------------------
 # Reading model text, in the executor's processes
 
-def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None) -> list[Outcome]:
-    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Outcomes with a value, or
-    that of a text that cannot be read. One child reads many texts; one that takes it down with it costs only itself."""
+def read(texts: list[tuple[str, str]], executor: Executor, limits: tuple | None = None,
+         most: int = MAX_VALUE) -> list[Outcome]:
+    """What the readers (functions of parsing.py) make of texts [(reader, text)], in order: Outcomes with a value (of
+    `most` characters), or that of a text that cannot be read. One child reads many texts; one that takes it down with
+    it costs only itself."""
     outcomes = {}
     for reader in dict.fromkeys(reader for reader, _ in texts if reader):
         groups = chunks(list(dict.fromkeys(text for other, text in texts if other == reader)), 32)
-        jobs = [Job(f"from sandbox.parsing import {reader}", tuple((text,) for text in group), reader, limits=limits)
-                for group in groups]
+        program = f"from sandbox.parsing import {reader}"
+        jobs = [Job(program, tuple((text,) for text in group), reader, limits=limits, most=most) for group in groups]
         for group, read_there in zip(groups, executor.run(jobs)):
             outcomes |= {(reader, text): outcome for text, outcome in zip(group, read_there)}
     return [outcomes[key] if key[0] else Outcome("ok", key[1]) for key in texts]
@@ -418,9 +428,17 @@ def check_program(text: str, facts: Outcome) -> None:
         raise Rejected("program too long")
     if facts.kind == "infra":
         raise Rejected("infra")
-    reason = facts.value["reason"] if facts.kind == "ok" else "does not parse"  # or its parser died of it
-    if reason:
-        raise Rejected(reason)
+    if facts.kind != "ok" or not are_facts(facts.value):  # or its parser died of it
+        raise Rejected("does not parse")
+    if facts.value["reason"]:
+        raise Rejected(facts.value["reason"], facts.value["why"])
+
+
+def are_facts(value: object) -> bool:
+    """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
+    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": str}
+    return (type(value) is dict and {name: type(value.get(name)) for name in types} == types
+            and 0 <= value["depth"] <= MAX_VALUE and bool(value["reason"] or KEY.fullmatch(value["key"])))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -430,35 +448,58 @@ def check_program(text: str, facts: Outcome) -> None:
 class Gated:
     task: Task | None
     reason: str = "valid"
+    why: str = ""  # more about the reason, where there is more
 
 
+MANY_SEEDS = 8  # processes that must agree where hashes may show: of coin flips one in 128 passes, of two 64
 GATE_REASONS = {"unserializable": "value not a literal", "too_big": "value too long", "refused": "no f",
                 "nondeterministic": "not deterministic"}
 
 
 def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor, step: int = 0, n_inputs: int = 10,
-         strict_format: bool = True) -> list[Gated]:
+         strict_format: bool = True, markers: tuple[str, ...] = ()) -> list[Gated]:
     """Validates proposals (type, response, the induction proposer's reference), in order (paper section 3.3.3).
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
-    runs on every input in two processes with different hash seeds, and returns the same plain, short value in both.
-    Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    refers to nothing that differs between two runs (sandbox/determinism.py), runs on every input in two processes with
+    different hash seeds, or in eight where hashes or addresses may show, and returns the same plain, short value in
+    all. Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
     """
-    drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]
+    drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]  # then tasks or Gated
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
-    outcomes, jobs = iter(read(texts, executor)), []
+    outcomes, jobs, suspects = iter(read(texts, executor, most=MAX_VALUE_CHARS)), [], []
     for i, draft in enumerate(drafts):
         if isinstance(draft, tuple):
             try:
-                drafts[i] = check_draft(proposals[i][0], draft, [next(outcomes) for _ in texts_of(draft)], step)
-                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=2))
+                facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
+                drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
+                many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
+                suspects += [drafts[i]] * (many == "address")
+                jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2,
+                                together=len(drafts[i].inputs) > 1, most=MAX_VALUE_CHARS))
             except Rejected as rejected:
-                drafts[i] = str(rejected)
-    ran = iter(executor.run(jobs))
-    return [Gated(None, draft) if isinstance(draft, str) else check_outcomes(draft, next(ran)) for draft in drafts]
+                drafts[i] = Gated(None, str(rejected), rejected.why)
+    texts = read([("watched", task.program) for task in suspects], executor)
+    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1]))
+               for task, text in zip(suspects, texts) if text.kind == "ok"]
+    ran = executor.run(jobs + [job for _, job in watches])
+    shown = {program for (program, _), runs in zip(watches, ran[len(jobs):]) if any(run.value is True for run in runs)}
+    ran = iter(ran)
+    return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran), markers, draft.program in shown)
+            for draft in drafts]
 
 
-def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | str:
+def are_texts(value: object) -> bool:
+    return type(value) is list and list(map(type, value)) == [str, str]
+
+
+def holds_set(value) -> bool:
+    if isinstance(value, dict):
+        return any(holds_set(item) for pair in value.items() for item in pair)
+    return isinstance(value, (set, frozenset)) or isinstance(value, (list, tuple)) and any(map(holds_set, value))
+
+
+def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | Gated:
     """A proposal's (program, input texts, message), or why it has none."""
     try:
         if strict and not well_formed(response):
@@ -470,7 +511,7 @@ def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: 
             raise Rejected("value too long")
         return program, inputs, message
     except Rejected as rejected:
-        return str(rejected)
+        return Gated(None, str(rejected))
 
 
 def texts_of(draft: tuple) -> list[tuple[str, str]]:
@@ -478,38 +519,58 @@ def texts_of(draft: tuple) -> list[tuple[str, str]]:
     return [("inspect_program", program), *(("parse_arguments", text) for text in inputs)]
 
 
-def check_draft(type: TaskType, draft: tuple, outcomes: list[Outcome], step: int) -> Task:
+def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outcome], step: int) -> Task:
     """The task that a proposal would be, without outputs; Rejected for what can be seen before running it."""
     program, _, message = draft
-    facts, *inputs = outcomes
     check_program(program, facts)
     if any(outcome.kind == "infra" for outcome in inputs):
         raise Rejected("infra")
-    if any(outcome.kind != "ok" for outcome in inputs):
+    if any(outcome.kind == "too_big" for outcome in inputs):
+        raise Rejected("value too long")
+    if any(outcome.kind != "ok" or not isinstance(outcome.value, tuple) for outcome in inputs):
         raise Rejected("input not a literal")
     parsed = tuple(outcome.value for outcome in inputs)
     if () in parsed:
         raise Rejected("no arguments")
     shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
-    if set(map(arguments, hidden)) <= set(map(arguments, shown)):
-        raise Rejected("inputs repeat")  # a solver could copy the examples it was shown
+    # A solver could copy the examples that it was shown. Values count, as they would in its table: 1 == 1.0 == True.
+    if any(new == old or same_value(new, old) for new in hidden for old in shown):
+        raise Rejected("inputs repeat")
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
     return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
 
 
-def check_outcomes(task: Task, outcomes: list[Outcome]) -> Gated:
-    """The gate's end: the task with its outputs, if its program ran as a task must."""
+def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = (), address: bool = False) -> Gated:
+    """The gate's end: the task with its outputs, if its program ran as a task must. `address`: on the way it made the
+    text of an object that has none but its address."""
+    if address:
+        return Gated(None, "not deterministic", "it makes a text of an object, and the object's address is part of it")
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
     if bad is not None:
-        return Gated(None, GATE_REASONS.get(bad.kind, bad.kind))
+        return Gated(None, GATE_REASONS.get(bad.kind, bad.kind), bad.error if bad.kind == "nondeterministic" else "")
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")
-    if any(mark in show([task.program, task.inputs, task.message, task.outputs]) for mark in ("```", "answer>")):
+    if holds(task, ("```", "answer>", "think>")):
         return Gated(None, "holds a fence or tag")  # no prompt could show it, or no answer give it
+    if holds(task, markers) or any(map(SPECIAL.search, shown_texts(task))):
+        return Gated(None, "special token")  # it could end the user's turn, or the prompt
     return Gated(task)
+
+
+SPECIAL = re.compile(r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>")  # of whatever tokenizer: another model may train on the task
+
+
+def shown_texts(task: Task) -> list[str]:
+    """All that prompts or answers show of the task."""
+    return [task.program, task.message, *map(arguments, task.inputs), *map(show, task.outputs)]
+
+
+def holds(task: Task, marks: tuple[str, ...]) -> bool:
+    texts = shown_texts(task)
+    return any(mark in text for mark in marks for text in texts)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -520,6 +581,7 @@ class Verdict:
     correct: bool
     reason: str        # "correct", "wrong", or why there was no value to compare
     well_formed: bool
+    key: str = ""      # of the program in the answer, if it is one
 
 
 def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | None = None) -> list[Verdict]:
@@ -530,18 +592,21 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     texts = [next(iter(blocks_of(answer_blocks(response), None, *type.answer)), None)
              for type, (_, response) in zip(types, answers)]
     wanted = [(type.reader, text) for type, text in zip(types, texts) if text is not None]
-    outcomes = iter(read(wanted, executor, limits))
-    attempts, jobs = [], []
+    longest = max((len(show(value)) for task, _ in answers for value in task.outputs), default=0)
+    outcomes = iter(read(wanted, executor, limits, max(MAX_ANSWER_CHARS, longest)))
+    attempts, jobs, keys = [], [], []
     for type, (task, _), text in zip(types, answers, texts):
+        found = None if text is None else next(outcomes)
+        keys.append(found.value["key"] if found and found.kind == "ok" and are_facts(found.value) else "")
         try:
-            attempts.append(attempt(type, task, text, None if text is None else next(outcomes)))
+            attempts.append(attempt(type, task, text, found))
             if isinstance(attempts[-1], Job):
-                jobs.append(replace(attempts[-1], limits=limits))
+                jobs.append(replace(attempts[-1], limits=limits, together=True, most=max(MAX_VALUE_CHARS, longest)))
         except Rejected as rejected:
             attempts.append(str(rejected))
     ran = iter(executor.run(jobs))
-    return [verdict_on(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response))
-            for type, (task, response), tried in zip(types, answers, attempts)]
+    return [replace(verdict_on(type, task, next(ran) if isinstance(tried, Job) else tried, well_formed(response)),
+                    key=key) for type, (task, response), tried, key in zip(types, answers, attempts, keys)]
 
 
 def attempt(type: TaskType, task: Task, text: str | None, outcome: Outcome | None) -> Job | list[Outcome]:
@@ -678,14 +743,16 @@ def task_from_state(data: dict) -> Task:
                 data["depth"])
 
 
-def load_tasks(path: str, executor: Executor) -> list[Task]:
+def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> list[Task]:
     """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing); ValueError names
-    the line that is wrong. Files may come from anywhere, so their texts are read in the executor."""
+    the line that is wrong, or holds a marker. Files may come from anywhere: their texts are read in the executor."""
     rows = []
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 data = json.loads(line)
+                if not isinstance(data["inputs"], list) or not isinstance(data["outputs"], list):
+                    raise ValueError("inputs and outputs are lists")
                 texts = [("inspect_program", data["program"]), *(("parse_arguments", text) for text in data["inputs"]),
                          *(("parse_literal", text) for text in data["outputs"])]
                 n_inputs, message, step = len(data["inputs"]), data.get("message", ""), data.get("step", 0)
@@ -704,11 +771,38 @@ def load_tasks(path: str, executor: Executor) -> list[Task]:
     for number, name, n_inputs, message, step, texts in rows:
         facts, *values = [next(values_of) for _ in texts]
         bad = next((run.error or run.kind for run in (facts, *values) if run.kind != "ok"), None)
-        if bad or not facts.value["key"]:
+        if bad or not are_facts(facts.value) or not facts.value["key"]:
             raise ValueError(f"{path}, line {number}: not a task ({bad or facts.value['reason']})")
         values = [run.value for run in values]
         if TYPES[name].observe is raised and not isinstance(values[-1], str):
             raise ValueError(f"{path}, line {number}: not a task (the output is the name of an exception)")
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
                           facts.value["key"], facts.value["depth"]))
+        if holds(tasks[-1], markers):
+            raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks
+
+
+def check_tasks(some: list[Task], executor: Executor) -> list[str]:
+    """Of each task of a file: why the gate refuses it, or which of its outputs is false; "" of a good one."""
+    found: dict[int, Gated] = {}
+    for count in {len(task.inputs) for task in some}:
+        mine = [i for i, task in enumerate(some) if len(task.inputs) == count]
+        proposals = [(TYPES[some[i].type], as_proposal(some[i]), some[i]) for i in mine]
+        found |= zip(mine, gate(proposals, executor, n_inputs=count, strict_format=False))
+    return [fault_of(task, found[i]) for i, task in enumerate(some)]
+
+
+def as_proposal(task: Task) -> str:
+    blocks = [("python", task.program), *(("input", arguments(args)) for args in task.inputs),
+              ("message", task.message or "none")]
+    return "\n".join(fence(*block) for block in blocks)
+
+
+def fault_of(task: Task, gated: Gated) -> str:
+    if gated.task is None:
+        return f"the gate says: {gated.reason}"
+    if show([gated.task.program, gated.task.inputs]) != show([task.program, task.inputs]):
+        return "holds a fence or tag"  # and was read as another one
+    return next((f"f({arguments(args)}) is {show(true)}, not {show(said)}" for args, true, said
+                 in zip(task.inputs, gated.task.outputs, task.outputs) if not same_value(true, said)), "")

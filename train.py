@@ -21,9 +21,10 @@ Where we depart from the paper, and why, is a table in the README.
     python train.py --model ~/models/Qwen2.5-Coder-3B   # a local folder or a hub name
     python train.py --resume runs/try --steps 100       # go on where it stopped
 """
+import command
+command.starting(__name__)
 import math
 import random
-import shutil
 import signal
 import sys
 import time
@@ -35,21 +36,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+import cards
 import rewards
 import runfolder
 import tasks
 from benchmarks import selfplay
 from benchmarks.selfplay import to_ids
 from config import Config, UserError, parse
-from executor import Executor, ExecutorError
-from model import (ModelError, Policy, adapter_off, chat_template, decode, load_policy, logprobs, side_by_side,
-                   update_bytes)
+from executor import Executor
+from model import Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers, side_by_side
 from runfolder import Clock, Log, say
 from sampler import Rollout, Sample, add, advance, generate, idle, start_rollout
 from tasks import TYPES, Buffers, Gated, Style, Task, TaskType
 
 DTYPES = {"auto": "auto", "fp32": torch.float32, "bf16": torch.bfloat16}
-MOST_MICRO_TOKENS = 65536  # with --micro_tokens 0; larger passes are no faster
 
 
 @dataclass(eq=False)
@@ -68,10 +68,18 @@ class Row:
     text: str = ""
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason; empty until it is judged
+    why: str = ""            # propose: more about the reason, where there is more
+    kept_back: bool = False  # answers: a held-out program, which is not trained on
     solve_rate: float | None = None    # propose: of its probes
-    learnability: float | None = None  # propose: what that is worth
+    learnability: float | None = None  # propose: what that is worth ...
+    learnability_whole: float | None = None  # ... and would be without the probes that were cut off
     reward: float | None = None  # None: not rewarded (probes that only measure, held-out proposals, seeding)
     advantage: float = 0.0
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether an answer failed for its length. What stands behind a right one costs it nothing."""
+        return self.sample.finish == "length" and self.verdict != "correct"
 
 
 @dataclass
@@ -134,16 +142,17 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             solves = probes + probe_from_buffer(run, rollout, proposals)
         for _ in judged(run, rollout, list(dict.fromkeys(probes + solves))):
             pass
+        steps = rollout.steps
         del rollout  # its keys, values and packed weights: the update needs the memory (graphs keep theirs)
 
-    # reward: where the executor failed, a proposal gets none and a probe counts as unsolved
-    rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)]
+    # reward: where the executor failed, a proposal gets none, and a probe says nothing
+    rewarded = [row for row in proposals if row.verdict != "infra" and not (row.task and row.task.heldout)
+                and not (row.task and all(probe.verdict == "infra" for probe in row.probes))]
     for row in rewarded:
         if row.task:
-            solved = sum(probe.verdict == "correct" for probe in row.probes)
-            row.solve_rate = solved / cfg.n_probes
-            row.learnability = rewards.learnability(solved, cfg.n_probes, cfg.extreme_reward,
-                                                    cfg.learnability == "graded")
+            measured = [probe for probe in row.probes if counts(cfg, probe)]
+            row.solve_rate, row.learnability = measure(cfg, measured)
+            row.learnability_whole = measure(cfg, [probe for probe in measured if not probe.cut_off])[1]
         row.reward = rewards.propose_reward(row.well_formed, row.learnability, cfg.invalid_reward)
     for row in solves:
         row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
@@ -151,7 +160,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
 
     # advantage
     learns = cfg.train_propose and cfg.propose_from == "policy"
-    rows = (rewarded if learns else []) + [row for row in solves if row.verdict != "infra"]
+    rows = (rewarded if learns else []) + [row for row in solves if row.verdict != "infra" and not row.kept_back]
     baseline = cfg.advantage or ("grpo" if cfg.solve_tasks == "probes" else "trr++")
     rewards.set_advantages(rows, baseline, cfg.whitening)
 
@@ -159,9 +168,24 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
         update_metrics = update(run, rows)
 
     answers = list(dict.fromkeys(probes + solves))
-    run.buffers.note_rates(answers)
+    run.buffers.note_rates([row for row in answers if counts(cfg, row)])
     everything = proposals + answers
-    return everything, runfolder.step_metrics(run, everything, rows, clock) | update_metrics
+    read = cfg.epochs * [row for row in rows if is_read(cfg, row)]
+    sampled, trained = ([(row.prompt_ids, row.sample.ids) for row in some] for some in (everything, read))
+    return everything, (runfolder.step_metrics(run, everything, rows, clock) | update_metrics
+                        | cards.shares(run.policy, clock.seconds, steps, sampled, trained))
+
+
+def counts(cfg: Config, probe: Row) -> bool:
+    """Whether the probe says something of its task."""
+    return probe.verdict != "infra" and (cfg.cut_off_probes == "unsolved" or not probe.cut_off)
+
+
+def measure(cfg: Config, probes: list[Row]) -> tuple[float | None, float]:
+    """(solve rate, learnability) of the task that these probes are of; without any it counts as never solved."""
+    solved, n = sum(probe.verdict == "correct" for probe in probes), len(probes)
+    learnability = rewards.learnability(solved, n, cfg.extreme_reward, cfg.learnability == "graded")
+    return solved / n if n else None, learnability
 
 
 def open_rollout(run: Training) -> Rollout:
@@ -224,7 +248,7 @@ def starting_policy(run: Training):
         with adapter_off(run.policy) as policy:
             yield policy
     else:
-        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0, dtype=DTYPES[run.cfg.dtype])
+        yield load_policy(run.cfg.model, run.cfg.device, lora_rank=0, dtype=DTYPES[run.cfg.dtype], probed=False)
 
 
 # gate, probe, solve
@@ -255,18 +279,19 @@ def judge(run: Training, rows: list[Row]) -> None:
     note_gate(run, proposals)
     for row, verdict in zip(answers, tasks.verify([(row.task, row.text) for row in answers], run.executor)):
         row.well_formed, row.verdict = verdict.well_formed, verdict.reason
+        row.kept_back = bool(verdict.key) and is_set_aside(run, verdict.key)
 
 
 def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> None:
     proposals = [(TYPES[row.type], row.text, next(iter(row.references), None)) for row in rows]
-    gated = tasks.gate(proposals, run.executor, run.step, run.cfg.n_inputs, strict_format)
+    gated = tasks.gate(proposals, run.executor, run.step, run.cfg.n_inputs, strict_format, run.style.markers)
     for row, result in zip(rows, gated):
         row.well_formed = tasks.well_formed(row.text)
         if result.task and not fits(run, result.task):
             result = Gated(None, "prompt too long")
         elif result.task and run.cfg.refuse_copies and is_copy(row, result.task):
             result = Gated(None, "copy")
-        row.task, row.verdict = result.task and set_aside(run, result.task), result.reason
+        row.task, row.verdict, row.why = result.task and set_aside(run, result.task), result.reason, result.why
 
 
 def is_copy(row: Row, task: Task) -> bool:
@@ -277,18 +302,22 @@ def is_copy(row: Row, task: Task) -> bool:
 
 def set_aside(run: Training, task: Task) -> Task:
     """The task, marked if its program is one of those that are kept for evaluation."""
-    heldout = task.key in run.heldout_keys or tasks.is_heldout(task.key, run.cfg.heldout_fraction)
-    return replace(task, heldout=heldout)
+    return replace(task, heldout=is_set_aside(run, task.key))
+
+
+def is_set_aside(run: Training, key: str) -> bool:
+    return key in run.heldout_keys or tasks.is_heldout(key, run.cfg.heldout_fraction)
 
 
 def fits(run: Training, task: Task) -> bool:
-    """Whether every prompt that could ever show the task is within --max_prompt_tokens."""
+    """Whether every prompt that could ever show the task is within --max_prompt_tokens, and without special tokens."""
     shown_to = [type for type in TYPES.values() if type.name == task.type
                 or type.given_program and TYPES[task.type].gives_programs]
     prompts = [tasks.solve_prompt(run.style, task)]
     prompts += [tasks.propose_prompt(run.style, type, [task], which) for type in shown_to
                 for which in range(len(tasks.PROPOSALS) if run.style.example else 1)]
-    return all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
+    return not tasks.holds(task, run.style.markers) and \
+        all(len(to_ids(run.policy, run.style, prompt)) <= run.cfg.max_prompt_tokens for prompt in prompts)
 
 
 def ask(run: Training, rollout: Rollout, task: Task, kind: str, key: str, n: int = 1) -> list[Row]:
@@ -359,13 +388,14 @@ def update(run: Training, rows: list[Row]) -> dict:
             batch = [rows[i] for i in order[start::cfg.minibatches]]
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in batch],
                                               [len(row.sample.ids) for row in batch], cfg.solve_weight)
-            # Without an advantage, as among probes that all succeeded, there is no gradient: no need to compute it.
-            live = [i for i, row in enumerate(batch) if row.advantage or cfg.kl_coef or cfg.entropy_coef] or [0]
-            passes.append(backward(run, [batch[i] for i in live], weights_R[live]))
+            # The step is made even where no row has an advantage: Adam's momentum goes on, as in the official code.
+            read = [i for i, row in enumerate(batch) if is_read(cfg, row)] or [0]
+            passes.append(backward(run, [batch[i] for i in read], weights_R[read]))
             norms.append(float(torch.nn.utils.clip_grad_norm_(run.policy.trained(), cfg.grad_clip)))
             if math.isfinite(norms[-1]):
                 set_rate(run.optimizer, cfg, run.step)
                 run.optimizer.step()
+                refuse_infinite(run, "weights", torch.stack([weight.detach().sum() for weight in run.policy.trained()]))
             else:  # one broken batch must not end a run of days
                 skipped += 1
             run.optimizer.zero_grad()
@@ -376,6 +406,11 @@ def update(run: Training, rows: list[Row]) -> dict:
             "skipped_updates": skipped}
 
 
+def is_read(cfg: Config, row: Row) -> bool:
+    """Without an advantage, as among probes that all succeeded, there is no gradient: no need to compute it."""
+    return bool(row.advantage or cfg.kl_coef or cfg.entropy_coef)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, cfg: Config, step: int) -> None:
     done = (step - 1) / max(1, cfg.steps - 1)
     for group in optimizer.param_groups:
@@ -384,9 +419,10 @@ def set_rate(optimizer: torch.optim.Optimizer, cfg: Config, step: int) -> None:
 
 def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Adds the gradient of the rows' loss, a micro-batch at a time; (log ratio, clipped) of every token that was read.
-    Where memory runs out the budget is halved, for the rest of the run, and all is done again: the gradient is the same
-    up to rounding."""
-    run.micro_tokens = run.micro_tokens or run.cfg.micro_tokens or free_tokens(run.policy)
+    Where memory runs out layers are recomputed, or else the budget is halved, for the rest of the run, and all is done
+    again: the gradient is the same up to rounding."""
+    if not run.micro_tokens:
+        plan_update(run)
     while True:
         told, micros = [], micro_batches(run, rows, run.micro_tokens)
         try:
@@ -394,30 +430,42 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
                 loss, log_ratio_N, clipped_N = micro_loss(run, [rows[i] for i in micro], weight_R[micro])
                 loss.backward()
                 told.append((log_ratio_N, clipped_N))
-            log_ratios, clipped = zip(*told)
-            return torch.cat(log_ratios), torch.cat(clipped)
+            log_ratio_N, clipped_N = map(torch.cat, zip(*told))
+            refuse_infinite(run, "log-probs", log_ratio_N)
+            return log_ratio_N, clipped_N
         except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator has no class of its own
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
-            if len(micro) == 1:
+            keeps = run.cfg.checkpoint_layers is None and not run.policy.checkpoint_layers
+            if len(micro) == 1 and not keeps:
                 raise torch.OutOfMemoryError(f"one response alone is too long: {error}") from error
         # Here the failed pass, which the exception had held, is free again.
         run.optimizer.zero_grad()
         most = min(run.micro_tokens, tokens)
-        run.micro_tokens = most // 2
+        if keeps:
+            run.policy.checkpoint_layers = True
+        else:
+            run.micro_tokens = most // 2
         run.policy.device_memory = None  # the sampler's keys and values on CUDA: the next rollout makes them anew
         torch.cuda.empty_cache()
-        say(f"note: out of memory in the update; micro-batches of {most:,} tokens are halved")
+        say("note: out of memory in the update; " + ("layers are recomputed from here on" if keeps else
+                                                     f"micro-batches of {most:,} tokens are halved"))
 
 
-def free_tokens(policy: Policy) -> int:
-    """Tokens of a micro-batch that should fit into the memory that is free now."""
-    if policy.device.type == "cuda":
-        free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-    else:
-        line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
-        free = 1024 * int(line.split()[1])
-    return max(1, min(MOST_MICRO_TOKENS, int(0.6 * free / update_bytes(policy))))
+def plan_update(run: Training) -> None:
+    """What --checkpoint_layers and --micro_tokens leave open, by the memory that is free at the first update."""
+    cfg, policy = run.cfg, run.policy
+    policy.checkpoint_layers, run.micro_tokens = cards.plan_update(policy, cfg.checkpoint_layers, cfg.micro_tokens)
+    if cfg.checkpoint_layers is None and (cfg.device == "cuda" or policy.checkpoint_layers):
+        say(f"update: layers are {'recomputed' if policy.checkpoint_layers else 'kept'} for the backward pass, in"
+            f" micro-batches of {run.micro_tokens:,} tokens, with {cards.free_bytes(policy) / 2**30:.1f} GB free"
+            " (--checkpoint_layers)")
+
+
+def refuse_infinite(run: Training, what: str, values: torch.Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise UserError(f"step {run.step}: {what} in the update are not finite (nan or inf), and nothing of this step was"
+                        " saved; the weights have run away: a new run with a lower --lr may hold")
 
 
 def micro_batches(run: Training, rows: list[Row], budget: int) -> list[tuple[int, list[int]]]:
@@ -528,8 +576,9 @@ def make_optimizer(cfg: Config, policy: Policy) -> torch.optim.Optimizer:
 
 
 def make_style(cfg: Config, policy: Policy) -> Style:
-    return Style(cfg.prompt, cfg.n_inputs, chat_template(policy) if cfg.prompt == "chat" else None, cfg.example,
-                 ("</answer>",) if cfg.stop_at_answer else ())
+    wrap = chat_template(policy) if cfg.prompt == "chat" else None
+    return Style(cfg.prompt, cfg.n_inputs, wrap, cfg.example, ("</answer>",) if cfg.stop_at_answer else (),
+                 markers(policy, wrap))
 
 
 def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]:
@@ -537,15 +586,22 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     checkpoint = runfolder.find_checkpoint(folder)
     say(f"loading {cfg.model}")
     policy = load_policy(cfg.model, cfg.device, cfg.lora_rank, cfg.lora_alpha, cfg.load_in_4bit,
-                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0)
+                         checkpoint / "policy" if checkpoint else None, cfg.seed, DTYPES[cfg.dtype], cfg.norm_lr > 0,
+                         cfg.probe)
     policy.compile = (cfg.device == "cuda" and not cfg.load_in_4bit) if cfg.compile is None else cfg.compile
-    policy.checkpoint_layers = cfg.checkpoint_layers
+    policy.flex, policy.merge = cfg.flex, cfg.merge
+    if cfg.device == "cuda" and cfg.lora_rank and not cfg.load_in_4bit and cfg.merge is None:
+        policy.merge = cards.merging_pays(policy)
+        say(f"sampling with LoRA {'merged into a copy of the weights' if policy.merge else 'beside the weights'}"
+            " (--merge)")
+    if cfg.debug_compile:
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
     if cfg.max_prompt_tokens + cfg.max_new_tokens > policy.max_length:
         raise UserError(f"--max_prompt_tokens {cfg.max_prompt_tokens} and --max_new_tokens {cfg.max_new_tokens} exceed"
                         f" the model's {policy.max_length} positions; lower one")
     run = Training(cfg, folder, policy, make_optimizer(cfg, policy), executor, make_style(cfg, policy),
                    Buffers(cfg.buffer_size))
-    run.heldout_file = read_tasks(cfg.heldout_tasks, executor) if cfg.heldout_tasks else []
+    run.heldout_file = read_tasks(run, cfg.heldout_tasks, cfg.eval_limit) if cfg.heldout_tasks else []
     run.heldout_keys = {task.key for task in run.heldout_file}
     run.benchmarks = selfplay.benchmarks_of(cfg, executor, say) if cfg.eval_every and cfg.eval_tasks else []
     run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
@@ -555,23 +611,33 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
         run.step, sizes, run.buffers = runfolder.load_checkpoint(checkpoint, run.optimizer, policy.device)
         run.buffers.set_aside(run.heldout_keys)  # --heldout_tasks may be another file by now
     elif cfg.seed_tasks:
-        run.seeds = fitting_tasks(run, cfg.seed_tasks)
+        run.seeds = fitting_tasks(run, runfolder.kept(cfg, folder, "seed_tasks"))
         if all(task.heldout for task in run.seeds):
             raise UserError(f"--seed_tasks {cfg.seed_tasks}: all of its programs are held out; give others, or set"
                             " --heldout_fraction and --heldout_tasks accordingly")
     return run, Log(folder, cfg.keep_samples, sizes)
 
 
-def read_tasks(path: str, executor: Executor) -> list[Task]:
+def read_tasks(run: Training, path: str, limit: int | None = None) -> list[Task]:
+    """The tasks of a file; UserError names the first row, of the first `limit`, that the gate refuses."""
     try:
-        return tasks.load_tasks(path, executor)
+        found = tasks.load_tasks(path, run.executor, run.style.markers)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file, and the run needs it: put it back, or give others to evaluate on with"
+                        " --heldout_tasks") from error
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not found:
+        raise UserError(f"{path}: no tasks in it")
+    for number, fault in enumerate(tasks.check_tasks(found[:limit], run.executor), 1):
+        if fault:
+            raise UserError(f"{path}, line {number}: not a valid task ({fault}); mend the line or leave it out")
+    return found
 
 
 def fitting_tasks(run: Training, path: str) -> list[Task]:
     """The tasks of a file that the run will show to its model."""
-    given = [set_aside(run, task) for task in read_tasks(path, run.executor)]
+    given = [set_aside(run, task) for task in read_tasks(run, path)]
     for number, task in enumerate(given, 1):
         if not fits(run, task):
             raise UserError(f"{path}, line {number}: its prompts are longer than --max_prompt_tokens"
@@ -580,7 +646,7 @@ def fitting_tasks(run: Training, path: str) -> list[Task]:
 
 
 def given_tasks(run: Training) -> list[Task]:
-    path, given = run.cfg.propose_from, fitting_tasks(run, run.cfg.propose_from)
+    path, given = run.cfg.propose_from, fitting_tasks(run, runfolder.kept(run.cfg, run.folder, "propose_from"))
     if missing := set(run.cfg.types) - {task.type for task in given}:
         raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it; add some, or leave the type out"
                         " with --types")
@@ -604,29 +670,51 @@ def main(argv: list[str]) -> None:
     interrupts, begun = catch_interrupts(), time.monotonic()
     cfg, first_line = parse(argv)
     say(first_line)
-    with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, ExitStack() as stack:
+    with (Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require, seed=cfg.seed) as executor,
+          ExitStack() as stack):
+        executor.tell = runfolder.WaitLine()
         say(f"sandbox: level {executor.level}" + "".join(f"; programs can {leak}" for leak in executor.leaks))
+        earlier = (Path(cfg.resume) / "config.json").read_text() if cfg.resume else ""
         folder, lock = runfolder.open_folder(cfg)
         stack.enter_context(lock)
+        if cfg.resume and runfolder.finished(cfg, folder):
+            say(f"{runfolder.find_checkpoint(folder).parent} has ended, and its results stay as they are: heldout.md,"
+                " report.html. More --steps go on; to measure it anew, remove heldout.md")
+            return
         say(f"run folder {folder}; stop with Ctrl-C, go on with: python train.py --resume {folder}")
+        run = None
         try:
             run, log = start(cfg, folder, executor)
-        except (ModelError, UserError):
-            if not cfg.resume:  # nothing was made yet: the name stays free
-                shutil.rmtree(folder)
+            go_on(run, log, interrupts, begun)
+        except BaseException as error:
+            if not cfg.resume:
+                runfolder.remove_if_empty(folder)
+            elif not run:  # --model or --heldout_tasks may have been wrong
+                runfolder.write_file(folder / "config.json", earlier)
+            if folder.exists() or not isinstance(error, UserError):
+                error.add_note(runfolder.way_on(folder))
+            if isinstance(error, torch.OutOfMemoryError):
+                error.add_note("lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
+                               " --checkpoint_layers")
             raise
-        log.mirrors = runfolder.mirrors(cfg, folder, run.step)
-        run.ends = begun + cfg.budget_s if cfg.budget_s else math.inf
-        if not any(run.buffers.train.values()):
-            seed_buffers(run, log)
-            runfolder.save_checkpoint(run, log.sync())
-        if cfg.eval_every and run.step == 0 and (run.heldout_file or run.benchmarks):
-            log.metrics({"step": 0} | selfplay.evaluations(run))
-        train(run, log, interrupts)
-        table = selfplay.before_and_after(run, starting_policy(run), say)
-        runfolder.write_file(folder / "heldout.md", table)
-        say(table)
-        write_report(run)
+
+
+def go_on(run: Training, log: Log, interrupts: list[int], begun: float) -> None:
+    """Seeding, the steps, the tables: whatever of them is left."""
+    cfg, folder = run.cfg, run.folder
+    log.mirrors = runfolder.mirrors(cfg, folder, run.step)
+    run.ends = begun + cfg.budget_s if cfg.budget_s else math.inf
+    runfolder.set_table_aside(folder)
+    if not any(run.buffers.train.values()):
+        seed_buffers(run, log)
+        runfolder.save_checkpoint(run, log.sync())
+    if cfg.eval_every and run.step == 0 and (run.heldout_file or run.benchmarks):
+        log.metrics({"step": 0} | selfplay.evaluations(run))
+    train(run, log, interrupts)
+    table = selfplay.before_and_after(run, starting_policy(run), say)
+    runfolder.write_file(folder / "heldout.md", table)
+    say(table)
+    write_report(run)
 
 
 def train(run: Training, log: Log, interrupts: list[int]) -> None:
@@ -653,12 +741,36 @@ def train(run: Training, log: Log, interrupts: list[int]) -> None:
         if run.step % cfg.save_every == 0 or last:
             runfolder.save_checkpoint(run, sizes)
         say(runfolder.step_line(metrics, cfg))
+        unmerged = stop_merging(run, metrics)
+        if cfg.debug_compile and "grad_norm" in metrics and not unmerged:
+            forbid_compilation(run, rows)
         for key, line in runfolder.step_warnings(metrics, cfg, runfolder.first_lengths(run.folder)):
             if key not in told:
                 say(f"note: {line}")
             told.add(key)
         if last:
             break
+
+
+def stop_merging(run: Training, metrics: dict) -> bool:
+    """Whether LoRA, merged by our own choice, has moved the sampler too far from the trainer in this step."""
+    cfg, kl = run.cfg, metrics.get("kl_sampler_trainer", 0.0)
+    if cfg.merge is not None or not run.policy.merge or kl < cards.MERGE_KL:
+        return False
+    run.policy.merge, run.policy.device_memory = False, None
+    torch._dynamo.config.error_on_recompile = False  # of --debug_compile: the next step compiles
+    say(f"note: sampler and trainer are {kl:.1e} apart with LoRA merged; from here on it is sampled beside the weights")
+    return True
+
+
+def forbid_compilation(run: Training, rows: list[Row]) -> None:
+    """--debug_compile: from here on a compilation raises. Sampling without the adapter, which the first step may lack,
+    comes first."""
+    if not torch._dynamo.config.error_on_recompile and run.cfg.lora_rank:
+        prompts = [row.prompt_ids for row in rows if row.prompt_ids][:2]
+        with adapter_off(run.policy) as policy:
+            generate(policy, prompts, 2, 2, run.cfg.temperature, kv_gb=run.kv_gb)
+    torch._dynamo.config.error_on_recompile = True
 
 
 def catch_interrupts() -> list[int]:
@@ -674,25 +786,7 @@ def catch_interrupts() -> list[int]:
 
 
 def run_main(argv: list[str]) -> int:
-    """`main` with its exit status: 2 for what the user can mend at once, 1 for memory and disk, 130 for Ctrl-C."""
-    go_on = "what was saved is whole: go on with --resume"
-    try:
-        main(argv)
-    except (UserError, ModelError, ExecutorError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 2
-    except torch.OutOfMemoryError as error:
-        print("train.py: out of memory; lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
-              f" --checkpoint_layers; {go_on} ({str(error).splitlines()[0]})", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"train.py: {error.strerror or error} ({error.filename or 'writing the run folder'}); mend the cause,"
-              f" {go_on}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"train.py: stopped; {go_on}", file=sys.stderr)
-        return 130
-    return 0
+    return command.run("train.py", main, argv)
 
 
 if __name__ == "__main__":

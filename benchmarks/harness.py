@@ -13,42 +13,51 @@ import importlib
 import io
 import marshal
 import math
+import os
 import sys
 import threading
+import warnings
 from decimal import Decimal
 from fractions import Fraction
 from itertools import chain
 
 from sandbox.parsing import MAX_INT_BITS, parse_program
 
-# Solutions may import these too: later no file can be opened. _strptime is what datetime imports when first asked to.
-for _name in ("__future__", "array", "base64", "calendar", "contextlib", "csv", "datetime", "difflib", "fnmatch",
-              "graphlib", "html", "inspect", "ipaddress", "logging", "pathlib", "pickle", "pprint", "queue", "random",
-              "secrets", "struct", "time", "timeit", "types", "urllib.parse", "uuid", "zlib", "zoneinfo", "_strptime"):
-    importlib.import_module(_name)
+# What solutions may import, whatever is scored: the standard library but for what draws, installs, tests or only
+# greets, and numpy where it is installed, as in the official runners. Later no file can be opened.
+LEFT_OUT = {"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "pip", "test", "this", "tkinter", "turtle",
+            "turtledemo", "venv"}
+MODULES = sorted(name for name in sys.stdlib_module_names - LEFT_OUT if not name.startswith("_"))
+PARTS = ("concurrent.futures", "collections.abc", "email.message", "html.parser", "importlib.util", "json.decoder",
+         "logging.handlers", "multiprocessing.pool", "os.path", "unittest.mock", "urllib.parse", "urllib.request",
+         "xml.dom.minidom", "xml.etree.ElementTree", "_strptime")  # of packages; datetime wants the last
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start some, which a forked process lacks
+with warnings.catch_warnings(action="ignore"):  # of modules that a later Python will not have
+    for _name in (*MODULES, *PARTS, "numpy"):
+        try:
+            importlib.import_module(_name)
+        except Exception:  # of another system, such as winreg, or not installed
+            pass
+LOADED = set(sys.modules) | {"benchmarks.harness"}
+
+
+def hide_others() -> None:
+    """Takes away what was loaded for other tasks, such as sympy, so that no verdict depends on them."""
+    for name in set(sys.modules) - LOADED:
+        del sys.modules[name]
+
 
 ROOM = 40_000  # of a packed value, in characters roughly; the executor sends 64,000 of JSON
 DEEPEST = 40   # nested containers; the executor sends 50 levels
 PIECE = 4096   # elements hashed at once
 EXACT = {type(None), int, str, bytes}  # equal ones have one form; True, 1 and 1.0 have three
 KEPT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
-# Contest solutions lean on what their site has imported already. The builtins come last: pow(a, -1, m) is common, and
-# math, operator and re have names of theirs.
-PRELUDE = """from typing import *
-from collections import *
-from functools import *
-from itertools import *
-from heapq import *
-from bisect import *
-from string import *
-from operator import *
-from math import *
-from copy import *
-from datetime import *
-from re import *
-from builtins import *
-import typing, collections, functools, itertools, heapq, bisect, string, operator, math, re, sys, copy, random
-"""
+# Contest solutions lean on what their site has imported already: the names and the recursion limit are those of
+# LiveCodeBench's runner (lcb_runner/evaluation/testing_util.py), in its order, since names hide each other.
+STARRED = ("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics",
+           "itertools", "functools", "operator", "io", "sys", "json", "builtins", "typing")
+PRELUDE = "".join(f"from {name} import *\n" for name in STARRED) + "".join(
+    f"import {name}\n" for name in STARRED if name not in ("builtins", "typing")) + "sys.setrecursionlimit(50000)\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -71,6 +80,8 @@ def plain(value: object) -> object:
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, (Decimal, Fraction)) and value == (number := float(value)):
         return number
+    if kind.__module__ == "numpy" and getattr(value, "shape", None) == ():  # a number of numpy's
+        return plain(value.item())
     raise TypeError(f"{kind.__name__} is not plain data")
 
 
@@ -145,7 +156,7 @@ spaces: dict[str, dict] = {}  # this process runs one solution on many inputs: d
 
 def definitions(source: str) -> ast.Module:
     """The longest beginning of a program that parses, without the tests and prints at its top level (evalplus' sanitize
-    drops those too). SyntaxError if nothing is left."""
+    drops those too); all of it where nothing would be left. SyntaxError."""
     lines = source.split("\n")
     for end in range(len(lines), max(0, len(lines) - 300), -1):
         try:
@@ -156,7 +167,7 @@ def definitions(source: str) -> ast.Module:
         if tree.body:
             break
     else:
-        raise SyntaxError("no program")
+        return parse_program(source)
     # What no definition needs may fail: examples such as n = int(input()), packages that are not here.
     for i, node in enumerate(tree.body):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and \
@@ -168,6 +179,7 @@ def definitions(source: str) -> ast.Module:
 
 def space_of(source: str, whole: bool) -> dict:
     if source not in spaces:
+        hide_others()
         space = {"__name__": "program"}
         exec(compile(source if whole else definitions(source), "<program>", "exec", dont_inherit=True), space)
         spaces[source] = space
@@ -189,17 +201,14 @@ def call_method(source: str, name: str, arguments: tuple) -> list:
     """pack(Solution().name(*arguments)), or of the function of that name: a LeetCode problem's way to be answered."""
     space = space_of(PRELUDE + source, True)
     target = space["Solution"]() if "Solution" in space else None
-    return pack(tuples_as_lists((getattr(target, name) if target else space[name])(*arguments)))
-
-
-def tuples_as_lists(value: object) -> object:
-    if isinstance(value, (list, tuple)):
-        return [tuples_as_lists(item) for item in value]
-    return value
+    value = (getattr(target, name) if target else space[name])(*arguments)
+    return pack(list(value) if isinstance(value, tuple) else value)
 
 
 def run_script(source: str, text: str) -> list:
-    """pack of what the program prints when `text` is its standard input, blanks at line ends stripped."""
+    """pack of what the program prints when `text` is its standard input, blanks at line ends stripped; however it
+    ends, but for an exception."""
+    hide_others()
     stdin, stdout = (io.TextIOWrapper(io.BytesIO(data), encoding="utf-8") for data in (text.encode(), b""))
     real_open = open
     # Contest programs also read file 0, which in this process is empty.
@@ -210,9 +219,8 @@ def run_script(source: str, text: str) -> list:
     try:
         exec(compile(PRELUDE + source, "<program>", "exec", dont_inherit=True),
              {"__name__": "__main__", "exit": sys.exit, "quit": sys.exit})
-    except SystemExit as ended:
-        if ended.code not in (None, 0):
-            raise
+    except SystemExit:
+        pass
     stdout.flush()
     return pack("\n".join(map(str.strip, stdout.buffer.getvalue().decode().strip().split("\n"))))
 

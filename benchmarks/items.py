@@ -8,14 +8,17 @@ import gzip
 import io
 import json
 import pickle
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from command import UserError
+
 MAX_TESTS = 1 << 30  # bytes of a contest problem's unpacked tests
 
 
-class DataError(Exception):
+class DataError(UserError):
     """A benchmark file is missing or not what it should be; the text is one line for the user."""
 
 
@@ -27,7 +30,9 @@ class Item:
     cluster: str = ""
 
 
-def read_rows(path: Path) -> list[dict]:
+def read_rows(path: Path, window: tuple[str, str] = ("", "9999")) -> list[dict]:
+    """The rows of a file; of those with a contest's date only the ones in the window (inclusive, YYYY-MM-DD), since all
+    of LiveCodeBench takes 4.5 GB."""
     if path.suffix == ".parquet":
         try:
             from pyarrow import parquet
@@ -38,10 +43,15 @@ def read_rows(path: Path) -> list[dict]:
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                rows += [json.loads(line)] if line.strip() else []
+                rows += [row for row in [json.loads(line)] if in_window(row, *window)] if line.strip() else []
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
     return rows
+
+
+def in_window(row: dict, first: str, last: str) -> bool:
+    date = str(isinstance(row, dict) and row.get("contest_date") or "")[:10]
+    return not date or first <= date <= last
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -123,17 +133,25 @@ def read_olympiad(rows: list[dict]) -> list[Item]:
     return [Item(str(row["id"]), {"question": row["question"], "gold": row["final_answer"][0]}) for row in rows]
 
 
+BOX = re.compile(r"\\boxed\s*+(\{|[^\s{$](?:(?!\\[)\]]|\\boxed)[^$\n])*+)")
+
+
 def boxed(text: str) -> str | None:
-    """What the last closed \\boxed{...} holds; one pass, since a model may write a thousand that are not closed."""
+    """What the last closed \\boxed{...} holds, or what follows a \\boxed without braces to the end of the formula or
+    line; one pass, since a model may write a thousand that are not closed."""
+    boxes = {match.start(1): match for match in BOX.finditer(text)}
     opened, last = [], None
     for at, character in enumerate(text):
         if character == "{":
             opened.append(at)
         elif character == "}" and opened:
             start = opened.pop()
-            if text.endswith("\\boxed", 0, start) and (last is None or start > last[0]):
-                last = start, at
-    return last and text[last[0] + 1:last[1]].strip()
+            if start in boxes and (last is None or start > last[0]):
+                last = start, text[start + 1:at]
+    bare = [(start, match[1]) for start, match in boxes.items() if text[start] != "{"]
+    if bare and (last is None or bare[-1][0] > last[0]):
+        last = bare[-1][0], bare[-1][1].rstrip(" .,;")
+    return last and last[1].strip()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,12 +160,6 @@ def boxed(text: str) -> str | None:
 def read_contests(rows: list[dict]) -> list[Item]:
     fields = ("question_content", "starter_code", "public_test_cases", "private_test_cases", "contest_date", "metadata")
     return [Item(row["question_id"], {name: row[name] for name in fields}) for row in rows]
-
-
-def in_window(items: list[Item], first: str, last: str) -> list[Item]:
-    """The contest problems of these dates (inclusive, YYYY-MM-DD); those without a date always."""
-    return [item for item in items
-            if not (date := str(item.row.get("contest_date", ""))[:10]) or first <= date <= last]
 
 
 class Plain(pickle.Unpickler):

@@ -36,7 +36,7 @@ class Judgement:
     reason: str               # one of REASONS
     detail: str = ""          # what went wrong where, for people
     base: bool | None = None  # functions: whether the tests without "+" pass
-    infra: bool = False       # our own failure, which says nothing of the answer: to be tried again
+    infra: bool = False       # our own failure or the data's, which says nothing of the answer: tried again, left out
 
 
 Answers = list[tuple[Item, str]]
@@ -46,6 +46,16 @@ def without_value(outcome: Outcome) -> Judgement:
     """Of an answer whose program or text gave no value."""
     reason = "timeout" if outcome.kind == "timeout" else "error"
     return Judgement(False, reason, f"{outcome.kind}: {outcome.error}".strip(": "), infra=outcome.kind == "infra")
+
+
+def beside(failed: dict[str, Judgement], answers: Answers, judge: Callable[[Answers], list[Judgement]]) -> list:
+    """Judgements of all answers where those on some items, by id, are known: the data itself fails there."""
+    rest = iter(judge([(item, answer) for item, answer in answers if item.id not in failed]))
+    return [failed[item.id] if item.id in failed else next(rest) for item, _ in answers]
+
+
+def data_fails(why: str) -> Judgement:
+    return Judgement(False, "error", why, infra=True)
 
 
 def judge_twice(firsts: list[Job], jobs: list[Job], executor: Executor,
@@ -151,64 +161,84 @@ def close(a: object, b: object, atol: float) -> bool:
 def judge_functions(answers: Answers, executor: Executor, lenient: bool, whole: bool = False) -> list[Judgement]:
     """Every solution in a process of its own, against what the canonical one returns. `whole` programs are run as they
     are, others without what their top level does beside defining."""
-    expected, limits = references({item.id: item for item, _ in answers}.values(), executor)
+    expected, limits, failed = references({item.id: item for item, _ in answers}.values(), executor)
 
-    def decide(index: int, outcomes: list[Outcome]) -> Judgement:
-        item, _ = answers[index]
-        base = len(item.row["base_input"])
-        tests = zip(item.row["base_input"] + item.row["plus_input"], outcomes, expected[item.id], strict=True)
-        for number, (args, outcome, true) in enumerate(tests):
-            if outcome.kind != "ok":
-                return replace(without_value(outcome), base=number >= base)
-            if not agrees(item, args, outcome.value, true):
-                return Judgement(False, "wrong", f"test {number}", base=number >= base)
-        return Judgement(True, "pass", base=True)
-    firsts, jobs = ([function_job(item, code, limits[item.id][which], whole) for item, code in answers]
-                    for which in (0, 1))
-    return judge_twice(firsts, jobs, executor, decide)
+    def judge(answers: Answers) -> list[Judgement]:
+        firsts, jobs = ([function_job(item, code, limits[item.id][which], whole) for item, code in answers]
+                        for which in (0, 1))
+        return judge_twice(firsts, jobs, executor, lambda index, outcomes: decide_function(
+            answers[index][0], outcomes, expected[answers[index][0].id]))
+    return beside(failed, answers, judge)
 
 
-def references(items: Iterable[Item], executor: Executor) -> tuple[dict[str, list], dict[str, list[tuple]]]:
-    """By item: what its canonical solution returns, and the limits of a first and the last try that follow from its
-    times. DataError where it fails."""
-    items, expected, limits = list(items), {}, {}
+def decide_function(item: Item, outcomes: list[Outcome], expected: list) -> Judgement:
+    base = len(item.row["base_input"])
+    tests = zip(item.row["base_input"] + item.row["plus_input"], outcomes, expected, strict=True)
+    for number, (args, outcome, true) in enumerate(tests):
+        if outcome.kind != "ok":
+            return replace(without_value(outcome), base=number >= base)
+        if not agrees(item, args, outcome.value, true):
+            return Judgement(False, "wrong", f"test {number}", base=number >= base)
+    return Judgement(True, "pass", base=True)
+
+
+def references(items: Iterable[Item], executor: Executor) -> tuple[dict[str, list], dict[str, list[tuple]],
+                                                                   dict[str, Judgement]]:
+    """By item: what its canonical solution returns; the limits of a first and the last try that follow from its times;
+    where it fails, and so no answer can be judged, what is said of every answer."""
+    items, expected, limits, failed = list(items), {}, {}, {}
     jobs = [function_job(item, item.row["prompt"] + item.row["canonical_solution"], REFERENCE_LIMITS, True)
             for item in items]
     for index, outcomes in executor.stream(jobs):
         id, times = items[index].id, [outcome.cpu_seconds for outcome in outcomes]
         if bad := next((outcome for outcome in outcomes if outcome.kind != "ok"), None):
-            raise DataError(f"{id}: the canonical solution itself fails here ({bad.kind}: {bad.error})")
+            failed[id] = data_fails(f"the canonical solution itself fails here ({bad.kind}: {bad.error})")
         expected[id] = [outcome.value for outcome in outcomes]
         limits[id] = [(max(seconds, factor * max(times)), max(ALL_TESTS * seconds, factor * sum(times)))
                       for seconds, factor in (FIRST, LAST)]
-    return expected, limits
+    return expected, limits, failed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Contests
 
 def judge_contests(answers: Answers, executor: Executor, lenient: bool) -> list[Judgement]:
-    tests = {item.id: contest_tests(item.row) for item in {item.id: item for item, _ in answers}.values()}
-    methods = {item.id: json.loads(item.row["metadata"] or "{}").get("func_name") for item, _ in answers}
-    jobs = []
-    for item, code in answers:
-        name = methods[item.id]
-        call = f"call_method(SOURCE, {name!r}, arguments)" if name else "run_script(SOURCE, *arguments)"
-        inputs = [tuple(map(json.loads, text.split("\n"))) if name else (text,) for text, _ in tests[item.id]]
-        limits = CONTEST_SECONDS, CONTEST_SECONDS * len(inputs) + 1
-        jobs.append(Job(WRAPPED.format(source=code, call=call), tuple(inputs), limits=limits))
-    firsts = [replace(job, limits=(min(FIRST[0], CONTEST_SECONDS), job.limits[1])) for job in jobs]
+    tests, failed = {}, {}
+    for item in {item.id: item for item, _ in answers}.values():
+        try:
+            tests[item.id] = readable_tests(item)
+        except (DataError, ValueError) as error:
+            failed[item.id] = data_fails(str(error))
 
-    def decide(index: int, outcomes: list[Outcome]) -> Judgement:
-        item, _ = answers[index]
-        same = same_json if methods[item.id] else same_lines
-        for number, (outcome, (_, output)) in enumerate(zip(outcomes, tests[item.id], strict=True)):
-            if outcome.kind != "ok":
-                return without_value(outcome)
-            if not same(outcome.value, output):
-                return Judgement(False, "wrong", f"test {number}")
-        return Judgement(True, "pass")
-    return judge_twice(firsts, jobs, executor, decide)
+    def judge(answers: Answers) -> list[Judgement]:
+        jobs = [contest_job(code, *tests[item.id]) for item, code in answers]
+        firsts = [replace(job, limits=(min(FIRST[0], CONTEST_SECONDS), job.limits[1])) for job in jobs]
+        return judge_twice(firsts, jobs, executor, lambda index, outcomes: decide_contest(
+            outcomes, *tests[answers[index][0].id]))
+    return beside(failed, answers, judge)
+
+
+def readable_tests(item: Item) -> tuple[str, list[tuple], list[str]]:
+    """(name of the method or "", arguments of every test, its output as text). DataError, ValueError."""
+    name = json.loads(item.row["metadata"] or "{}").get("func_name") or ""
+    inputs, outputs = zip(*contest_tests(item.row))
+    return name, [tuple(map(json.loads, text.split("\n"))) if name else (text,) for text in inputs], list(outputs)
+
+
+def contest_job(code: str, name: str, inputs: list[tuple], outputs: list[str]) -> Job:
+    call = f"call_method(SOURCE, {name!r}, arguments)" if name else "run_script(SOURCE, *arguments)"
+    limits = CONTEST_SECONDS, CONTEST_SECONDS * len(inputs) + 1
+    return Job(WRAPPED.format(source=code, call=call), tuple(inputs), limits=limits)
+
+
+def decide_contest(outcomes: list[Outcome], name: str, inputs: list[tuple], outputs: list[str]) -> Judgement:
+    same = same_json if name else same_lines
+    for number, (outcome, output) in enumerate(zip(outcomes, outputs, strict=True)):
+        if outcome.kind != "ok":
+            return without_value(outcome)
+        if not same(outcome.value, output):
+            return Judgement(False, "wrong", f"test {number}")
+    return Judgement(True, "pass")
 
 
 def same_json(packed: object, output: str) -> bool:
@@ -247,14 +277,13 @@ def equal_values(a: object, b: object) -> bool:
     return a == b or same_value(a, b)
 
 
-def golds(answers: Answers, executor: Executor) -> list:
-    """The output that the data states, for every answer. DataError."""
-    items = [item for item, _ in answers]
+def golds(answers: Answers, executor: Executor) -> tuple[dict[str, object], dict[str, Judgement]]:
+    """By item: the output that the data states; what is said of every answer where it is no literal."""
+    items = list({item.id: item for item, _ in answers}.values())
     outcomes = tasks.read([("parse_literal", item.row["output"]) for item in items], executor)
-    for item, outcome in zip(items, outcomes):
-        if outcome.kind != "ok":
-            raise DataError(f"{item.id}: its output is not a literal ({outcome.error})")
-    return [outcome.value for outcome in outcomes]
+    failed = {item.id: data_fails(f"its output is not a literal ({outcome.error})")
+              for item, outcome in zip(items, outcomes) if outcome.kind != "ok"}
+    return {item.id: outcome.value for item, outcome in zip(items, outcomes)}, failed
 
 
 def judge_value(outcome: Outcome, true: object) -> Judgement:
@@ -283,11 +312,14 @@ def evaluate_unread(outcomes: list[Outcome], function: str, arguments: list[tupl
 
 
 def judge_outputs(answers: Answers, executor: Executor, lenient: bool) -> list[Judgement]:
-    true = golds(answers, executor)
-    outcomes = tasks.read([("parse_literal", text) for _, text in answers], executor)
-    if lenient:
-        evaluate_unread(outcomes, "lenient_value", [(text,) for _, text in answers], executor)
-    return list(map(judge_value, outcomes, true))
+    true, failed = golds(answers, executor)
+
+    def judge(answers: Answers) -> list[Judgement]:
+        outcomes = tasks.read([("parse_literal", text) for _, text in answers], executor)
+        if lenient:
+            evaluate_unread(outcomes, "lenient_value", [(text,) for _, text in answers], executor)
+        return [judge_value(outcome, true[item.id]) for outcome, (item, _) in zip(outcomes, answers)]
+    return beside(failed, answers, judge)
 
 
 CALLED = """{code}
@@ -299,8 +331,17 @@ def f_packed(arguments, words):
 
 
 def judge_inputs(answers: Answers, executor: Executor, lenient: bool) -> list[Judgement]:
+    true, failed = golds(answers, executor)
+
+    def judge(answers: Answers) -> list[Judgement]:
+        outcomes = outcomes_of_inputs(answers, executor, lenient)
+        return [judge_value(outcome, true[item.id]) for outcome, (item, _) in zip(outcomes, answers)]
+    return beside(failed, answers, judge)
+
+
+def outcomes_of_inputs(answers: Answers, executor: Executor, lenient: bool) -> list[Outcome]:
     """All answers to one program run in one process: they are literals, and the program is the benchmark's."""
-    true, programs = golds(answers, executor), [CALLED.format(code=item.row["code"]) for item, _ in answers]
+    programs = [CALLED.format(code=item.row["code"]) for item, _ in answers]
     outcomes = tasks.read([("parse_call", text) for _, text in answers], executor)
     inputs = {index: outcome.value for index, outcome in enumerate(outcomes) if outcome.kind == "ok"}
     if lenient:
@@ -315,7 +356,7 @@ def judge_inputs(answers: Answers, executor: Executor, lenient: bool) -> list[Ju
     run_again(executor, outcomes, {i: Job(programs[i], (value,), "f_packed") for i, value in inputs.items()})
     for index in inputs:
         outcomes[index] = unpacked(outcomes[index])
-    return list(map(judge_value, outcomes, true))
+    return outcomes
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -324,17 +365,25 @@ def judge_inputs(answers: Answers, executor: Executor, lenient: bool) -> list[Ju
 INTEGER = re.compile(r"[+-]?\d{1,40}(\.0*)?")
 THOUSANDS = re.compile(r"(?<=\d)(,|\{,\}|,?\\[,!])(?=\d{3}(?!\d))")
 UNITS = re.compile(r"\\(text|mathrm)\{[^{}]*\}|\^\{?\\circ\}?|\\[,!;% $]|[$%]")
+MINUS = str.maketrans(dict.fromkeys("\u2212\ufe63\uff0d", "-"))  # as people and some models write it
 
 
 def integer(text: str) -> int | None:
     """The integer that an answer writes, with thousands separators, leading zeros, a unit or `x =` before it."""
-    text = UNITS.sub(" ", THOUSANDS.sub("", text.rpartition("=")[2])).strip()
+    text = UNITS.sub(" ", THOUSANDS.sub("", text.translate(MINUS).rpartition("=")[2])).strip()
     return int(text.partition(".")[0]) if INTEGER.fullmatch(text) else None
 
 
 def judge_integers(answers: Answers, executor: Executor, lenient: bool) -> list[Judgement]:
-    return [Judgement(True, "pass") if integer(text) == int(item.row["gold"]) else Judgement(False, "wrong")
-            for item, text in answers]
+    """As integers; where an answer is written otherwise, such as \\frac{54}{2}, as formulas."""
+    found = [integer(text) for _, text in answers]
+    judgements = [Judgement(True, "pass") if value == int(item.row["gold"]) else Judgement(False, "wrong")
+                  for value, (item, _) in zip(found, answers)]
+    others = [index for index, value in enumerate(found) if value is None] if has_math_verify() else []
+    if others:
+        for index, judgement in zip(others, judge_formulas([answers[i] for i in others], executor, lenient)):
+            judgements[index] = judgement
+    return judgements
 
 
 def has_math_verify() -> bool:
@@ -342,8 +391,20 @@ def has_math_verify() -> bool:
 
 
 def judge_formulas(answers: Answers, executor: Executor, lenient: bool) -> list[Judgement]:
-    program, pairs = "from benchmarks.mathcheck import equal as f", [(item.row["gold"], text) for item, text in answers]
-    jobs = [Job(program, tuple(chunk)) for chunk in tasks.chunks(pairs, 16)]
-    outcomes = [outcome for chunk in executor.run(jobs) for outcome in chunk]
-    run_again(executor, outcomes, {i: Job(program, (pair,)) for i, pair in enumerate(pairs)})
-    return [judge_value(outcome, True) for outcome in outcomes]
+    """Answers are parsed in processes that know no gold; what they say, as plain data, is compared in others."""
+    texts = list(dict.fromkeys(text.translate(MINUS) for _, text in answers))
+    parsed = dict(zip(texts, run_in_chunks(executor, "parsed", [(text,) for text in texts])))
+    readings = [parsed[text.translate(MINUS)] for _, text in answers]
+    read = [index for index, outcome in enumerate(readings) if outcome.kind == "ok"]
+    compared = run_in_chunks(executor, "equal", [(answers[i][0].row["gold"], readings[i].value) for i in read])
+    outcomes = dict(zip(read, compared))
+    return [judge_value(outcomes.get(index, outcome), True) for index, outcome in enumerate(readings)]
+
+
+def run_in_chunks(executor: Executor, function: str, calls: list[tuple]) -> list[Outcome]:
+    """What a function of mathcheck.py returns for each call, several in a process."""
+    program = f"from benchmarks.mathcheck import {function} as f"
+    outcomes = [outcome for chunk in executor.run([Job(program, tuple(chunk)) for chunk in tasks.chunks(calls, 16)])
+                for outcome in chunk]
+    run_again(executor, outcomes, {index: Job(program, (call,)) for index, call in enumerate(calls)})
+    return outcomes

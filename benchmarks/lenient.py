@@ -8,6 +8,7 @@ import tasks
 from executor import Executor
 from tasks import TYPES, Task, TaskType
 
+MOST = 40  # candidates that are read: a response of a thousand blocks means none of them
 TAGS = re.compile(r"</?(?:think|answer)>")
 BLOCK = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)(?:```|\Z)", re.DOTALL)  # the last one may be cut off
 
@@ -26,7 +27,7 @@ def candidates(type: TaskType, response: str) -> list[str]:
         ends = [line.rpartition(mark)[2] for mark in ("==", " is ", ":", "=") if mark in line]
         texts = [text.strip().strip("`").strip() for text in (*bare, *blocks, line, *inline, *ends)]
         texts = [text for whole in texts for text in (whole, whole.rstrip("."), *call_of(whole, type.answer[0]))]
-    return [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= tasks.MAX_PROGRAM_CHARS]
+    return [text for text in dict.fromkeys(texts) if text.strip() and len(text) <= tasks.MAX_PROGRAM_CHARS][:MOST]
 
 
 def call_of(text: str, answer: str) -> list[str]:

@@ -8,7 +8,7 @@ Order of reading: Prompt, what styles share, then functions, contests, values, m
 """
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tasks
 from benchmarks.items import Item, boxed
@@ -17,11 +17,14 @@ from tasks import Style, TaskType
 
 @dataclass(frozen=True)
 class Prompt:
-    """Raw `text`, or else the turns of a chat (`user`, perhaps `system`) with the beginning of the answer (`prefill`).
-    The response ends at the first of `stops`. `continues`: the program begins in the prompt."""
+    """Raw `text`, or else a chat: `user`, perhaps `system` and before it the `turns` of a worked example, with the
+    beginning of the answer (`prefill`). The response ends at the first of `stops`. `continues`: the program begins in
+    the prompt. `alone`: all of it as one user's turn, for templates that change earlier ones."""
     text: str = ""
     user: str = ""
     system: str = ""
+    turns: tuple[str, ...] = ()
+    alone: str = ""
     prefill: str = ""
     stops: tuple[str, ...] = ()
     continues: bool = False
@@ -33,6 +36,19 @@ def azr(question: str) -> Prompt:
 
 def chat(question: str) -> Prompt:
     return Prompt(user=f"{tasks.CHAT_RULE}\n{question}", prefill="<think>")
+
+
+def in_turns(build: Callable[[Style], str], style: Style) -> Prompt:
+    """The chat prompt that `build` makes in a style of training, turn by turn."""
+    seen: list[tuple[str, ...]] = []
+
+    def note(*turns: str) -> str:
+        seen.append(turns)
+        return "\n".join(turns)
+    build(replace(style, name="chat", wrap=note))
+    *turns, user = seen[-1]
+    build(replace(style, name="chat", wrap=lambda *turns: note(*turns) * 0))  # shows nothing, so all goes into one turn
+    return Prompt(user=user, turns=tuple(turns), alone=seen[-1][-1], prefill="<think>")
 
 
 def program_question(task: str) -> str:
@@ -104,14 +120,15 @@ def blocks_for(type: TaskType, item: Item) -> list[tuple[str, str]]:
     return [("python", row["code"]), *((name, row[name]) for name in ("input", "output") if name not in type.answer)]
 
 
-def as_task(type: TaskType, base: Callable[[Item], Prompt]) -> dict[str, Callable[[Item], Prompt]]:
+def as_task(type: TaskType, example: bool = False, **others: Callable[[Item], Prompt]) -> dict[str, Callable]:
+    """The prompts that training asks a task of this type with; `example`: with its worked example."""
     def azr_prompt(item: Item) -> Prompt:
-        return Prompt(text=tasks.build_prompt(Style("r1"), "solve", type, [blocks_for(type, item)]))
+        return Prompt(text=tasks.build_prompt(Style("r1", example=example), "solve", type, [blocks_for(type, item)]))
 
     def chat_prompt(item: Item) -> Prompt:
-        text = tasks.build_prompt(Style("chat", wrap=lambda text: text), "solve", type, [blocks_for(type, item)])
-        return Prompt(user=text.removesuffix("<think>"), prefill="<think>")
-    return {"azr": azr_prompt, "base": base} | dict.fromkeys(("chat", "boxed", "qwen"), chat_prompt)
+        return in_turns(lambda style: tasks.build_prompt(style, "solve", type, [blocks_for(type, item)]),
+                        Style(example=example))
+    return {"azr": azr_prompt} | others | dict.fromkeys(("chat", "boxed", "qwen"), chat_prompt)
 
 
 # Worked examples in CRUXEval's form of tags, for models that only continue text. They and their words are ours, so
@@ -149,7 +166,8 @@ def input_base(item: Item) -> Prompt:
                   stops=("[/ANSWER]",))
 
 
-OUTPUTS, INPUTS = as_task(tasks.DEDUCTION, output_base), as_task(tasks.ABDUCTION, input_base)
+OUTPUTS, INPUTS = as_task(tasks.DEDUCTION, base=output_base), as_task(tasks.ABDUCTION, base=input_base)
+OUTPUTS_WITH_EXAMPLE, INPUTS_WITH_EXAMPLE = as_task(tasks.DEDUCTION, True), as_task(tasks.ABDUCTION, True)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,20 +206,33 @@ def after_thinking(text: str) -> str:
     return text[text.rfind("<answer>") + len("<answer>"):].split("</answer>")[0] if "<answer>" in text else text
 
 
+FENCE = re.compile(r"^[ \t]*+```[ \t]*+(\w*+)", re.MULTILINE)
+
+
+def is_whole(response: str, continues: bool) -> bool:
+    """Whether a response has its program in a fence of its own, as those of chat APIs, and does not go on with what the
+    prompt began: its first fence opens, since it has a language or all of them are paired, and no body of a function
+    stands before it."""
+    languages = FENCE.findall(response)
+    begun = continues and re.search(r"^(?: {4}|\t)", response[:response.find("```")], re.MULTILINE)
+    return bool(languages) and not begun and (languages[0] != "" or len(languages) % 2 == 0)
+
+
 def find_program(item: Item, prompt: Prompt, response: str) -> str | None:
     """The last fenced block that defines what is asked for, else the last one, else a block that was not closed."""
-    if prompt.continues:
+    if is_whole(response, prompt.continues):
+        text = response
+    elif prompt.continues:
         return prompt.text + before_stops(response, prompt.stops)
-    # A prefilled fence is closed by what ends the response, so the stops of a chat cut as they do while sampling.
-    text = prompt.prefill + before_stops(response, prompt.stops)
-    if prompt.prefill.endswith("```python\n"):
-        text += "\n```\n"
+    else:  # A prefilled fence is closed by what ends the response: the stops of a chat cut as they do while sampling.
+        text = prompt.prefill + before_stops(response, prompt.stops)
+        text += "\n```\n" if prompt.prefill.endswith("```python\n") else ""
     text = after_thinking(text)
     blocks = [code for language, code in tasks.FENCED.findall(text) if language.lower() in (*tasks.CODE, "python3")]
     wanted = item.row.get("entry_point")
     named = [code for code in blocks if wanted and re.search(rf"^[ \t]*+def {re.escape(wanted)}\b", code, re.MULTILINE)]
     if blocks:
-        return (named or blocks)[-1]
+        return (prompt.text if prompt.continues and not named else "") + (named or blocks)[-1]
     unclosed = OPEN_FENCE.search(text)
     code = unclosed[1] if unclosed else text if wanted and f"def {wanted}" in text else ""
     return code if code.strip() else None
@@ -219,6 +250,7 @@ def find_literal(prompt: Prompt, response: str, language: str) -> str | None:
     text = before_stops(response, prompt.stops)
     if "[ANSWER]" in text and prompt.stops:
         answer = text[text.rfind("[ANSWER]") + len("[ANSWER]"):].strip().removeprefix("assert ")
+        answer = answer.split("\nassert ")[0].strip()  # of several the first, as in the official scorer
         return sides(answer)[language == "output"] or None
     blocks = tasks.blocks_of(tasks.answer_blocks(text), language, None) if "<answer>" in text else []
     # The prompts ask for a block; an answer part without any fence counts too, as it does in training.

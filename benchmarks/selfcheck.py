@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from benchmarks import suite
-from benchmarks.items import Item, contest_tests, read_rows
-from benchmarks.judges import REFERENCE_LIMITS
+from benchmarks.items import DataError, Item, read_rows
+from benchmarks.judges import REFERENCE_LIMITS, readable_tests
 from benchmarks.stages import Work
 from executor import Executor, Job
 
@@ -17,8 +17,14 @@ def selfcheck(works: list[Work], data: Path, executor: Executor) -> bool:
     good = True
     for work in works:
         if work.kind is suite.CONTESTS:
-            count = sum(len(contest_tests(item.row)) for item in work.items)
-            print(f"{work.title}: {len(work.items)} problems, {count} tests can be read")
+            unread, count = [], 0
+            for item in work.items:
+                try:
+                    count += len(readable_tests(item)[1])
+                except (DataError, ValueError) as error:
+                    unread.append(f"\n  {item.id} ({error})")
+            good &= not unread
+            print(f"{work.title}: {len(work.items)} problems, {count} tests can be read" + "".join(unread))
             continue
         start = time.monotonic()
         failed = failures(work, executor)

@@ -5,12 +5,13 @@ as tables (train.py, summary.py). Nothing here loads the tables of benchmarks, u
 import hashlib
 import json
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from numpy import average
 from tqdm import tqdm
 
 import runfolder
@@ -32,18 +33,28 @@ class Scores:
     n: int = 1
     lenient: list[int] | None = None
 
-    def cells(self) -> dict[tuple[str, int], tuple[int, int]]:
-        """(type, depth) -> (correct answers, answers)"""
-        correct, count = Counter(), Counter()
-        for task, solved in zip(self.tasks, self.correct):
-            cell = (task.type, min(task.depth, DEEPEST))
-            count[cell] += self.n
-            correct[cell] += solved
-        return {cell: (correct[cell], count[cell]) for cell in sorted(count)}
-
     def rates(self) -> dict[str, float]:
         """"type/depth" -> accuracy, for metrics.jsonl."""
-        return {f"{type}/{depth}": correct / count for (type, depth), (correct, count) in self.cells().items()}
+        return {f"{type}/{depth}": sum(self.correct[i] for i in mine) / len(mine) / self.n
+                for (type, depth), mine in cells(self.tasks).items()}
+
+
+def cells(some: list[Task]) -> dict[tuple[str, int], list[int]]:
+    """(type, depth) -> numbers of its tasks, types in the paper's order."""
+    numbers = defaultdict(list)
+    for i, task in enumerate(some):
+        numbers[task.type, min(task.depth, DEEPEST)].append(i)
+    return {cell: numbers[cell] for cell in sorted(numbers, key=lambda cell: (list(TYPES).index(cell[0]), cell[1]))}
+
+
+def spread(some: list[Task], count: int) -> list[Task]:
+    """`count` of the tasks, the same ones each time: types and depths in turn, and within each the order that the
+    tasks' hashes have. All of them where count is 0 or large enough."""
+    if not 0 < count < len(some):
+        return some
+    turns = [(turn, some[i].id, i) for mine in cells(some).values()
+             for turn, i in enumerate(sorted(mine, key=lambda i: some[i].id))]
+    return [some[i] for i in sorted(i for _, _, i in sorted(turns)[:count])]
 
 
 def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
@@ -86,34 +97,53 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
     samples = generate(policy, [prompts[i] for i in fits], 1, max_new_tokens, seed=seed, stops=style.stops, **sampling)
     proposals = [(asked[i][0], decode(policy, sample.ids), asked[i][1]) for i, [sample] in zip(fits, samples)]
-    gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs)
+    gated = tasks.gate(proposals, executor, n_inputs=style.n_inputs, markers=style.markers)
     return chosen + [result.task for result in gated if result.task]
 
 
-def accuracy_table(before: Scores | None, after: Scores) -> str:
-    """Markdown: accuracy in percent with 95% intervals over items; both columns are of the same tasks."""
-    from benchmarks.stats import wilson
+def groups(some: list[Task]) -> dict[tuple[str, str], list[int]]:
+    """(type, depth) -> numbers of the tasks of each row of a table: of each type, of all, of each type and depth."""
+    of_cells = cells(some)
+    totals = {type: [i for cell, mine in of_cells.items() if cell[0] == type for i in mine]
+              for type in dict.fromkeys(type for type, _ in of_cells)}
+    if len(totals) > 1:
+        totals["mean"] = list(range(len(some)))
+    return {(type, "all"): mine for type, mine in totals.items()} | {
+        (type, f"{depth}+" if depth == DEEPEST else str(depth)): mine for (type, depth), mine in of_cells.items()}
 
-    def percent(correct: int, count: int) -> str:
-        low, high = wilson(correct, count)
-        return f"{100 * correct / count:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
-    cells_after, cells_before = after.cells(), before.cells() if before else {}
-    totals = [(type, None) for type in TYPES if any(cell[0] == type for cell in cells_after)]
+
+def estimates(before: Scores | None, after: Scores, mine: list[int]) -> list[tuple[float, float, float]]:
+    """(share, low, high) after training of these tasks' answers that are right; with `before` that one's first, and
+    last (change, low, high). Of several types the mean over types. 95% intervals, clustered by program: tasks share
+    them."""
+    from benchmarks import stats
+    clusters, types = [after.tasks[i].key or after.tasks[i].program for i in mine], [after.tasks[i].type for i in mine]
+    count = Counter(types)
+    weights = [1 / count[type] for type in types] if len(count) > 1 else None
+    sides = [[scores.correct[i] / scores.n for i in mine] for scores in (before, after) if scores]
+    told = [(float(average(side, weights=weights)), *stats.interval(side, clusters, weights)) for side in sides]
+    if before:
+        pairs = list(zip(*sides))
+        told.append((told[1][0] - told[0][0], *stats.change_interval(pairs, clusters, weights)))
+    return told
+
+
+def accuracy_table(before: Scores | None, after: Scores) -> str:
+    """Markdown: accuracy in percent, change in points; both columns are of the same tasks."""
     columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for type, depth in [*cells_after, *totals]:
-        def total(cells: dict) -> tuple[int, int]:
-            mine = [value for cell, value in cells.items() if cell[0] == type and depth in (None, cell[1])]
-            return sum(correct for correct, _ in mine), sum(count for _, count in mine)
-        (correct, count), line = total(cells_after), f"| {type} | "
-        line += ("all" if depth is None else f"{depth}+" if depth == DEEPEST else str(depth)) + f" | {count} |"
-        if before:
-            was = total(cells_before)[0]
-            change = 100 * (correct - was) / count
-            lines.append(f"{line} {percent(was, count)} | {percent(correct, count)} | {change:+.1f} |")
-        else:
-            lines.append(f"{line} {percent(correct, count)} |")
+    for (type, depth), mine in groups(after.tasks).items():
+        signs = ["", "", "+"]
+        told = [f"{100 * value:{sign}.1f} [{round(100 * low)}, {round(100 * high)}]"
+                for (value, low, high), sign in zip(estimates(before, after, mine), signs)]
+        lines.append(f"| {' | '.join([type, depth, str(len(mine)), *told])} |")
     return "\n".join(lines) + "\n"
+
+
+def changes(before: Scores, after: Scores) -> dict[str, tuple[float, float, float]]:
+    """By type, and of their mean: what stats.verdict puts into words."""
+    return {type: estimates(before, after, mine)[-1] for (type, depth), mine in groups(after.tasks).items()
+            if depth == "all"}
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -126,12 +156,15 @@ def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0, l
 
 def evaluations(run) -> dict:
     """What --eval_every asks for, by its names in metrics.jsonl. Each task's answers go to evaluations.jsonl."""
-    cfg, scores, heldout, begun = run.cfg, {}, run.heldout_file[:run.cfg.eval_limit], time.monotonic()
+    cfg, scores, begun = run.cfg, {}, time.monotonic()
+    heldout = spread(run.heldout_file[:cfg.eval_limit], cfg.curve_limit)
     passes = {"heldout": (1, 0.0), "heldout_sampled": (cfg.eval_samples, cfg.temperature)}
     passes = {name: how for name, how in passes.items() if how[0]}
     if heldout:
+        first = examined_at(run, heldout, min(read_evaluations(run.folder), default=0))
         examined = {name: examine_in(run, heldout, *how, leniently=True) for name, how in passes.items()}
         scores |= {name: result.rates() for name, result in examined.items()}
+        scores |= by_type(first, examined["heldout"])
         told = {name: {"n": result.n, "strict": result.correct, "lenient": result.lenient}
                 for name, result in examined.items()}
         with open(run.folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
@@ -139,9 +172,23 @@ def evaluations(run) -> dict:
     if run.benchmarks:
         from benchmarks import stages
         with stages.scorer(cfg.workers, cfg.require) as executor:
-            scores["eval"] = stages.rates(run.policy, run.benchmarks, "chat" if cfg.prompt == "chat" else "azr",
-                                          executor, cfg.max_new_tokens, cfg.slots, run.kv_gb)
+            scores["eval"] = stages.rates(run.policy, run.benchmarks, stages.Sampling(
+                "chat" if cfg.prompt == "chat" else "azr", max_new_tokens=cfg.max_new_tokens, slots=cfg.slots,
+                kv_gb=run.kv_gb, example=run.style.example, stop_at_answer=bool(run.style.stops)), executor)
     run.eval_seconds = time.monotonic() - begun
+    return scores
+
+
+def by_type(first: Scores | None, now: Scores) -> dict[str, dict[str, list[float]]]:
+    """For metrics.jsonl: (share, low, high) of each type and of their mean, and how far it is from the first
+    evaluation, which is told on the screen too."""
+    totals = {type: mine for (type, depth), mine in groups(now.tasks).items() if depth == "all"}
+    scores = {"heldout_by_type": {type: estimates(None, now, mine)[0] for type, mine in totals.items()}}
+    if first:
+        from benchmarks.stats import verdict
+        scores["heldout_change"] = changes(first, now)
+        runfolder.say(f"{len(now.tasks)} held-out tasks, since the first evaluation: "
+                      f"{verdict(scores['heldout_change'])}")
     return scores
 
 
@@ -152,8 +199,8 @@ def read_evaluations(folder: Path) -> dict[int, dict]:
 
 
 def examined_at(run, heldout: list[Task], step: int) -> Scores | None:
-    """Greedy answers to the run's held-out file, if they were asked for at this step already."""
-    line = read_evaluations(run.folder).get(step) if heldout == run.heldout_file[:run.cfg.eval_limit] else None
+    """Greedy answers to these tasks, if they were asked for at this step already."""
+    line = read_evaluations(run.folder).get(step)
     same = line and line.get("tasks") == hash_of_tasks(heldout)  # not of another --heldout_tasks or --eval_limit
     return Scores(heldout, line["heldout"]["strict"]) if same else None
 
@@ -166,15 +213,20 @@ def benchmarks_of(cfg: Config, executor: Executor, say: Callable[[str], None]) -
     """What --eval_tasks names; UserError."""
     from benchmarks import stages  # with the benchmarks' tables, which nothing else here needs
     try:
-        return stages.prepare(stages.names_of(",".join(cfg.eval_tasks)), cfg.eval_data and Path(cfg.eval_data),
-                              executor, Style(cfg.prompt), cfg.eval_limit, note=say)
+        works, left_out = stages.prepare(stages.names_of(",".join(cfg.eval_tasks)),
+                                         cfg.eval_data and Path(cfg.eval_data), executor,
+                                         Style(cfg.prompt, example=cfg.example), cfg.eval_limit, note=say)
+        if left_out:
+            raise ValueError(left_out[0])
+        return works
     except (stages.DataError, ValueError) as error:
-        raise UserError(f"--eval_tasks: {error}") from error
+        raise UserError(f"--eval_tasks: {str(error).removeprefix('--tasks ')}") from error
 
 
 def before_and_after(run, starting_policy: AbstractContextManager, say: Callable[[str], None]) -> str:
     """Two tables of held-out accuracy, of the starting policy and the run's own: on the held-out file, which other runs
     share, and on what this run set aside."""
+    from benchmarks.stats import verdict
     cfg, text = run.cfg, ""
     with starting_policy as policy:
         own = own_heldout(policy, run.executor, run.style, run.buffers, cfg.eval_limit, cfg.max_new_tokens, cfg.seed,
@@ -187,5 +239,6 @@ def before_and_after(run, starting_policy: AbstractContextManager, say: Callable
     for title, heldout in sets.items():
         if heldout:
             after = examined_at(run, heldout, run.step) or examine_in(run, heldout)
-            text += f"{title}:\n\n{accuracy_table(before[title], after)}\n"
+            text += (f"{title}, after {run.step} steps:\n\n{verdict(changes(before[title], after))}.\n\n"
+                     f"{accuracy_table(before[title], after)}\n")
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"

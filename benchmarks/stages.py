@@ -15,21 +15,22 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks import judges, suite, taskfiles
-from benchmarks.items import DataError, Item, in_window
+from benchmarks.items import DataError, Item
 from benchmarks.judges import Judgement, has_math_verify
 from benchmarks.prompts import Prompt, before_stops
 from benchmarks.suite import BENCHMARKS, GROUPS, Kind
 from executor import Executor
-from model import ModelError, Policy, decode, encode
+from model import ModelError, Policy, decode, encode, in_template
 from runfolder import sha256_of, write_file
 from sampler import add, advance, idle, start_rollout
+from sandbox.values import printable
 from tasks import Style
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "absolute-zero"
 
 
 def complain(text: str) -> None:
-    print(f"eval.py: {text}", file=sys.stderr)
+    print(printable(f"eval.py: {text}"), file=sys.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,33 +61,46 @@ def names_of(text: str) -> list[str]:
 
 
 def prepare(names: list[str], data: Path | None, executor: Executor, style: Style, limit: int | None = None,
-            window: tuple[str, str] = ("", "9999"), note: Callable[[str], None] = complain) -> list[Work]:
-    """The tasks with their items. Raises DataError and ValueError; what could be done differently goes to `note`."""
-    works = []
+            window: tuple[str, str] = suite.EVER,
+            note: Callable[[str], None] = complain) -> tuple[list[Work], list[str]]:
+    """(the tasks with their items, a line for each task or part of one that cannot be scored here). What could be done
+    differently goes to `note`. ValueError for what was asked wrongly."""
+    works, left_out = [], []
     for name in names:
-        if name not in BENCHMARKS:
-            works.append(selfplay_work(name, executor, style, limit))
-        elif BENCHMARKS[name].kind is suite.FORMULAS and not has_math_verify():
-            note(f"{BENCHMARKS[name].title} is skipped: it needs pip install 'math-verify[antlr4_13_2]'")
+        try:
+            if name not in BENCHMARKS:
+                works.append(selfplay_work(name, executor, style, limit))
+            else:
+                work, missing = benchmark_work(name, data, limit, window, note)
+                works.append(work)
+                left_out += [f"a part of {work.title} is left out: {line}" for line in missing]
+        except DataError as error:
+            left_out.append(f"{BENCHMARKS[name].title} is skipped: {error}")
             continue
-        else:
-            works.append(benchmark_work(name, data, limit, window, note))
         if not works[-1].items:
             raise ValueError(f"{name}: no items are left by --limit, --lcb_from and --lcb_to")
-    return works
+    return works, left_out
 
 
 def benchmark_work(name: str, data: Path | None, limit: int | None, window: tuple[str, str],
-                   note: Callable[[str], None]) -> Work:
+                   note: Callable[[str], None]) -> tuple[Work, list[str]]:
+    """(a benchmark's items, why some of its files are left out). DataError if it cannot be scored."""
     benchmark = BENCHMARKS[name]
-    items, files, warnings = suite.load(benchmark, suite.paths_of(benchmark, data, CACHE))
+    if not has_math_verify():
+        if benchmark.kind is suite.FORMULAS:
+            raise DataError("it needs pip install 'math-verify[antlr4_13_2]'")
+        if benchmark.kind is suite.INTEGERS:
+            note(f"note: without pip install 'math-verify[antlr4_13_2]' only plain integers answer {benchmark.title}")
+    paths, missing = suite.paths_of(benchmark, data, CACHE, window)
+    items, files, warnings = suite.load(benchmark, paths, window)
     for warning in warnings:
         note(f"note: {warning}")
-    items = in_window(items, *window)[:limit]
+    items = items[:limit]
     facts = {"files": files, "count": len(items), "version": benchmark.version}
     if benchmark.kind is suite.CONTESTS:
         facts["window"] = list(window)
-    return Work(name, benchmark.title, benchmark.kind, items, facts, benchmark.max_new_tokens, benchmark.averaged)
+    return Work(name, benchmark.title, benchmark.kind, items, facts, benchmark.max_new_tokens,
+                benchmark.averaged), missing
 
 
 def selfplay_work(name: str, executor: Executor, style: Style, limit: int | None) -> Work:
@@ -98,7 +112,8 @@ def selfplay_work(name: str, executor: Executor, style: Style, limit: int | None
 
 
 def scorer(workers: int, require: str, mathematics: bool = True) -> Executor:
-    """The executor that solutions run in: no results kept, since reruns must run, and the limits of a first try."""
+    """The executor that solutions run in: no results kept, since reruns must run, and the limits of a first try. What
+    mathcheck.py loads, programs do not see (harness.hide_others)."""
     preload = ["benchmarks.harness"] + ["benchmarks.mathcheck"] * (mathematics and has_math_verify())
     return Executor(workers, judges.FIRST[0], judges.MEMORY_MB, require, cached_jobs=0, preload=preload)
 
@@ -116,6 +131,14 @@ class Sampling:
     seed: int = 0
     slots: int = 64
     kv_gb: float = 4.0
+    example: bool = False         # show the worked example of training where there is one
+    stop_at_answer: bool = False  # end at </answer> where an answer part is asked for
+    averaged: int | None = None   # samples of benchmarks with few items; None: as many as their own
+
+
+def stops_of(prompt: Prompt, sampling: Sampling) -> tuple[str, ...]:
+    asked = prompt.prefill == "<think>" or prompt.text.endswith("<think>")
+    return prompt.stops + ("</answer>",) * (asked and sampling.stop_at_answer)
 
 
 def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
@@ -123,18 +146,24 @@ def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
         return encode(policy, prompt.text)
     if policy.tokenizer.chat_template is None:
         raise ModelError("this model's tokenizer has no chat template; use --prompt azr or --prompt base")
-    turns = [{"role": "system", "content": prompt.system}] * bool(prompt.system)
-    text = policy.tokenizer.apply_chat_template(turns + [{"role": "user", "content": prompt.user}], tokenize=False,
-                                                add_generation_prompt=True)
+    text = wrapped(policy, prompt.system, *prompt.turns, prompt.user)
+    if any(turn not in text for turn in prompt.turns[1::2]):  # this template cuts thoughts out of earlier turns
+        text = wrapped(policy, prompt.system, prompt.alone)
     if prompt.prefill == "<think>" and text.rstrip().endswith("<think>"):  # some templates open it themselves
         return encode(policy, text, chat=True)
     return encode(policy, text + prompt.prefill, chat=True)
 
 
+def wrapped(policy: Policy, system: str, *turns: str) -> str:
+    return in_template(policy, [("system", system)] * bool(system) + [
+        (("user", "assistant")[number % 2], turn) for number, turn in enumerate(turns)])
+
+
 def passes(work: Work, sampling: Sampling) -> list[tuple[float, int]]:
     """[(temperature, samples)]: what the flags say; with greedy decoding also the samples of small benchmarks."""
-    also = work.averaged and sampling.temperature == 0
-    return [(sampling.temperature, sampling.n)] + [(suite.AVERAGE_TEMPERATURE, work.averaged)] * bool(also)
+    averaged = work.averaged if sampling.averaged is None else sampling.averaged
+    also = work.averaged and averaged and sampling.temperature == 0
+    return [(sampling.temperature, sampling.n)] + [(suite.AVERAGE_TEMPERATURE, averaged)] * bool(also)
 
 
 def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temperature: float,
@@ -144,7 +173,7 @@ def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temper
     def line(item: Item, k: int, text: str, finish: str, tokens: int) -> dict:
         return {"task": work.name, "id": item.id, "k": k, "temperature": temperature, "text": text, "finish": finish,
                 "tokens": tokens}
-    asked = {item.id: work.kind.prompts[sampling.style](item) for item, _ in wanted}
+    asked = {item.id: work.kind.ask(item, sampling.style, sampling.example) for item, _ in wanted}
     prompts = {id: prompt_ids(policy, prompt) for id, prompt in asked.items()}
     most = sampling.max_new_tokens or work.max_new_tokens
     fits = [pair for pair in wanted if len(prompts[pair[0].id]) + most <= policy.max_length]
@@ -157,7 +186,8 @@ def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temper
     rollout = start_rollout(policy, min(sampling.slots, len(fits)), longest, most, temperature, sampling.seed,
                             sampling.kv_gb)
     for item, k in sorted(fits, key=lambda pair: -len(prompts[pair[0].id])):
-        add(rollout, prompts[item.id], 1, tag=(item, k), key=f"{work.name} {item.id} {k}", stops=asked[item.id].stops)
+        add(rollout, prompts[item.id], 1, tag=(item, k), key=f"{work.name} {item.id} {k}",
+            stops=stops_of(asked[item.id], sampling))
     with tqdm(total=len(fits), desc=work.name, unit="answer", leave=False, disable=None) as bar:
         while not idle(rollout):
             for request, _, made in advance(rollout):
@@ -245,11 +275,11 @@ def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
 
 def answer_of(work: Work, item: Item, row: dict, style: str) -> str | None:
     """Of a row as `solutions_of` makes them: its whole program, or what is found in its text."""
-    return row["program"] if "program" in row else work.kind.find(item, work.kind.prompts[style](item), row["text"])
+    return row["program"] if "program" in row else work.kind.find(item, work.kind.ask(item, style), row["text"])
 
 
 def judge_work(work: Work, rows: list[dict], style: str, executor: Executor, lenient: bool = False) -> list[Judgement]:
-    """On one task's rows (as `solutions_of` makes them), in order. DataError if the executor itself failed on one."""
+    """On one task's rows (as `solutions_of` makes them), in order."""
     items = {item.id: item for item in work.items}
     keys = [("program" in row, row["id"], answer_of(work, items[row["id"]], row, style)) for row in rows]
     judgements: dict[tuple, Judgement] = {}
@@ -266,18 +296,16 @@ def with_finish(row: dict, judgement: Judgement | None) -> Judgement:
     if judgement is None:
         told = "the prompt does not fit into the model" if row["finish"] == "too_long" else ""
         judgement = Judgement(False, "no_answer", told)
-    if judgement.infra:
-        raise DataError(f"the executor failed on {row['id']} ({judgement.detail}); no verdicts were written")
     if judgement.reason == "no_answer" and row["finish"] == "length":
         return replace(judgement, reason="truncated")
     return judgement
 
 
 def judge_all(works: list[Work], samples: list[dict], style: str, executor: Executor, lenient: bool,
-              out: Path) -> list[dict]:
-    """Writes verdicts.jsonl, whose rows it returns."""
+              out: Path) -> tuple[list[dict], list[str]]:
+    """Writes verdicts.jsonl; (its rows, a line for each item without a verdict, for which we are to blame)."""
     out.mkdir(parents=True, exist_ok=True)
-    rows, done = solutions_of(samples, works), []
+    rows, done, left_out = solutions_of(samples, works), [], {}
     if not rows:
         raise ValueError("there are no samples of these tasks")
     if missed := len(samples) - len(rows):
@@ -286,12 +314,15 @@ def judge_all(works: list[Work], samples: list[dict], style: str, executor: Exec
         mine = [row for row in rows if row["task"] == work.name]
         clusters = {item.id: item.cluster or item.id for item in work.items}
         for row, judgement in zip(mine, judge_work(work, mine, style, executor, lenient)):
+            if judgement.infra:
+                left_out[f"{work.title} {row['id']} is left out: {judgement.detail}"] = True
+                continue
             facts = {name: row[name] for name in ("task", "id", "k", "temperature", "finish", "tokens")}
             base = {} if judgement.base is None else {"base": judgement.base}
             done.append(facts | {"cluster": clusters[row["id"]], "ok": judgement.ok, "reason": judgement.reason,
                                  "detail": judgement.detail} | base)
     write_file(out / "verdicts.jsonl", "".join(json.dumps(row) + "\n" for row in done))
-    return done
+    return done, list(left_out)
 
 
 def export_evalplus(works: list[Work], rows: list[dict], style: str, path: Path) -> int:
@@ -309,15 +340,14 @@ def export_evalplus(works: list[Work], rows: list[dict], style: str, path: Path)
 # ---------------------------------------------------------------------------------------------------------------------
 # In training
 
-def rates(policy: Policy, works: list[Work], style: str, executor: Executor, max_new_tokens: int, slots: int,
-          kv_gb: float) -> dict[str, float]:
+def rates(policy: Policy, works: list[Work], sampling: Sampling, executor: Executor) -> dict[str, float]:
     """task -> share of greedy answers that are correct, for metrics.jsonl."""
-    sampling, scores = Sampling(style, max_new_tokens=max_new_tokens, slots=slots, kv_gb=kv_gb), {}
+    scores = {}
     for work in works:
         rows = list(responses(policy, work, [(item, 0) for item in work.items], 0.0, sampling))
-        try:
-            judgements = judge_work(work, rows, style, executor)
-            scores[work.name] = sum(judgement.ok for judgement in judgements) / len(rows)
-        except DataError as error:  # no reason to end a training run
-            complain(f"{work.title} is not scored: {error}")
+        judgements = [judged for judged in judge_work(work, rows, sampling.style, executor) if not judged.infra]
+        if judgements:
+            scores[work.name] = sum(judgement.ok for judgement in judgements) / len(judgements)
+        if len(judgements) < len(rows):  # no reason to end a training run
+            complain(f"{len(rows) - len(judgements)} of {len(rows)} answers to {work.title} could not be scored")
     return scores

@@ -4,10 +4,12 @@ arXiv 2411.00640); intervals hold for these problems' population and say nothing
 """
 import math
 from collections import Counter, defaultdict
+from collections.abc import Callable
 
 import numpy as np
 
 DRAWS = 10_000  # of the bootstrap, with a fixed seed
+EMPTY = 1e-9    # an interval as narrow tells that all values were equal, and not that the mean is known
 
 
 def wilson(correct: float, count: int) -> tuple[float, float]:
@@ -19,21 +21,23 @@ def wilson(correct: float, count: int) -> tuple[float, float]:
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
 
 
-def standard_error(values: list[float], clusters: list[str]) -> float:
-    """Of the mean of one value per problem, where problems of a cluster are not independent."""
-    mean, sums = sum(values) / len(values), defaultdict(float)
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[cluster] += value - mean
-    return math.sqrt(sum(total * total for total in sums.values())) / len(values)
+def standard_error(values: list[float], clusters: list[str], weights: list[float] | None = None) -> float:
+    """Of the (weighted) mean of one value per problem, where problems of a cluster are not independent."""
+    weights = weights or [1.0] * len(values)
+    mean, sums = float(np.average(values, weights=weights)), defaultdict(float)
+    for value, cluster, weight in zip(values, clusters, weights, strict=True):
+        sums[cluster] += weight * (value - mean)
+    return math.sqrt(sum(total * total for total in sums.values())) / sum(weights)
 
 
-def bootstrap(values: list[float], clusters: list[str], seed: int = 0) -> tuple[float, float]:
-    """95% percentile interval of the mean, whole clusters drawn."""
+def bootstrap(values: list[float], clusters: list[str], weights: list[float] | None = None,
+              seed: int = 0) -> tuple[float, float]:
+    """95% percentile interval of the (weighted) mean, whole clusters drawn. Empty where all values are equal."""
     numbers = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     sums, counts = np.zeros(len(numbers)), np.zeros(len(numbers))
-    for value, cluster in zip(values, clusters, strict=True):
-        sums[numbers[cluster]] += value
-        counts[numbers[cluster]] += 1
+    for value, cluster, weight in zip(values, clusters, weights or [1.0] * len(values), strict=True):
+        sums[numbers[cluster]] += weight * value
+        counts[numbers[cluster]] += weight
     generator, means = np.random.default_rng(seed), []
     for _ in range(20):
         drawn = generator.integers(len(numbers), size=(DRAWS // 20, len(numbers)))
@@ -42,22 +46,58 @@ def bootstrap(values: list[float], clusters: list[str], seed: int = 0) -> tuple[
     return float(low), float(high)
 
 
-def interval(values: list[float], clusters: list[str]) -> tuple[float, float]:
-    """95% interval of the mean of one value in [0, 1] per problem: Wilson's for independent verdicts (the bootstrap's
-    is too narrow for few problems and empty for none or all correct), else the bootstrap's."""
-    if len(set(clusters)) == len(clusters) and set(values) <= {0.0, 1.0}:
-        return wilson(int(sum(values)), len(values))
-    return bootstrap(values, clusters)
+def interval(values: list[float], clusters: list[str], weights: list[float] | None = None) -> tuple[float, float]:
+    """95% interval of the (weighted) mean of one value in [0, 1] per problem: Wilson's, with as many independent verdicts
+    as would have the standard error that the values have; where it is 0, with as many as there are clusters."""
+    mean, distinct = float(np.average(values, weights=weights)), len(set(clusters))
+    if independent(set(values), clusters, weights):
+        return wilson(sum(values), len(values))
+    error = standard_error(values, clusters, weights) * math.sqrt(distinct / max(1, distinct - 1))
+    count = mean * (1 - mean) / error ** 2 if error > 1e-9 else distinct
+    return wilson(mean * count, count)
 
 
-def change_interval(pairs: list[tuple[float, float]], clusters: list[str]) -> tuple[float, float]:
-    """95% interval of the mean change of (before, after) per problem: for independent single verdicts Newcombe's (1998,
-    method 10) of two Wilson intervals, since the bootstrap's is empty where nothing changed and excludes 0 where four
-    problems were gained and none lost (exact p = 0.125); else the bootstrap's."""
-    count, before, after = len(pairs), *(sum(side) for side in zip(*pairs))
-    if len(set(clusters)) < count or not {value for pair in pairs for value in pair} <= {0.0, 1.0}:
-        return bootstrap([b - a for a, b in pairs], clusters)
-    both = sum(a * b for a, b in pairs)
+def independent(values: set, clusters: list[str], weights: list[float] | None) -> bool:
+    """Whether the closed forms hold: single verdicts of problems that share nothing and count alike."""
+    return weights is None and len(set(clusters)) == len(clusters) and values <= {0.0, 1.0}
+
+
+SMALL = 25  # discordant pairs, below which the normal approximation behind Newcombe's interval is not good enough
+
+
+def change_interval(pairs: list[tuple[float, float]], clusters: list[str],
+                    weights: list[float] | None = None) -> tuple[float, float]:
+    """95% interval of the (weighted) mean change of (before, after) per problem. For independent single verdicts
+    Newcombe's, and where few differ not narrower than the exact one, so that it agrees with the exact p beside it. Else
+    the bootstrap's, which is made to hold 0 where the exact p of few clusters cannot exclude it; where that is empty, as
+    where nothing changed, Newcombe's of as many problems as there are clusters."""
+    if independent({value for pair in pairs for value in pair}, clusters, weights):
+        low, high = newcombe(pairs)
+        gained, lost = (sum(sign * (b - a) > 0 for a, b in pairs) for sign in (1, -1))
+        if lost + gained < SMALL:
+            least, most = exact(gained, lost + gained)
+            scale = (lost + gained) / len(pairs)
+            low, high = min(low, scale * (2 * least - 1)), max(high, scale * (2 * most - 1))
+        return low, high
+    changes: dict[str, float] = defaultdict(float)
+    for (was, now), cluster, weight in zip(pairs, clusters, weights or [1.0] * len(pairs), strict=True):
+        changes[cluster] += weight * (now - was)
+    lost, gained = (sum(sign * by > 1e-9 for by in changes.values()) for sign in (-1, 1))
+    low, high = bootstrap([b - a for a, b in pairs], clusters, weights)
+    if high - low < EMPTY:
+        low, high = newcombe(pairs, weights, len(changes))
+    if lost + gained < SMALL and mcnemar(lost, gained) > 0.05:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return low, high
+
+
+def newcombe(pairs: list[tuple[float, float]], weights: list[float] | None = None,
+             count: int | None = None) -> tuple[float, float]:
+    """Newcombe's interval (1998, method 10) of a paired difference, made of two Wilson intervals, as if the pairs'
+    (weighted) means were those of `count` problems."""
+    count = count or len(pairs)
+    both = count * float(np.average([a * b for a, b in pairs], weights=weights))
+    before, after = (min(count, count * float(np.average(side, weights=weights))) for side in zip(*pairs))
     product = both * (count - before - after + both) - (before - both) * (after - both)
     product = max(0.0, product - count / 2) if product > 0 else product
     scale = math.sqrt(before * (count - before) * after * (count - after))
@@ -68,6 +108,40 @@ def change_interval(pairs: list[tuple[float, float]], clusters: list[str]) -> tu
     def spread(x: float, y: float) -> float:
         return math.sqrt(max(0.0, x * x - 2 * phi * x * y + y * y))
     return change - spread(low_b, high_a), change + spread(high_b, low_a)
+
+
+def exact(successes: int, count: int) -> tuple[float, float]:
+    """95% interval of a proportion by Clopper and Pearson (1934): all shares of which an exact two-sided test says that
+    they are not excluded."""
+    def at_least(share: float, least: int) -> float:
+        return sum(math.comb(count, i) * share ** i * (1 - share) ** (count - i) for i in range(least, count + 1))
+
+    def where(tail: Callable[[float], float]) -> float:  # a growing function reaches 0.025
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if tail(middle) < 0.025 else (low, middle)
+        return low
+    return (where(lambda share: at_least(share, successes)) if successes else 0.0,
+            1 - where(lambda share: at_least(share, count - successes)) if successes < count else 1.0)
+
+
+def verdict(changes: dict[str, tuple[float, float, float]]) -> str:
+    """Changes (value, low, high) by task type, shares, in words and points: "It got better: deduction +18 [14, 22];
+    induction no change (+0 [-3, 4]); mean +9 [7, 12]". "No change": the interval holds 0."""
+    def said(name: str, change: float, low: float, high: float) -> str:
+        ends = [100 * value for value in (change, low, high)]
+        fine = high - low < 0.04 or any(end and abs(end) < 0.5 for end in ends[1:])  # +5 [0, 9] would leave a doubt
+        first, *others = (f"{round(end, 1) + 0:{sign}.1f}" if fine else f"{round(end):{sign}d}"
+                          for end, sign in zip(ends, "+--"))
+        numbers = f"{first} [{', '.join(others)}]"
+        return (f"{name} no change ({numbers})" if low <= 0 <= high else
+                f"{name} {'' if change > 0 else 'worse, '}{numbers}")
+    if not changes:
+        return "Nothing was compared"
+    _, low, high = changes.get("mean") or max(changes.values(), key=lambda change: abs(change[0]))
+    head = "It got better" if low > 0 else "It got worse" if high < 0 else "No change on the whole"
+    return f"{head}: {'; '.join(said(name, *change) for name, change in changes.items())}"
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -90,6 +90,12 @@ def averages(entries: dict) -> dict:
     return means
 
 
+def at_most(curve: dict, n: float) -> str:
+    """The caveat of pass@k where k is the number of samples."""
+    top = max(map(int, curve))
+    return f" Of k = {top} there is one draw per problem: no average, and so the noisiest." * (top == n)
+
+
 def percent(entry: dict) -> str:
     return f"{100 * entry['score']:.1f} [{100 * entry['low']:.1f}, {100 * entry['high']:.1f}]"
 
@@ -99,7 +105,8 @@ def markdown(summary: dict) -> str:
     settings = summary["settings"]
     lines = [f"Model {settings.get('model') or 'not stated'}"
              + (f" with {settings['adapter']}" if settings.get("adapter") else "")
-             + f", prompt {settings['prompt']}, Python {settings['python']}.", "",
+             + f", prompt {settings['prompt']}{' with a worked example' * bool(settings.get('example'))}, Python"
+             + f" {settings['python']}.", "",
              "| task | T | problems x samples | score [95%] | wrong | error | timeout | no answer | cut off |",
              "|---" * 9 + "|"]
     notes = []
@@ -116,10 +123,10 @@ def markdown(summary: dict) -> str:
             lines.append(f"| {title} | {head} | {percent(at)} | {shares} |")
             if at["problems"] < entry["count"]:
                 notes += ["", f"Only {at['problems']} of the {entry['count']} problems of {entry['title']}, T ="
-                          f" {temperature}, have samples."]
+                          f" {temperature}, have verdicts."]
             if curve := at.get("pass_at_k"):
                 notes += ["", f"{entry['title']}, T = {temperature}, pass@k: " + ", ".join(
-                    f"{k}: {100 * value:.1f}" for k, value in curve.items())]
+                    f"{k}: {100 * value:.1f}" for k, value in curve.items()) + "." + at_most(curve, each)]
     for group, mean in summary["averages"].items():
         notes += ["", f"Mean of {mean['tasks']} {group} tasks: {100 * mean['mean']:.1f}, standard error"
                   f" {100 * mean['error']:.1f}."]
@@ -145,8 +152,8 @@ def read_folder(folder: Path) -> tuple[dict, dict]:
 def compare(before: Path, after: Path) -> str:
     """Markdown: what changed on the same problems, paired. ValueError where the two cannot be compared."""
     (old, old_rows), (new, new_rows) = read_folder(before), read_folder(after)
-    for name in ("prompt", "n", "temperature", "max_new_tokens", "lenient"):
-        was, now = (each.get("settings", {}).get(name) for each in (old, new))
+    for name in ("prompt", "example", "stop_at_answer", "n", "temperature", "max_new_tokens", "lenient"):
+        was, now = (each.get("settings", {}).get(name) or False for each in (old, new))
         if was != now:
             raise ValueError(f"{before} and {after} differ in {name} ({was}, {now}), so the change is not the model's")
     lines, ps, notes = [], [], []
@@ -198,6 +205,7 @@ def compare_task(problems: list[tuple[list, list]], clusters: list[str]) -> tupl
     if min(counts) > 1:
         curve = {k: change(lambda samples: stats.pass_at_k(len(samples), int(sum(samples)), k))[1]
                  for k in CURVE if k <= min(counts)}
-        notes.append("pass@k " + ", ".join(f"{k}: {was} to {now}, {by}" for k, (was, now, by) in curve.items()) + ".")
+        notes.append("pass@k " + ", ".join(f"{k}: {was} to {now}, {by}" for k, (was, now, by) in curve.items()) + "."
+                     + at_most(curve, min(counts)))
     lost, gained = sum(was > now for was, now in pairs), sum(now > was for was, now in pairs)
     return " | ".join([str(len(pairs)), *cells, str(lost), str(gained)]), p, notes

@@ -8,7 +8,7 @@ import tasks
 from benchmarks import judges
 from benchmarks.items import Item, read_rows
 from benchmarks.judges import Answers, Judgement
-from benchmarks.prompts import Prompt
+from benchmarks.prompts import Prompt, in_turns
 from benchmarks.suite import Kind
 from executor import Executor
 from sandbox.values import show
@@ -93,12 +93,10 @@ def judge_selfplay(answers: Answers, executor: Executor, lenient: bool) -> list[
 
 def selfplay_kind(style: Style) -> Kind:
     """Of tasks that are asked in this style, or in the chat template; the response itself is what is judged."""
-    chat = Style("chat", style.n_inputs, lambda text: text)
-
     def plain_prompt(item: Item) -> Prompt:
         return Prompt(text=tasks.solve_prompt(style, item.row["task"]))
 
     def chat_prompt(item: Item) -> Prompt:
-        return Prompt(user=tasks.solve_prompt(chat, item.row["task"]).removesuffix("<think>"), prefill="<think>")
+        return in_turns(lambda chat: tasks.solve_prompt(chat, item.row["task"]), style)
     return Kind({"azr": plain_prompt, "compact": plain_prompt, "chat": chat_prompt},
                 lambda item, prompt, response: response, judge_selfplay)

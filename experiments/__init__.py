@@ -5,11 +5,11 @@ stopped, and one with more seeds keeps those that are there.
 
     python -m experiments learns                        # self-play against five controls, 3 seeds
     python -m experiments ablations --arms azr "n = 4"  # some arms only
-    python -m experiments learns --steps 10 --seeds 1   # a quick look; it takes the place of results/learns.*
+    python -m experiments learns --steps 10 --seeds 1   # a quick look
     python -m experiments takeoff --model DIR ...       # a real model: see takeoff.py
 
-Written to results/, anew after every run, so that there is something to look at from the start: NAME.json (every
-curve, every gain with its interval), NAME.md (the table) and NAME.png.
+Written to runs/ (with --publish to results/), anew after every run, so that there is something to look at from the
+start: NAME.json (every curve, every gain with its interval), NAME.md (the table) and NAME.png.
 
 What counts is held-out pass@1 at T = 1 and greedy accuracy, each the mean over task types and depths 1 to 3 (depth 4 is
 told apart), on the nano preset's file. A gain is the difference to the model before training, on the same tasks. Its

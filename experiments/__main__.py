@@ -1,6 +1,6 @@
 """The command: python -m experiments learns|ablations|takeoff ..."""
-import argparse
-import os
+import command
+command.starting(__name__)
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -8,35 +8,35 @@ from pathlib import Path
 from tqdm import tqdm
 
 import experiments
-from config import PRESETS, Config, UserError
+from command import Parser, whole
+from config import PRESETS, Config
 from experiments import takeoff
 from experiments.arms import (EXPERIMENTS, SUPERVISED, Plan, commands_left, grammar_file, last_step, run_commands,
                               run_folder, score_command, scores_of, start_folder)
 from experiments.results import write_results
 from experiments.work import write_task_file
 from nano import make
+from sandbox import host
 
 
 def parse_plan(argv: list[str]) -> Plan:
-    parser = argparse.ArgumentParser(prog="python -m experiments", allow_abbrev=False,
-                                     description=experiments.__doc__.strip().split("\n\n")[0],
-                                     epilog="`python -m experiments takeoff --help` tells of a third, with a real"
-                                     " model and options of its own.")
+    parser = Parser(prog="python -m experiments", description=experiments.__doc__.strip().split("\n\n")[0],
+                    epilog="`python -m experiments takeoff --help` tells of a third, with a real model and options of"
+                    " its own.")
     parser.add_argument("name", choices=EXPERIMENTS)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... for every arm")
-    parser.add_argument("--steps", type=int, default=30, help="training steps of an arm")
+    parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="seeds 0, 1, ... for every arm")
+    parser.add_argument("--steps", type=whole(1), default=30, help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--preset", default="nano", choices=[name for name, preset in PRESETS.items()
                                                              if "heldout_tasks" in preset])
-    parser.add_argument("--eval_every", type=int, default=10, help="steps between points of the curves")
-    parser.add_argument("--limit", type=int, default=2400, help="held-out tasks: the first of the file")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="arms that run at once")
+    parser.add_argument("--eval_every", type=whole(0), default=10, help="steps between points of the curves")
+    parser.add_argument("--limit", type=whole(1), default=2400, help="held-out tasks: the first of the file")
+    parser.add_argument("--jobs", type=whole(1, 1024), default=host.cores(), help="arms that run at once")
+    parser.add_argument("--publish", action="store_true", help="write the results to results/, not to runs/")
     args = parser.parse_args(argv)
     arms, cells = EXPERIMENTS[args.name], len(make.TYPES) * len(make.DEPTHS)
     if unknown := set(args.arms or []) - set(arms):
         parser.error(f"no arm called {', '.join(unknown)}; choose from: {', '.join(arms)}")
-    if args.seeds < 1:
-        parser.error("--seeds must be at least 1")
     if args.limit < cells:
         parser.error(f"--limit {args.limit}: at least {cells}, one task of each type and depth")
     plan = Plan(**vars(args) | {"arms": tuple(arm for arm in arms if arm in (args.arms or arms))})
@@ -78,14 +78,13 @@ def run_plan(plan: Plan) -> None:
 def main(argv: list[str]) -> int:
     if argv[:1] == ["takeoff"]:  # of a real model, with options of its own
         return takeoff.main(argv[1:])
+    return command.run("experiments", work, argv)
+
+
+def work(argv: list[str]) -> None:
     plan = parse_plan(argv)
-    try:
-        run_plan(plan)
-        print(write_results(plan))
-    except UserError as error:
-        print(f"experiments: {error}", file=sys.stderr)
-        return 2
-    return 0
+    run_plan(plan)
+    print(write_results(plan))
 
 
 if __name__ == "__main__":

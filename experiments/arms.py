@@ -14,6 +14,7 @@ from pathlib import Path
 
 import runfolder
 from config import PRESETS, UserError
+from sandbox import host
 
 HERE = Path(__file__).resolve().parent.parent
 CURVE_TASKS = 300        # held-out tasks of a learning curve's points, which an arm pays for while it trains
@@ -65,6 +66,7 @@ class Plan:
     eval_every: int      # steps between points of the curves
     limit: int           # held-out tasks: the first of the file
     jobs: int            # arms that run at once
+    publish: bool = False  # results go to results/
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ def run_commands(plan: Plan, commands: list[list[str]], folder: Path, cwd: Path 
     log = folder.with_name(folder.name + ".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]  # for -m from whatever folder this is called in
-    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // plan.jobs)),
+    environment = os.environ | {"OMP_NUM_THREADS": str(max(1, host.cores() // plan.jobs)),
                                 "PYTHONPATH": os.pathsep.join(paths)}
     for command in commands:
         with open(log, "a") as output:

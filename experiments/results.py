@@ -22,8 +22,8 @@ DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and repo
 
 
 def write_results(plan: Plan) -> str:
-    """The table; everything to results/."""
-    everything, folder = results_of(plan), HERE / "results"
+    """The table; everything to runs/, with --publish to results/."""
+    everything, folder = results_of(plan), HERE / "results" if plan.publish else Path("runs")
     if not everything["arms"]:
         return "no arm has ended yet"
     text = results_table(everything)
@@ -188,7 +188,8 @@ def pass_table(everything: dict) -> list[str]:
 
 
 def plot(everything: dict, path: Path) -> None:
-    """Left: learning curves at T = 1, their means thick. Right: gains with their intervals."""
+    """Gains with their intervals, a row an arm, at T = 1 and greedily: of the tasks that the table is about. As wide as
+    a README, so that its letters are as large as the text's."""
     try:
         import matplotlib
     except ImportError:
@@ -197,23 +198,26 @@ def plot(everything: dict, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
     arms = everything["arms"]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4 + 0.15 * len(arms)), layout="constrained")
-    for number, (arm, entry) in enumerate(arms.items()):
-        color = pyplot.cm.tab20(number % 20)
-        if seeds := [curve["T1"] for curve in entry["curves"] if curve.get("T1")]:
-            for curve in seeds:
-                left.plot(*zip(*curve), color=color, lw=0.7, alpha=0.4)
-            means = [(points[0][0], statistics.mean(rate for _, rate in points)) for points in zip(*seeds)]
-            left.plot(*zip(*means), color=color, lw=2, label=arm)
-        for shift, name, fill in ((-0.17, "T1", color), (0.17, "greedy", "none")):
-            m = entry["measures"][name]
-            right.barh(number + shift, m["gain"], 0.32, xerr=m["interval"], color=fill, edgecolor=color, capsize=2)
-    left.set(xlabel="step", ylabel="held-out pass@1 at T = 1, %",
-             title="mean over types, depths 1 to 3; thin: one seed")
-    left.legend(fontsize=7)
-    right.axvline(0, color="black", lw=0.8)
-    right.set(yticks=range(len(arms)), yticklabels=list(arms), xlabel="gain, points",
-              title="filled: T = 1, open: greedy; 95% over seeds and tasks")
-    right.invert_yaxis()
-    figure.savefig(path, dpi=110)
+    figure, panels = pyplot.subplots(1, 2, figsize=(8.4, 1.3 + 0.3 * len(arms)), sharey=True, layout="constrained")
+    for axes, name, title in zip(panels, ("T1", "greedy"), ("T = 1", "greedy")):
+        for row, (arm, entry) in enumerate(arms.items()):
+            m, color = entry["measures"][name], "#1f5fb0" if arm == "azr" else "#444444"
+            if len(m["after"]) > 1:
+                axes.plot([after - m["before"] for after in m["after"]], [row] * len(m["after"]), "|", color=color,
+                          alpha=0.5, ms=9)
+            axes.errorbar(m["gain"], row, xerr=m["interval"], fmt="o", color=color, ms=5, lw=1.8, capsize=3)
+            axes.annotate(with_interval(m["gain"], m["interval"], 2), (1.04, row), xycoords=("axes fraction", "data"),
+                          va="center", fontsize=9, color=color)
+            if arm == "azr":
+                axes.axvline(m["gain"], color=color, lw=0.8, ls=":")
+        axes.axvline(0, color="black", lw=0.8)
+        axes.set_title(f"{title} (before training {entry['measures'][name]['before']:.1f}%)", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set(yticks=range(len(arms)), yticklabels=list(arms))
+    panels[0].invert_yaxis()
+    panels[1].tick_params(left=False)
+    several = max(len(entry["seeds"]) for entry in arms.values()) > 1
+    figure.supxlabel("gain in points, mean over types and depths 1 to 3; 95% intervals over "
+                     + ("seeds and tasks; small strokes: seeds" if several else "tasks, one seed"), fontsize=10)
+    figure.savefig(path, dpi=200)
     pyplot.close(figure)

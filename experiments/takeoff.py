@@ -17,21 +17,22 @@ import os
 import random
 import shutil
 import statistics
-import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
+import command
 import config
 import runfolder
 import tasks
 from benchmarks import selfplay, stats, suite
-from config import UserError
+from command import Parser, UserError, real, whole
 from executor import Executor
 from experiments.arms import HERE, last_step, run_commands
 from experiments.work import write_task_file
-from tools.show import printable
+from sandbox import host
+from sandbox.values import printable
 
 SEEDS = "SEEDS"  # in an arm's flags: the file of --seed_tasks
 ARMS = {
@@ -70,30 +71,31 @@ class Plan:
 
 
 def parse_plan(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
-    parser = argparse.ArgumentParser(prog="python -m experiments takeoff", description=__doc__.strip(),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(prog="python -m experiments takeoff", description=__doc__.strip(),
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="a folder or a hub name")
     parser.add_argument("--seed_tasks", help="a task file to start from and, for the solver, to train on")
     parser.add_argument("--heldout", default=str(HERE / "nano" / "heldout.jsonl"), help="a task file to measure on")
-    parser.add_argument("--limit", type=int, default=240, help="tasks of it, as many of each type as there are")
-    parser.add_argument("--samples", type=int, default=8, help="answers to each at T = 1, beside the greedy one")
-    parser.add_argument("--steps", type=int, help="training steps of an arm; 100 without --tokens")
-    parser.add_argument("--tokens", type=int, default=0, help="generated tokens after which every arm ends")
-    parser.add_argument("--budget_s", type=float, default=0, help="seconds for an arm, with its evaluations; 0: no end")
-    parser.add_argument("--eval_every", type=int, default=25, help="steps between evaluations")
+    parser.add_argument("--limit", type=whole(1), default=240, help="tasks of it, as many of each type as there are")
+    parser.add_argument("--samples", type=whole(1, 2**12), default=8, help="answers to each at T = 1, beside a greedy"
+                        " one")
+    parser.add_argument("--steps", type=whole(1), help="training steps of an arm; 100 without --tokens")
+    parser.add_argument("--tokens", type=whole(0, 10**15), default=0, help="generated tokens at which every arm ends")
+    parser.add_argument("--budget_s", type=real(0), default=0, help="seconds for an arm with evaluations; 0: no end")
+    parser.add_argument("--eval_every", type=whole(1), default=25, help="steps between evaluations")
     parser.add_argument("--arms", default=",".join(ARMS), help=f"of {','.join(ARMS)}")
-    parser.add_argument("--jobs", type=int, default=1, help="arms that run side by side")
+    parser.add_argument("--jobs", type=whole(1, 1024), default=1, help="arms that run side by side")
     parser.add_argument("--data", help="the folder with CRUXEval's file, as eval.py's --data")
     parser.add_argument("--out", type=Path, help="runs/takeoff-MODEL if not given")
     parser.add_argument("--dry", action="store_true", help="tiny shapes, two steps, to see that everything works")
     parser.add_argument("--report", action="store_true", help="only write what has come so far")
-    parser.add_argument("--save", action="store_true", help="write takeoff.json, .md and .png to results/ too")
+    parser.add_argument("--publish", action="store_true", help="write takeoff.json, .md and .png to results/ too")
     args, flags = parser.parse_known_args(argv)
     args.arms, args.steps = tuple(args.arms.split(",")), args.steps or (10**6 if args.tokens else 100)
     if unknown := set(args.arms) - set(ARMS):
         parser.error(f"no arm called {', '.join(sorted(unknown))}; choose from {','.join(ARMS)}")
     if args.dry:
-        args.steps, args.eval_every, args.limit, args.samples, args.jobs = 2, 1, 12, 2, os.cpu_count() or 1
+        args.steps, args.eval_every, args.limit, args.samples, args.jobs = 2, 1, 12, 2, host.cores()
         flags = [*DRY, *flags]
     elif not args.model:
         parser.error("--model is missing")
@@ -145,8 +147,8 @@ def draw_evenly(rows: list[dict], limit: int | None) -> list[dict]:
 def cruxeval_rows(data: str) -> list[dict]:
     """CRUXEval-O as deduction tasks and -I as abduction tasks, without those whose values are no literals."""
     benchmark = suite.BENCHMARKS["cruxeval_o"]
-    items, _, _ = suite.load(benchmark, suite.paths_of(benchmark, Path(data), Path(data)))
-    with Executor(os.cpu_count() or 1, require="weak") as executor:
+    items, _, _ = suite.load(benchmark, suite.paths_of(benchmark, Path(data), Path(data))[0])
+    with Executor(host.cores(), require="weak") as executor:
         texts = [pair for item in items for pair in (("parse_arguments", item.row["input"]),
                                                      ("parse_literal", item.row["output"]))]
         read = tasks.read(texts, executor)
@@ -162,14 +164,14 @@ def arm_flags(plan: Plan, arm: str) -> list[str]:
     if SEEDS in ARMS[arm] and not plan.seed_tasks:
         raise UserError(f"the arm {arm} needs --seed_tasks")
     return ["--name", arm, "--heldout_tasks", str(plan.out / "heldout.jsonl"), "--heldout_fraction", "0",
-            "--eval_samples", str(plan.samples), "--workers", str(max(1, (os.cpu_count() or 1) // plan.jobs)),
+            "--eval_samples", str(plan.samples), "--workers", str(max(1, host.cores() // plan.jobs)),
             *(plan.seed_tasks if flag == SEEDS else flag for flag in ARMS[arm]), *plan.flags, *when(plan)]
 
 
 def when(plan: Plan) -> list[str]:
     """What may be another on --resume."""
     return ["--steps", str(plan.steps), "--budget_tokens", str(plan.tokens), "--budget_s", str(plan.budget_s),
-            "--eval_every", str(plan.eval_every)]
+            "--eval_every", str(plan.eval_every), "--curve_limit", "0"]
 
 
 def commands_left(plan: Plan, arm: str) -> list[list[str]]:
@@ -370,26 +372,28 @@ def plot(everything: dict, path: Path) -> None:
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    watched = ("bad_format/propose", "bad_format/solve", "valid", "mixed", "length/solve", "entropy/solve")
-    shown = ("T1 strict", "T1 lenient", *watched)
-    figure, axes = pyplot.subplots(2, 4, figsize=(18, 8), layout="constrained")
-    for axis, name in zip(axes.flat, shown):
+    titles = {"T1 strict": "held-out, T = 1, percent right", "T1 lenient": "the same, whatever the form",
+              "bad_format/propose": "proposals without the form", "bad_format/solve": "answers without the form",
+              "valid": "valid proposals", "mixed": "new tasks solved sometimes, not always",
+              "length/solve": "tokens of an answer", "entropy/solve": "entropy of answers, nats a token"}
+    figure, axes = pyplot.subplots(4, 2, figsize=(8.4, 10), layout="constrained")  # a README's width
+    for axis, (name, title) in zip(axes.flat, titles.items()):
         for number, (arm, result) in enumerate(everything["arms"].items()):
-            color = f"C{number}"
-            if name in watched:
+            look = {"color": f"C{number}", "ls": ("-", "--", "-.", ":")[number % 4], "label": arm}
+            if name in WATCHED:
                 points = result["curves"][name]
                 if points:
-                    axis.plot(*zip(*points), color=color, lw=1, label=arm)
-            elif points := [(one["tokens"], *(100 * x for x in (m["mean"], *m["interval"]))) for one in
+                    axis.plot(*zip(*points), lw=1.3, **look)
+            elif points := [(one["tokens"] / 1e6, *(100 * x for x in (m["mean"], *m["interval"]))) for one in
                             result["evaluations"] if (m := one["measures"].get(name))]:
                 tokens, means, low, high = zip(*points)
-                axis.plot(tokens, means, color=color, marker="o", label=arm)
-                axis.fill_between(tokens, low, high, color=color, alpha=0.1)
-        axis.set(title=name if name in watched else f"held-out, {name}, %",
-                 xlabel="step" if name in watched else "generated tokens")
+                axis.plot(tokens, means, marker="o", **look)
+                axis.fill_between(tokens, low, high, color=look["color"], alpha=0.1)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("step" if name in WATCHED else "million generated tokens; bands: 95% over tasks", fontsize=9)
         axis.set_ylim(bottom=0)
-    axes.flat[0].legend()
-    figure.savefig(path, dpi=100)
+    axes.flat[0].legend(frameon=False)
+    figure.savefig(path, dpi=200)
     pyplot.close(figure)
 
 
@@ -397,24 +401,26 @@ def plot(everything: dict, path: Path) -> None:
 # The command
 
 def main(argv: list[str]) -> int:
+    return command.run("experiments", work, argv)
+
+
+def work(argv: list[str]) -> None:
     args, plan = parse_plan(argv)
-    try:
-        if args.dry and not args.report:
-            shutil.rmtree(plan.out, ignore_errors=True)
-            if not plan.seed_tasks:
-                plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
-                plan.out.mkdir(parents=True)
-                write_task_file(Path(plan.seed_tasks), 4, 0)
-        if not args.report:
-            prepare(plan, args.dry)
-            run_arms(plan)
-        if not (plan.out / "plan.json").exists():
-            raise UserError(f"{plan.out} holds nothing yet")
-        print(write_results(plan))
-        for name in ("takeoff.json", "takeoff.md", "takeoff.png") if args.save else ():
-            if (plan.out / name).exists():
-                shutil.copy(plan.out / name, HERE / "results" / name)
-    except UserError as error:
-        print(f"experiments: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if args.dry and not args.report:
+        if plan.out.exists() and not (plan.out / "plan.json").exists():
+            raise UserError(f"{plan.out} is there and not of an earlier takeoff: --dry would remove it; choose another"
+                            " --out")
+        shutil.rmtree(plan.out, ignore_errors=True)
+        if not plan.seed_tasks:
+            plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
+            plan.out.mkdir(parents=True)
+            write_task_file(Path(plan.seed_tasks), 4, 0)
+    if not args.report:
+        prepare(plan, args.dry)
+        run_arms(plan)
+    if not (plan.out / "plan.json").exists():
+        raise UserError(f"{plan.out} holds nothing yet")
+    print(write_results(plan))
+    for name in ("takeoff.json", "takeoff.md", "takeoff.png") if args.publish else ():
+        if (plan.out / name).exists():
+            shutil.copy(plan.out / name, HERE / "results" / name)

@@ -5,9 +5,11 @@ What arms need beside train.py, a process each: the supervised control, and the 
     python -m experiments.work score runs/NAME --preset nano --limit 2400
     python -m experiments.work cruxeval OUT/runs/NAME      # of takeoff.py
 """
-import argparse
+import command
+command.starting(__name__)
 import json
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import runfolder
 import tasks
 import train
 from benchmarks import selfplay
+from command import Parser, whole
 from config import PRESETS, Config, read_config
 from executor import Executor
 from experiments.arms import PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START
@@ -113,20 +116,20 @@ def score_cruxeval(folder: Path) -> None:
                 write(replace(run, policy=start), before)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m experiments.work", description=__doc__.strip().split("\n\n")[0])
+def main(argv: list[str]) -> None:
+    parser = Parser(prog="python -m experiments.work", description=__doc__.strip().split("\n\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     supervising = commands.add_parser("supervise")
     supervising.add_argument("folder", type=Path)
     supervising.add_argument("--like", type=Path, required=True)
-    supervising.add_argument("--seed", type=int, required=True)
+    supervising.add_argument("--seed", type=whole(-2**62, 2**62), required=True)
     scoring = commands.add_parser("score")
     scoring.add_argument("folder", type=Path)
-    scoring.add_argument("--preset", required=True)
-    scoring.add_argument("--limit", type=int, required=True)
+    scoring.add_argument("--preset", choices=PRESETS, required=True)
+    scoring.add_argument("--limit", type=whole(1), required=True)
     cruxeval = commands.add_parser("cruxeval")
     cruxeval.add_argument("folder", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.command == "supervise":
         supervise(args.folder, args.like, args.seed)
     elif args.command == "cruxeval":
@@ -136,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run("experiments.work", main, sys.argv[1:]))

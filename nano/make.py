@@ -16,22 +16,24 @@ So the model can think and can ask, and mostly does neither.
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference; heldout.jsonl holds only such.
 """
-import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import command  # noqa: E402
+command.starting(__name__)
 import json
 import math
 import random
-import sys
 import time
 from collections import Counter
 from functools import lru_cache
-from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
 from tqdm import tqdm
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from sandbox import parsing  # noqa: E402
 import tasks  # noqa: E402
 from sandbox.values import show  # noqa: E402
@@ -318,16 +320,17 @@ def write_heldout(path: Path, rng: random.Random) -> None:
     path.write_text("\n".join(line for row in zip(*cells) for line in row) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+def main(argv: list[str]) -> None:
+    parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=int, default=7_000, help="optimizer steps of the first stage; the second has a"
-                        " seventh of them, at two fifths of the rate")
-    parser.add_argument("--batch_size", type=int, default=64, help="examples per step")
-    parser.add_argument("--lr", type=float, default=1e-2, help="peak learning rate")
+    parser.add_argument("--steps", type=command.whole(1), default=7_000, help="optimizer steps of the first stage; the"
+                        " second has a seventh of them, at two fifths of the rate")
+    parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")
+    parser.add_argument("--lr", type=command.real(0, 100), default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
-    parser.add_argument("--seed", type=int, default=0, help="seeds programs, weights and the held-out file")
-    args = parser.parse_args()
+    parser.add_argument("--seed", type=command.whole(-2**62, 2**62), default=0,
+                        help="seeds programs, weights and the held-out file")
+    args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
@@ -348,4 +351,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command.run("nano/make.py", main, sys.argv[1:]))

@@ -11,5 +11,6 @@ heldout.md, machine.json and preset.json. Model text is data: programs are parse
 the template), which a content security policy keeps from loading or running anything else.
 
 Order of reading: read.py (a run folder -> History), findings.py (what its samples show, with measure.py for programs),
-curves.py (the plots), gallery.py (every task with its answers), page.py (words, and all of it as a page).
+curves.py (the plots), gallery.py (every task with its answers), headline.py (the first screen: verdict, warnings, two
+tasks), overview.py (tables), page.py (all of it as a page). README.md beside them has every field of a run's files.
 """

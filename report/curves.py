@@ -36,31 +36,38 @@ class Measure:
     title: str
     y: str
     meaning: str
-    keys: tuple[str, ...]   # with {role} and {type}; one line each where there are several
+    keys: tuple[str, ...]   # with {role} and {type}; panels of their own where there are several ...
     kind: str = "lines"     # or heat: keys hold lists of counts
+    parts: tuple[str, ...] = ("",)  # ... with these names
 
 
 MEASURES = [
-    Measure("heldout", "curves", "Held-out accuracy", "share correct",
-            "Greedy answers to the held-out file, mean over program depths; measured every --eval_every steps.",
+    Measure("heldout", "first", "Held-out accuracy", "share correct",
+            "Greedy answers to tasks that stay the same and are never trained on; band of one run: 95% interval.",
             ("accuracy/{type}",)),
+    Measure("solve_rate", "curves", "Solve rate", "share correct",
+            "The share of all answers of a step, probes included, that were right: to tasks that the proposer has just"
+            " made. When they get harder it falls, though the model gets better, and when they get easier it rises."
+            " Held-out tasks stay the same: beside it, they tell whether the model learns.",
+            ("solve_rate/{type}", "accuracy/{type}"), parts=("the step's own tasks", "held-out tasks")),
     Measure("reward", "curves", "Reward", "mean reward",
             "Mean reward of the responses that were trained on. Proposals earn 1 minus the solve rate (0 if solved"
-            " never or always), answers 1 if correct; wrong answers get -0.5, badly formatted responses -1.",
+            " never or always), answers 1 if correct; wrong answers get -0.5, badly formatted responses -1. Answers"
+            " earn less when tasks get harder, as under Solve rate.",
             ("reward/{role}/{type}",)),
-    Measure("solve_rate", "curves", "Solve rate", "share correct",
-            "Share of all answers of the step, probes included, that were judged correct.", ("solve_rate/{type}",)),
     Measure("valid", "curves", "Valid proposals", "share valid",
-            "Share of proposals that passed the gate: well-formed, parsed, allowed imports, ran, deterministic.",
+            "Share of proposals that passed the checks (the gate): well-formed, parsed, allowed imports, ran, gave the"
+            " same value twice.",
             ("valid/{type}",)),
     Measure("gate", "curves", "Why proposals fail", "share of proposals",
-            "Share of all proposals that the gate refused, by reason, most frequent reasons only.", ("gate/{type}/*",)),
+            "Share of all proposals that failed these checks, by reason, most frequent reasons only.",
+            ("gate/{type}/*",)),
     Measure("learnability", "curves", "Learnability over time", "answers solved, of n",
             "Each column is a stretch of steps, each row a number of solved probe answers; the darker, the larger the"
             " share of that stretch's valid tasks. Top and bottom row teach nothing.", ("solved_of_*/{type}",), "heat"),
     Measure("length", "curves", "Response length", "tokens",
             "Mean number of sampled tokens a response, the end token included.", ("length/{role}/{type}",)),
-    Measure("cut_off", "curves", "Clipped responses", "share",
+    Measure("cut_off", "curves", "Responses cut off", "share",
             "Share of responses that reached --max_new_tokens and were cut there.", ("cut_off/{role}/{type}",)),
     Measure("entropy", "curves", "Entropy", "nats a token",
             "Mean of -log p of the sampled tokens: an unbiased estimate of the policy's entropy at the sampling"
@@ -114,7 +121,7 @@ class Line:
     look: tuple[str, str]
     x: np.ndarray
     y: np.ndarray
-    low: np.ndarray | None = None   # over seeds
+    low: np.ndarray | None = None   # over seeds; of one run the interval of held-out accuracy
     high: np.ndarray | None = None
 
 
@@ -153,7 +160,11 @@ def line_of(label: str, look: tuple, runs: list[History], key: str, edges: np.nd
     keep = np.isfinite(rows).any(0)
     rows, x = rows[:, keep], ((edges[1:] + edges[:-1]) / 2)[keep]
     y = np.nanmean(rows, 0)
-    return Line(label, look, x, y, np.nanmin(rows, 0), np.nanmax(rows, 0)) if len(rows) > 1 else Line(label, look, x, y)
+    if len(rows) > 1:
+        return Line(label, look, x, y, np.nanmin(rows, 0), np.nanmax(rows, 0))
+    ends = [binned(*run.series[end], edges)[keep] for run in runs for end in (f"low/{key}", f"high/{key}")
+            if end in run.series]
+    return Line(label, look, x, y, *ends)
 
 
 def star_keys(runs: list[History], pattern: str) -> list[tuple[str, str]]:
@@ -169,25 +180,24 @@ def panels_of(measure: Measure, groups: dict[str, list[History]], last: int) -> 
     """The panels in which anything is drawn: a task type that no run has makes none. One group: a panel a role with a
     line a type. Several: a panel a role and type with a line a group."""
     edges, panels = edges_of(last), []
-    (pattern,) = measure.keys
-    roles = ROLES if "{role}" in pattern else ("",)
-    types = tuple(tasks.TYPES) if "{type}" in pattern else ("",)
+    roles = ROLES if "{role}" in measure.keys[0] else ("",)
+    types = tuple(tasks.TYPES) if "{type}" in measure.keys[0] else ("",)
     if measure.kind == "heat":
         return [panel for label, runs in groups.items() for type in types
                 if (panel := heat_of(label if len(groups) > 1 else "", runs, type, last))]
-    if pattern.endswith("*"):
-        return star_panels(pattern, groups, types, edges)
-    for role in roles:
+    if measure.keys[0].endswith("*"):
+        return star_panels(measure.keys[0], groups, types, edges)
+    for pattern, part, role in ((*key, role) for key in zip(measure.keys, measure.parts) for role in roles):
         if len(groups) == 1:
             (runs,) = groups.values()
             lines = [line_of(type or measure.title.lower(), look, runs, pattern.format(role=role, type=type), edges)
                      for type, look in zip(types, LOOKS)]
-            panels.append(Panel(role, [line for line in lines if line]))
+            panels.append(Panel(part or role, [line for line in lines if line]))
         else:
             for type in types:
                 lines = [line_of(label, LOOKS[i % len(LOOKS)], runs, pattern.format(role=role, type=type), edges)
                          for i, (label, runs) in enumerate(groups.items())]
-                panels.append(Panel(" ".join(filter(None, (role, type))), [line for line in lines if line]))
+                panels.append(Panel(" ".join(filter(None, (role, type, part))), [line for line in lines if line]))
     return [panel for panel in panels if panel.lines]
 
 
@@ -231,19 +241,24 @@ def draw_panel(axes, measure: Measure, panel: Panel, ink: str) -> None:
     for line in panel.lines:
         color, dash = line.look
         axes.plot(line.x, line.y, dash, color=color, lw=1.6, label=textwrap.shorten(line.label, 40, placeholder="..."),
-                  marker="o" if len(line.x) < 10 else None, ms=3)
+                  marker="o" if len(line.x) < 10 else None, ms=3, clip_on=False)
         if line.low is not None:
             axes.fill_between(line.x, line.low, line.high, color=color, alpha=0.2, lw=0)
     if measure.y.startswith("share") and len({y for line in panel.lines for y in line.y}) == 1:
         axes.set_ylim(-0.02, 1.02)  # a constant would be drawn between -0.05 and 0.05 of itself
     axes.set_xlabel("step", color=ink)
     axes.set_ylabel(measure.y, color=ink)
-    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     axes.tick_params(colors=ink)
     for spine in axes.spines.values():
         spine.set_color(ink)
-    axes.ticklabel_format(axis="y", style="sci" if measure.name == "kl" else "plain", scilimits=(-3, 4),
-                          useOffset=False)
+    if measure.y.startswith("share"):
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    else:
+        axes.ticklabel_format(axis="y", style="sci" if measure.name == "kl" else "plain", scilimits=(-3, 4),
+                              useOffset=False)
+    if "accuracy/{type}" in measure.keys and panel.lines:
+        axes.set_ylim(bottom=0)  # a small change is not to look like a large one
     if panel.lines:
         axes.legend(frameon=False, ncol=legend(panel)[0], loc="lower left", bbox_to_anchor=(-0.02, 0.99), fontsize=8,
                     labelcolor=ink, handlelength=2.2, columnspacing=1)
@@ -261,7 +276,7 @@ def svg(measure: Measure, panel: Panel, id: str) -> str:
     """The panel as inline SVG, its text as text, ids prefixed so that many fit into one page."""
     height = 2.4 + 0.16 * legend(panel)[1]
     figure = Figure(figsize=(3.9, height))
-    axes = figure.add_axes((0.175, 0.42 / height, 0.81, 1.8 / height))
+    axes = figure.add_axes((0.175, 0.42 / height, 0.79, 1.8 / height))
     draw_panel(axes, measure, panel, INK)
     figure.patch.set_alpha(0)
     out = io.StringIO()

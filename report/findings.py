@@ -8,6 +8,7 @@ import numpy as np
 
 import tasks
 from executor import Executor, Job
+from report.measure import BITS, MOST_LINES
 from report.read import History, add_point
 
 MOST_MEASURED = 2_000      # programs run for complexity and diversity: 3 to 4 ms each
@@ -30,7 +31,8 @@ def measure_programs(history: History, executor: Executor) -> None:
     chosen = programs[::stride]
     measured = executor.run([Job("from report.measure import measure", ((program, first_input[program]),), "measure")
                              for program in chosen])
-    facts = {program: runs[0].value for program, runs in zip(chosen, measured) if runs[0].kind == "ok"}
+    facts = {program: runs[0].value for program, runs in zip(chosen, measured)
+             if runs[0].kind == "ok" and can_be_measured(runs[0].value)}
     history.measured, history.programs = len(facts), len(programs)
     nearest = dict(zip(facts, distances([fact["fingerprint"] for fact in facts.values()])))
     keys, behaviours, before = set(), set(), set()
@@ -48,6 +50,20 @@ def measure_programs(history: History, executor: Executor) -> None:
         keys.add(fact["key"])
         behaviours.add(fact["behaviour"])
         before.add(program)
+
+
+NUMBERS = {"executed": MOST_LINES, "cyclomatic": 10**4, "halstead": 10**7}  # the most that a program can have
+HEX = {"key": 64, "behaviour": 16, "fingerprint": BITS // 4}                # digits
+
+
+def can_be_measured(facts: object) -> bool:
+    """Whether this can be what `measure` returned: the program ran beside it, and may have returned in its place."""
+    if type(facts) is not dict or facts.keys() != NUMBERS.keys() | HEX.keys():
+        return False
+    numbers = [(facts[name], most) for name, most in NUMBERS.items() if facts[name] is not None]
+    return (all(type(value) in (int, float) and 0 <= value <= most for value, most in numbers)
+            and all(type(facts[name]) is str and re.fullmatch(f"[0-9a-f]{{{digits}}}", facts[name])
+                    for name, digits in HEX.items()))
 
 
 def distances(fingerprints: list[str]) -> list[float]:

@@ -14,9 +14,11 @@ from executor import Executor
 from report import curves
 from report.curves import MEASURES, Measure
 from report.findings import measure_programs, measure_texts, mentions
-from report.gallery import gallery
-from report.overview import comparison, esc, overview, rows_table
+from report.gallery import entries_of, gallery
+from report.headline import esc
+from report.overview import comparison, overview, rows_table
 from report.read import History, group, read_history, types_of
+from sandbox.values import printable
 
 HERE = Path(__file__).resolve().parent
 PAGE_BYTES = 14_500_000    # of the page; what plots and tables leave of it is the gallery's
@@ -48,29 +50,44 @@ def write_page(folders: list[Path], out: Path, png_folder: Path | None = None, w
     if png_folder:
         png_folder.mkdir(parents=True, exist_ok=True)
     text = page(runs, png_folder)
-    runfolder.write_file(out, text.encode("utf-8", "backslashreplace").decode())  # models write lone surrogates too
+    runfolder.write_file(out, text)
 
 
 def page(runs: list[History], png_folder: Path | None = None) -> str:
     """The whole report as HTML."""
     groups, last = group(runs), max(run.last_step for run in runs)
+    few = [run.config.curve_limit for run in runs if run.config.curve_limit]
+    curve = "".join(figure(measure, groups, last, png_folder, f" At most {few[0]} of the table's tasks." if few else "")
+                    for measure in MEASURES if measure.section == "first")
     drawn = {section: "".join(figure(measure, groups, last, png_folder) for measure in MEASURES
                               if measure.section == section) for section in ("curves", "findings")}
     axes = rows_table("What every axis means; the horizontal one is the training step (0: seeding, before training)",
                       ["figure", "vertical axis", "meaning"], [[m.title, m.y, m.meaning] for m in MEASURES])
     template = (HERE / "report.html").read_text(encoding="utf-8")
     script = re.search(r"<script>(.*?)</script>", template, re.DOTALL).group(1)
-    sections = {"TITLE": esc(", ".join(groups)), "OVERVIEW": comparison(runs) + "".join(map(overview, runs)),
+    sections = {"TITLE": esc(", ".join(groups)), "OVERVIEW": overviews(runs, curve),
                 "CURVES": drawn["curves"], "FINDINGS": drawn["findings"], "AXES": axes,
                 "MEASURED": esc(what_is_measured(runs)), "MONITOR": monitor(runs),
                 "MADE": esc(time.strftime("%Y-%m-%d %H:%M")),
                 "HASH": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}
     data, said = gallery(runs, PAGE_BYTES - len(template) - sum(map(len, sections.values())))
     sections |= {"DATA": data, "SAID": esc(said)}
-    return re.sub(r"\{\{([A-Z]+)\}\}", lambda match: sections[match[1]], template)
+    return printable(re.sub(r"\{\{([A-Z]+)\}\}", lambda match: sections[match[1]], template))
 
 
-def figure(measure: Measure, groups: dict[str, list[History]], last: int, png_folder: Path | None) -> str:
+def overviews(runs: list[History], curve: str) -> str:
+    """The headline and tables of each run; of several also how they compare, and one curve for all."""
+    number_of: list[dict[int, int]] = [{} for _ in runs]
+    for number, entry in enumerate(entries_of(runs)):
+        number_of[entry["run"]].setdefault(entry["sample"].get("line"), number)
+    if len(runs) == 1:
+        return overview(runs[0], number_of[0], curve)
+    return comparison(runs) + curve + "".join(overview(run, numbers, title=run.name)
+                                              for run, numbers in zip(runs, number_of))
+
+
+def figure(measure: Measure, groups: dict[str, list[History]], last: int, png_folder: Path | None,
+           note: str = "") -> str:
     panels = curves.panels_of(measure, groups, last)
     if not panels:
         return ""
@@ -80,7 +97,7 @@ def figure(measure: Measure, groups: dict[str, list[History]], last: int, png_fo
                     f"{curves.svg(measure, panel, f'{measure.name}{i}')}</div>" for i, panel in enumerate(panels))
     wide = " class=wide" if len(panels) > 1 else ""
     return (f"<figure id=fig-{measure.name}{wide}><h3>{esc(measure.title)}</h3><div class=panels>{drawn}</div>"
-            f"<figcaption>{esc(measure.meaning)}</figcaption>"
+            f"<figcaption>{esc(measure.meaning + note)}</figcaption>"
             f"<details><summary>{esc(measure.title)} as a table</summary><div class=scroll tabindex=0 role=region"
             f" aria-label=\"{esc(measure.title)}, table\">"
             f"{curves.numbers_table(measure, panels)}</div></details></figure>")

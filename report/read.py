@@ -112,16 +112,22 @@ def note_metrics(history: History) -> None:
     for line in history.metrics:
         for key, value in line.items():
             if key == "heldout" and isinstance(value, dict):
-                for name in tasks.TYPES:
-                    rates = [rate for cell, rate in value.items() if cell.startswith(f"{name}/")]
-                    if rates:
-                        add_point(history, f"accuracy/{name}", line["step"], float(np.mean(rates)))
+                note_heldout(history, line)
             elif isinstance(value, list):
                 steps, values = history.lists.setdefault(key, ([], []))
                 steps.append(line["step"])
                 values.append(value)
             elif isinstance(value, (int, float)) and not key.startswith("gate/"):
                 add_point(history, key, line["step"], value)
+
+
+def note_heldout(history: History, line: dict) -> None:
+    """Accuracy by type with its interval, or as the mean over depths where an earlier version noted no more."""
+    for name in tasks.TYPES:
+        rates = [rate for cell, rate in line["heldout"].items() if cell.startswith(f"{name}/")]
+        told = (line.get("heldout_by_type") or {}).get(name) or ([float(np.mean(rates))] if rates else [])
+        for key, value in zip(("accuracy", "low/accuracy", "high/accuracy"), told):
+            add_point(history, f"{key}/{name}", line["step"], value)
 
 
 def note_gate_shares(history: History) -> None:

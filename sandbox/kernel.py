@@ -24,8 +24,12 @@ user namespaces, System V memory, keyrings, and signals, limits and scheduling o
 worker among them; Landlock, where it is left, still keeps signals inside and files closed.
 
 Parent-death signals are no layer: they are always on, so that no process outlives us.
+
+Seccomp also tells the worker when a program goes to sleep (Linux 5.5): its limits are then kept by the wall clock.
+Without that, one that does not run cannot be told from one that a busy machine keeps waiting.
 """
 import ctypes
+import fcntl
 import os
 import platform
 import resource
@@ -40,9 +44,9 @@ Calls = dict[str, tuple[int | None, int | None]]
 MEMORY = {  # and other calls without an effect outside: what any Python computation may need
     "brk": (12, 214), "munmap": (11, 215), "mremap": (25, 216), "exit": (60, 93), "exit_group": (231, 94),
     "rt_sigreturn": (15, 139), "restart_syscall": (219, 128), "sched_yield": (24, 124), "getrandom": (318, 278),
-    "gettimeofday": (96, 169), "time": (201, None), "nanosleep": (35, 101), "clock_nanosleep": (230, 115),
-    "getpid": (39, 172), "gettid": (186, 178),
+    "gettimeofday": (96, 169), "time": (201, None), "getpid": (39, 172), "gettid": (186, 178),
 }
+SLEEP = {"nanosleep": (35, 101), "clock_nanosleep": (230, 115)}
 MADVISE, CLOCK = {"madvise": (28, 233)}, {"clock_gettime": (228, 113)}
 MMAP = {"mmap": (9, 222), "mprotect": (10, 226)}
 WRITE, FUTEX = {"write": (1, 64)}, {"futex": (202, 98)}
@@ -66,12 +70,13 @@ ATTACKS = {  # no honest program makes these: end it at once
 CLONE3 = {"clone3": (435, 435)}
 
 ARCHES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH
-ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+ALLOW, KILL, ERRNO, TELL = 0x7FFF0000, 0x80000000, 0x00050000, 0x7FC00000
 EPERM, ENOSYS = ERRNO | 1, ERRNO | 38
 LD, AND, JEQ, JGE, JGT, RET = 0x20, 0x54, 0x15, 0x35, 0x25, 0x06
 NR, ARCH, ARGS = 0, 4, 16  # offsets in struct seccomp_data; little-endian: low half first
 
 FIONREAD = 0x541B
+NOTE, REPLY = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, _SEND: structures of 80 and 24 bytes
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 CHILD_FLAGS = 0x01200000 | signal.SIGCHLD  # CLONE_CHILD_SETTID | CLONE_CHILD_CLEARTID: fork's
 MAX_FDS = 32  # of a worker
@@ -127,8 +132,9 @@ def for_calls(calls: Calls, action: int | bytes, column: int) -> bytes:
     return code
 
 
-def if_argument(index: int, allowed: tuple[int, ...], mask: int | None = None, at_most: bool = False) -> bytes:
-    """Allow if argument `index` (masked) is one of `allowed`, or at most it; else EPERM.
+def if_argument(index: int, allowed: tuple[int, ...], mask: int | None = None, at_most: bool = False,
+                tell: tuple[int, ...] = ()) -> bytes:
+    """Allow if argument `index` (masked) is one of `allowed`, or at most it; else EPERM. Those of `tell` are told.
 
     Without a mask all 64 bits count (CVE-2019-10063 came of comparing 32).
     """
@@ -140,18 +146,20 @@ def if_argument(index: int, allowed: tuple[int, ...], mask: int | None = None, a
         code += instruction(AND, mask)
     for value in allowed:
         compare = (JGT, value, 1, 0) if at_most else (JEQ, value, 0, 1)
-        code += instruction(*compare) + instruction(RET, ALLOW)
+        code += instruction(*compare) + instruction(RET, TELL if value in tell else ALLOW)
     return code + instruction(RET, EPERM)
 
 
-def worker_filter(column: int, arch: int) -> bytes:
+def worker_filter(column: int, arch: int, tell: bool) -> bytes:
+    """`tell`: the worker is told of calls that sleep."""
     code = instruction(LD, ARCH) + instruction(JEQ, arch, 1, 0) + instruction(RET, KILL)
     code += instruction(LD, NR) + instruction(JGE, 0x40000000, 0, 1) + instruction(RET, KILL)  # the x32 ABI
     code += for_calls(MEMORY | WORKER | WRITE | CLOCK, ALLOW, column)
     code += for_calls(MADVISE, if_argument(2, (25,), 0xFFFFFFFF, at_most=True), column)  # higher: poisons memory
     code += for_calls(MMAP, if_argument(2, (0,), mask=4), column)  # PROT_EXEC
-    code += for_calls(FUTEX, if_argument(1, (0, 1, 9, 10), mask=0x7F), column)  # wait, wake
-    code += for_calls(IOCTL, if_argument(1, (FIONREAD,)), column)
+    code += for_calls(SLEEP, TELL if tell else ALLOW, column)
+    code += for_calls(FUTEX, if_argument(1, (0, 1, 9, 10), mask=0x7F, tell=(0, 9) if tell else ()), column)  # wait
+    code += for_calls(IOCTL, if_argument(1, (FIONREAD, NOTE, REPLY)), column)
     code += for_calls(CLONE, if_argument(0, (0,), mask=~CHILD_FLAGS & 0xFFFFFFFF), column)
     code += for_calls(PRCTL, if_argument(0, (PR_SET_PDEATHSIG, PR_SET_SECCOMP)), column)
     code += for_calls(PRLIMIT, if_argument(0, (0,)), column)  # its own limits only
@@ -232,10 +240,25 @@ def restrict_files() -> None:
 
 
 def filter_calls() -> None:
+    global listener
     if platform.machine() not in ARCHES:
         raise Missing(f"no system call table for {platform.machine()}")
     column, arch = ARCHES[platform.machine()]
-    loader(worker_filter(column, arch), column)()
+    code = worker_filter(column, arch, tell=True)
+    fd = libc.syscall(WORKER["seccomp"][column], 1, 4 | 8, ctypes.byref(Filter(len(code) // 8, code)))
+    if fd >= 0:
+        listener = fd
+    else:  # an old kernel, or a container that listens itself
+        loader(worker_filter(column, arch, tell=False), column)()
+
+
+listener: int | None = None  # readable when a child wants to sleep; no child has it
+
+
+def let_sleep() -> None:
+    """Let the child go on that `listener` tells of. OSError where the kernel cannot, or the child has just ended."""
+    note = fcntl.ioctl(listener, NOTE, bytes(80))
+    fcntl.ioctl(listener, REPLY, note[:8] + struct.pack("=qiI", 0, 0, 1))  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
 
 
 def confine(parent: int, memory_mb: int, without: tuple[str, ...] = ()) -> dict[str, str]:

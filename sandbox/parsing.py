@@ -8,12 +8,9 @@ import ast
 import hashlib
 import warnings
 
-# What a program may import. The gate refuses the rest for the sake of determinism and of a fair task; keeping programs
-# from doing harm is the sandbox's matter.
-ALLOWED_IMPORTS = (
-    "math", "re", "itertools", "functools", "collections", "string", "heapq", "bisect", "operator", "typing",
-    "dataclasses", "copy", "json", "statistics", "fractions", "decimal", "cmath", "enum", "abc", "textwrap", "numbers",
-)
+from sandbox import determinism
+from sandbox.determinism import Refused, judge, watched  # noqa: F401 (a reader)
+
 MAX_TEXT = 20_000  # characters of a literal
 MAX_DEPTH = 50  # nested containers
 MAX_INT_BITS = 14_000  # stays below CPython's 4,300-digit limit, so that repr never fails
@@ -121,13 +118,6 @@ def parse_call(text: str) -> tuple[tuple, dict]:
 # ----------------------------------------------------------------------------------------------------------------
 # Programs
 
-# A program may be random in one bit and still agree with itself in two runs half the time, with a solve rate near one
-# half: a rewarding task. These names are the ways to such bits that need no forbidden import.
-UNSTABLE_NAMES = {"hash", "id", "__builtins__"}
-UNSTABLE_ATTRIBUTES = {"__hash__", "__builtins__", "__globals__", "__subclasses__", "__loader__", "__spec__", "sys",
-                       "_sys", "os", "_os", "random", "_random", "modules"}
-
-
 def parse_program(program: str) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # invalid escapes in model text are not news
@@ -136,38 +126,27 @@ def parse_program(program: str) -> ast.Module:
 
 def inspect_program(program: str) -> dict:
     """What there is to know of a program without running it: `key` (tree_key), `depth` (statements without defs and
-    returns: the nano preset's measure of difficulty), and `reason`, why the gate refuses it, or ""."""
+    returns: the nano preset's measure of difficulty), `reason`, why the gate refuses it, or "", with a sentence `why`,
+    and `may_show`, what may show in its values besides (determinism.py)."""
+    facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": ""}
     try:
         tree = parse_program(program)
-        depth = sum(isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Return))
-                    for node in ast.walk(tree))
-        key = tree_key(tree)  # which also renames what the program binds: `hash` is the builtin below
+        facts["depth"] = sum(isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Return))
+                             for node in ast.walk(tree))
+        try:
+            facts["may_show"] = judge(tree)
+        except Refused as refused:
+            facts["reason"], facts["why"] = refused.args
+        facts["key"] = tree_key(tree)  # last: it renames what the program binds
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return {"key": "", "depth": 0, "reason": "does not parse"}
-    defines_f = any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body)
-    reasons = (reason for node in ast.walk(tree) if (reason := refusal(node)))
-    return {"key": key, "depth": depth, "reason": next(reasons, "") if defines_f else "no f"}
-
-
-def refusal(node: ast.AST) -> str:
-    """Why a program with this node is refused, or ""."""
-    if isinstance(node, ast.Name) and node.id in UNSTABLE_NAMES or \
-            isinstance(node, ast.Attribute) and node.attr in UNSTABLE_ATTRIBUTES:
-        return "not deterministic"
-    modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else \
-        ["." if node.level else node.module] if isinstance(node, ast.ImportFrom) else \
-        [node.id] if isinstance(node, ast.Name) and node.id == "__import__" else []
-    if any(module.split(".")[0] not in ALLOWED_IMPORTS for module in modules):
-        return "import not allowed"
-    if isinstance(node, ast.ImportFrom) and any(alias.name in UNSTABLE_ATTRIBUTES for alias in node.names):
-        return "import not allowed"
-    return ""
+        return facts | {"key": "", "depth": 0, "reason": "does not parse", "why": ""}
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
+        facts |= {"reason": "no f", "why": ""}
+    return facts
 
 
 # The syntax nodes that bind a name, and those that only mention one; the attribute that holds it.
-BINDS = {ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
-         ast.alias: "asname", ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name",
-         ast.MatchMapping: "rest"}
+BINDS = determinism.BINDS | {ast.alias: "asname"}
 MENTIONS = BINDS | {ast.Name: "id", ast.keyword: "arg"}
 
 

@@ -7,20 +7,30 @@ import collections
 import json
 import math
 import struct
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from sandbox.parsing import MAX_DEPTH, MAX_INT_BITS
 
 MAX_VALUE = 64_000  # characters of one encoded value
+ESCAPED = 12  # of them there are for one that `show` writes, at most: JSON's two escapes for one emoji
 SCALARS = (type(None), bool, int, float, str)
 
 
-def in_order(values: Collection) -> list:
-    """The elements of a set in an order that does not depend on the hash seed."""
+def printable(text: str) -> str:
+    """Model text for a terminal, a log or a page: what would move a cursor, change colours or turn the direction of
+    writing becomes a question mark. New lines and tabs stay."""
+    return "\n".join(line if line.replace("\t", " ").isprintable() else
+                     "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+                     for line in text.split("\n"))
+
+
+def ordered(values: Collection, write: Callable) -> list[str]:
+    """write(element) of a set, in an order that does not depend on the hash seed. An element is written once: a second
+    time for the sake of the order, at every level of nested sets, is exponential in their depth."""
     kinds = set(map(type, values))
     if kinds == {str} or kinds <= {int, float} and all(value == value for value in values):
-        return sorted(values)
-    return sorted(values, key=show)
+        return list(map(write, sorted(values)))
+    return sorted(map(write, values))
 
 
 def show(value) -> str:
@@ -42,7 +52,7 @@ def show(value) -> str:
     if kind is dict:
         return "{" + ", ".join(f"{show(k)}: {show(v)}" for k, v in value.items()) + "}"
     if kind is set or kind is frozenset:
-        inner = "{" + ", ".join(map(show, in_order(value))) + "}" if value else ""
+        inner = "{" + ", ".join(ordered(value, show)) + "}" if value else ""
         return f"frozenset({inner})" if kind is frozenset else inner or "set()"
     raise TypeError(f"{kind.__name__} is not plain data")
 
@@ -93,43 +103,58 @@ def check_hashes(items: Collection) -> None:
 
 TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z", dict: "d"}
 CONTAINERS = {tag: kind for kind, tag in TAGS.items()}
+encode_scalar = json.JSONEncoder().encode
 
 
 def to_wire(value, most: int = MAX_VALUE) -> str:
     """Type-tagged JSON, `most` characters at most; TypeError: not plain data; ValueError: too big, deep or cyclic."""
     budget = most
 
-    def walk(value, depth: int):
+    def walk(value, depth: int) -> str:
         nonlocal budget
         kind = type(value)
         sized = kind in TAGS or kind is str or kind is bytes
         budget -= 1 + (len(value) if sized else 0)  # before any work in proportion to the size
         if budget < 0:
             raise ValueError("value too big")
-        if kind is int and value.bit_length() > 63:
+        if kind is int:
+            if value.bit_length() <= 63:
+                return repr(value)
             if value.bit_length() > MAX_INT_BITS:
                 raise ValueError("integer too long")
-            return ["i", hex(value)]
+            return f'["i","{value:#x}"]'
         if kind in SCALARS:
-            return value
+            return encode_scalar(value)
         if kind is bytes:
-            return ["b", value.hex()]
+            return f'["b","{value.hex()}"]'
         if kind is complex:
-            return ["c", value.real, value.imag]
+            return f'["c",{encode_scalar(value.real)},{encode_scalar(value.imag)}]'
         if kind not in TAGS:
             raise TypeError("the value is not plain data")
         if depth == 0:
             raise ValueError("nested too deeply")
         if kind in (dict, set, frozenset):
             check_hashes(value)
+        inner = depth - 1
         if kind is dict:
-            items = [item for pair in value.items() for item in pair]
+            items = [walk(item, inner) for pair in value.items() for item in pair]
+        elif kind is list or kind is tuple:
+            items = [walk(item, inner) for item in value]
         else:
-            items = in_order(value) if kind in (set, frozenset) else value
-        return [TAGS[kind], *[walk(item, depth - 1) for item in items]]
+            items = ordered(value, lambda item: walk(item, inner))
+        return ",".join([f'["{TAGS[kind]}"', *items]) + "]"
 
-    text = json.dumps(walk(value, MAX_DEPTH), separators=(",", ":"))
+    text = walk(value, MAX_DEPTH)
     if len(text) > most:
+        raise ValueError("value too big")
+    return text
+
+
+def to_short_wire(value, most: int) -> str:
+    """`to_wire` of a value that `show` may write in `most` characters; ValueError if it cannot.  Every element costs
+    the trainer time, and a character at least, and the wire format a comma."""
+    text = to_wire(value, min(MAX_VALUE, ESCAPED * most))
+    if text.count(",") > most:
         raise ValueError("value too big")
     return text
 
@@ -139,7 +164,7 @@ def from_wire(tree, depth: int = MAX_DEPTH):
     if type(tree) in SCALARS:
         if type(tree) is int and tree.bit_length() > 63:
             raise ValueError("untagged long integer")
-        return tree
+        return tree if tree == tree else float("nan")  # not json's own: two in a set are two
     tag, *rest = tree
     if tag in ("i", "b", "c"):
         if tag == "c":
@@ -162,7 +187,8 @@ def from_wire(tree, depth: int = MAX_DEPTH):
 # ----------------------------------------------------------------------------------------------------------------
 # What trainer, worker and child send each other
 #
-#     trainer -> worker   HEAD, then the job: JSON of [program, name of its function, [encoded arguments of each call]]
+#     trainer -> worker   HEAD, then the job: JSON of [program, name of its function, whether the first failure ends it,
+#                         most characters of a value, [encoded arguments of each call]]
 #     child -> worker     per call a record: its length (4 bytes), JSON of [number of the call, kind, value or text]
 #     worker -> trainer   FRAME, and after HELLO and DATA as many bytes as it says
 

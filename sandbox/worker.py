@@ -22,17 +22,19 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
 if __name__ == "__main__":  # Python has put this file's folder first, but modules are named from the one above
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from sandbox import kernel
-from sandbox.parsing import ALLOWED_IMPORTS
+from sandbox.determinism import ALLOWED_IMPORTS
 from sandbox.values import (DATA, ENDED, FRAME, HEAD, HELLO, LATE, MAGIC, MAX_ERROR, MAX_RECORD, SPENT, from_wire,
-                            is_name, to_wire)
+                            is_name, to_short_wire)
 
 RESULT_FD = 3
 GLANCE_MS = 5
+NAP_SECONDS = 1e-4  # what it takes to tell of a sleep: not the program's time
 CODECS = "ascii latin_1 utf_7 utf_16 utf_32 utf_8_sig cp437 cp1252 idna shift_jis gbk big5"
 PRELOAD = (*ALLOWED_IMPORTS, "ast", "hashlib", "unicodedata", *(f"encodings.{codec}" for codec in CODECS.split()))
 
@@ -71,7 +73,7 @@ def describe(error: BaseException) -> str:
     return f"{name if is_name(name) else 'exception'}: {message}"[:MAX_ERROR]
 
 
-def call(code, entry: str, arguments: list) -> tuple[str, str]:
+def call(code, entry: str, arguments: list, most: int) -> tuple[str, str]:
     """(kind, JSON of the encoded value or of an error text) of one call in a fresh namespace.
 
     `code` is the compiled program, or what compiling it raised.
@@ -90,7 +92,7 @@ def call(code, entry: str, arguments: list) -> tuple[str, str]:
     except BaseException as error:  # SystemExit and KeyboardInterrupt are just ways to fail
         return "error", json.dumps(describe(error))
     try:
-        return "ok", to_wire(value)
+        return "ok", to_short_wire(value, most)
     except TypeError as error:
         return "unserializable", json.dumps(str(error))
     except ValueError as error:
@@ -100,21 +102,24 @@ def call(code, entry: str, arguments: list) -> tuple[str, str]:
 
 
 def run_job(jobs: int, result: int, size: int, worker: int, lock: Callable[[], None]) -> None:
-    """The life of a child: read the job of `size` bytes, give up the rest, answer every call."""
+    """The life of a child: read the job of `size` bytes, give up the rest, answer every call (up to the first failure
+    where they belong together)."""
     kernel.die_with_parent(worker)
     body = read_exactly(jobs, size)
     os.dup2(result, RESULT_FD)
     os.closerange(RESULT_FD + 1, kernel.MAX_FDS)
     lock()
-    program, entry, inputs = json.loads(body)
+    program, entry, together, most, inputs = json.loads(body)
     try:
         code = compile(program, "<program>", "exec", dont_inherit=True)
     except BaseException as error:
         code = error
     for position, arguments in enumerate(inputs):
-        kind, payload = call(code, entry, arguments)
+        kind, payload = call(code, entry, arguments, most)
         record = f'[{position}, "{kind}", {payload}]'.encode()
         write_all(RESULT_FD, struct.pack("!I", len(record)) + record)
+        if together and kind != "ok":
+            break
     os._exit(0)
 
 
@@ -145,32 +150,49 @@ def watch(pid: int, exited: int, source: int, jobs: int, out: int, calls: int, c
     """Pass a child's bytes on until it is gone (which `exited` tells); ENDED, or the limit for which it was killed.
 
     The limits are kept from outside, by the child's CPU clock: no timer that it could disarm.  `cpu_seconds` count from
-    the last record, so every call has them; where the child sleeps, six times as much wall time and two seconds.
+    the last record, so every call has them.  Once it sleeps, both limits are of the wall clock.  Where the kernel does
+    not tell of sleep, who runs for less than a twentieth of three times as long and a second counts as asleep.
     """
     poller = select.poll()
-    poller.register(source, select.POLLIN)
-    poller.register(exited, select.POLLIN)
-    poller.register(jobs, 0)  # reports only a hang-up: the trainer is gone
-    wall, resets, tag, done = 2 + 6 * cpu_seconds, calls, ENDED, False
+    for fd, events in ((source, select.POLLIN), (exited, select.POLLIN),
+                       (jobs, 0)):  # reports only a hang-up: the trainer is gone
+        poller.register(fd, events)
+    if kernel.listener is not None:
+        poller.register(kernel.listener, select.POLLIN)
+    resets, tag, done, naps = calls, ENDED, False, 0
     room = calls * (MAX_RECORD + 4)  # bytes that honest records can have
-    since, cpu, counted_from, before = time.monotonic(), 0.0, 0.0, 0.0
-    deadline = since + wall
+    begun = now = checked = time.monotonic()
+    cpu, cpu_checked, patience = 0.0, 0.0, 1 + 3 * cpu_seconds
+    awake = asleep = awake_before = asleep_before = 0.0  # what its limits count, and would count if it slept
     # Most children end within milliseconds: one look at the end of those, not one at every result.
     glance = select.poll()
     glance.register(exited, select.POLLIN)
     glance.poll(min(GLANCE_MS, cpu_seconds * 1000))
     while not done:
-        left = min(counted_from + cpu_seconds, all_seconds) - cpu
-        patience = min(deadline - time.monotonic(), left)
-        ready = dict(poller.poll(None if tag != ENDED else max(0, math.ceil(patience * 1000))))
+        used, before = (asleep, asleep_before) if naps else (awake, awake_before)
+        left = min(before + cpu_seconds, all_seconds) - used
+        if kernel.listener is None:
+            left = min(left, checked + patience - now)
+        ready = dict(poller.poll(None if tag != ENDED else max(0, math.ceil(left * 1000))))
         if jobs in ready:
             os._exit(0)
-        done = exited in ready
+        if kernel.listener in ready and tag == ENDED:
+            naps += 1
+            try:
+                kernel.let_sleep()
+            except OSError:
+                tag = LATE
+            if len(ready) == 1 and time.monotonic() < now + GLANCE_MS / 1000 and tag == ENDED:
+                continue  # thousands of short ones must not cost more than they last
+        # A second glance gathers what a child writes in drips: the trainer pays for every frame.
+        done = exited in ready or source in ready and bool(glance.poll(GLANCE_MS))
         (waiting,) = struct.unpack("i", fcntl.ioctl(source, termios.FIONREAD, bytes(4)))
         try:
             cpu = time.clock_gettime(~pid << 3 | 2)  # the CPU clock of process `pid`
         except OSError:
             pass  # it has just ended
+        now = time.monotonic()
+        awake, asleep = cpu, now - begun - min(cpu_seconds, naps * NAP_SECONDS)
         if waiting:
             write_all(out, FRAME.pack(DATA, waiting, cpu))
             room -= waiting
@@ -178,27 +200,24 @@ def watch(pid: int, exited: int, source: int, jobs: int, out: int, calls: int, c
                 waiting -= os.splice(source, out, waiting)  # so they never enter the worker's memory
             if resets:  # a call has finished, or a hostile program pretends so: not for ever
                 resets -= 1
-                since, counted_from, before = time.monotonic(), cpu, cpu
-                deadline = since + wall
+                awake_before, asleep_before, checked, cpu_checked = awake, asleep, now, cpu
         elif source in ready:
             poller.unregister(source)  # closed by a child that goes on without it
-        if done or tag != ENDED:
+        if done:
             continue
-        if room < 0:
-            kernel.kill_process(exited)
-        elif cpu - counted_from >= cpu_seconds or cpu >= all_seconds:
-            tag = SPENT
-        elif (now := time.monotonic()) >= deadline:
-            # Asleep if it ran for less than a twentieth of the time; else the machine is busy.
-            if cpu - before < 0.05 * (now - since):
+        used, before = (asleep, asleep_before) if naps else (awake, awake_before)
+        if tag == ENDED and (used - before >= cpu_seconds or used >= all_seconds):
+            tag = LATE if naps else SPENT
+        elif kernel.listener is None and now >= checked + patience:
+            if cpu - cpu_checked < 0.05 * (now - checked):
                 tag = LATE
-            since, before, deadline = now, cpu, now + 1
-        if tag != ENDED:
+            checked, cpu_checked, patience = now, cpu, 1
+        if tag != ENDED or room < 0:
             kernel.kill_process(exited)
     return tag
 
 
-def main(memory_mb: int, parent: int, without: tuple[str, ...], preload: tuple[str, ...]) -> None:
+def main(memory_mb: int, stack: int, parent: int, without: tuple[str, ...], preload: tuple[str, ...]) -> None:
     jobs, out, errors = os.dup(0), os.dup(1), os.dup(2)
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2, RESULT_FD):
@@ -208,7 +227,10 @@ def main(memory_mb: int, parent: int, without: tuple[str, ...], preload: tuple[s
         for name in PRELOAD + preload:
             importlib.import_module(name)
         warnings.simplefilter("ignore")
+        sys.setrecursionlimit(stack)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")  # where memory ends, programs go first, and not the trainer
         missing = kernel.confine(parent, memory_mb, without)
         lock = kernel.child_lock(missing)
         hello = json.dumps(missing).encode()
@@ -227,5 +249,6 @@ def main(memory_mb: int, parent: int, without: tuple[str, ...], preload: tuple[s
 
 
 if __name__ == "__main__":
-    memory, trainer, layers, modules = sys.argv[1:]
-    main(int(memory), int(trainer), *(tuple(filter(None, text.split(","))) for text in (layers, modules)))
+    memory, frames, trainer, layers, modules = sys.argv[1:]
+    del sys.argv[1:]  # no program needs to find these
+    main(int(memory), int(frames), int(trainer), *(tuple(filter(None, text.split(","))) for text in (layers, modules)))

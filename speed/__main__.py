@@ -10,8 +10,11 @@ weights, dtype and seed, in alternating repeats; medians and ratios.
     python -m speed all --shape nano           # random weights in the shape of a family member
     python -m speed gpu --help                 # the engine alone on a CUDA card, in parts with time limits
 
-Figures go to the screen and as one JSON object to the last line, with --save also to results/speed-MACHINE.json.
+Figures go to the screen, as one JSON object to the last line, and to runs/speed-MACHINE.json; with --publish to
+results/.
 """
+import command
+command.starting(__name__)
 import argparse
 import json
 import os
@@ -20,6 +23,8 @@ from pathlib import Path
 
 import torch
 
+import runfolder
+from command import Parser, real, whole
 from model import bf16_pays
 from speed import measure
 from speed.executors import executor
@@ -38,9 +43,9 @@ SIZES = {  # what is not given, by where and what is run
                 response_max=128, batches=[16, 48], attention=["sdpa", "eager"])}
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m speed", description=__doc__.split("\n\n")[0], allow_abbrev=False,
-                                     epilog="`python -m speed gpu --help` tells of one more, with options of its own.")
+def arguments(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m speed", description=__doc__.split("\n\n")[0],
+                    epilog="`python -m speed gpu --help` tells of one more, with options of its own.")
     parser.add_argument("what", choices=(*WHAT, "all"))
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", help="a folder or a hub name")
@@ -48,53 +53,64 @@ def arguments() -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     add("--dtype", choices=("fp32", "bf16"), help="of both sides; bf16 where it pays if not given")
     add("--compile", action=switch, help="torch.compile of our layers; on with CUDA")
-    add("--repeats", type=int, default=3)
-    add("--seed", type=int, default=0)
-    add("--save", action="store_true", help="merge the figures into results/speed-MACHINE.json")
-    add("--slots", type=int, help="ours, responses at once; 32 on a CPU (nano 256), 128 on CUDA")
-    add("--batches", type=int, nargs="+", help="batch sizes that generate may choose from")
-    add("--attention", nargs="+", help="generate's implementations to choose from: sdpa, and eager on a CPU")
+    add("--repeats", type=whole(1, 1000), default=3)
+    add("--seed", type=whole(-2**62, 2**62), default=0)
+    add("--publish", action="store_true", help="merge the figures into results/speed-MACHINE.json, not that of runs/")
+    add("--slots", type=whole(1, 2**16), help="ours, responses at once; 32 on a CPU (nano 256), 128 on CUDA")
+    add("--batches", type=whole(1, 2**16), nargs="+", help="batch sizes that generate may choose from")
+    add("--attention", nargs="+", choices=("sdpa", "eager", "flash_attention_2"),
+        help="generate's implementations to choose from: sdpa, and eager on a CPU")
     add("--continuous", action=switch, default=True, help="try transformers' continuous batching")
     add("--llamacpp", action=switch, default=True, help="try llama.cpp, on a CPU with llama-cpp-python and gguf")
-    add("--kv_gb", type=float, default=4.0)
-    add("--prompts", type=int, help="unique prompts")
-    add("--n", type=int, default=8, help="responses to each")
+    add("--kv_gb", type=real(0.001, 1e5), default=4.0)
+    add("--prompts", type=whole(1, 2**16), help="unique prompts")
+    add("--n", type=whole(1, 2**12), default=8, help="responses to each")
     for name in ("prompt_min", "prompt_max", "response_median", "response_max"):
-        add(f"--{name}", type=int)
-    add("--update_rows", type=int, default=1)
-    add("--update_n", type=int, default=1, help="responses to each prompt")
-    add("--update_prompt", type=int, default=512)
-    add("--update_response", type=int, default=4096)
+        add(f"--{name}", type=whole(4, 2**20), help="tokens")
+    add("--update_rows", type=whole(1, 2**16), default=1)
+    add("--update_n", type=whole(1, 2**12), default=1, help="responses to each prompt")
+    add("--update_prompt", type=whole(1, 2**20), default=512)
+    add("--update_response", type=whole(1, 2**20), default=4096)
     add("--checkpoint_layers", action=switch, default=True, help="update: recompute layers, on both sides")
-    add("--step_batch", type=int, help="step: B; 32 for nano, 64 on CUDA, else 2")
+    add("--step_batch", type=whole(1, 2**16), help="step: B; 32 for nano, 64 on CUDA, else 2")
     add("--data", default=os.environ.get("AZR_DATA"), help="executor: folder with azr_seeds/")
-    add("--length", type=int, default=4096, help="memory: positions of a slot and of a row")
-    args = parser.parse_args()
+    add("--length", type=whole(1, 2**20), default=4096, help="memory: positions of a slot and of a row")
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device here")
     args.name = Path(args.model).name if args.model else args.shape
     cuda, small = args.device == "cuda", args.name == "nano"
     for flag, value in SIZES["cuda" if cuda else "nano" if small else "cpu"].items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
+    if args.prompt_min > args.prompt_max:
+        parser.error(f"--prompt_min {args.prompt_min} is above --prompt_max {args.prompt_max}")
     args.compile = cuda if args.compile is None else args.compile
     args.dtype = args.dtype or ("bf16" if cuda or (not small and bf16_pays()) else "fp32")
     return args
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["gpu"]:  # options of its own
+def main(argv: list[str]) -> int:
+    if argv[:1] == ["gpu"]:  # options of its own
         from speed import gpu
-        raise SystemExit(gpu.main(sys.argv[2:]))
-    args = arguments()
-    figures = {"machine": measure.machine_name(args.device), "model": args.name if args.model else f"random {args.name}",
-               "dtype": args.dtype, "torch": torch.__version__}
+        return command.run("speed gpu", gpu.main, argv[1:])
+    return command.run("speed", work, argv)
+
+
+def work(argv: list[str]) -> None:
+    args = arguments(argv)
+    model = args.name if args.model else f"random {args.name}"
+    figures = {"machine": measure.machine_name(args.device), "model": model, "dtype": args.dtype,
+               "torch": torch.__version__}
     for what in WHAT if args.what == "all" else [args.what]:
         figures |= {f"{what}.{key}": value for key, value in WHAT[what](args).items()}
-    if args.save:
-        path = measure.HERE / "results" / f"speed-{figures['machine']}.json"
-        kept, key = json.loads(path.read_text()) if path.exists() else {}, f"{figures['model']} {args.dtype}"
-        path.write_text(json.dumps(kept | {key: kept.get(key, {}) | figures}, indent=1) + "\n")
+    folder = measure.HERE / "results" if args.publish else Path("runs")
+    path, key = folder / f"speed-{figures['machine']}.json", f"{figures['model']} {args.dtype}"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    folder.mkdir(exist_ok=True)
+    runfolder.write_file(path, json.dumps(kept | {key: kept.get(key, {}) | figures}, indent=1) + "\n")
     print(json.dumps(figures))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

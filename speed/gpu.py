@@ -8,7 +8,7 @@ there, so that nothing is lost when the time runs out.
 
 Weights are random in the shapes of Qwen2.5-Coder, adapters of rank 16 with both matrices filled; nothing stops early.
 """
-import argparse
+import gc
 import json
 import math
 import os
@@ -17,6 +17,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -25,9 +26,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
+import cards
 import sampler
+import train
+from command import Parser, whole
+from config import PRESETS, Config
 from model import Policy, add_adapter, logprobs
 from speed.measure import limits, shape_config
+from tasks import Buffers
 
 PARTS = {}  # name: (function, shape, seconds)
 STEPS = 12  # timed calls of `advance`, after three that warm up
@@ -50,19 +56,34 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def random_policy(shape: str, dry: bool) -> Policy:
+def random_policy(shape: str, dry: bool, nf4: bool = False) -> Policy:
     config = shape_config("nano" if dry else shape)
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device() == "cuda" else torch.float32
     with torch.device(device()):
-        model = add_adapter(AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False), 16, 32.0, None,
-                            0)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).requires_grad_(False)
+        if nf4:
+            quantise(model)
+        model = add_adapter(model, 16, 32.0, None, 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.01)
-    base = model.get_base_model().eval()
+    base = model.get_base_model()  # not in evaluation mode: nothing in it asks for that but NF4 on a CPU
     return Policy(model, None, base.model, base.lm_head, config, frozenset(), dtype, config.max_position_embeddings,
-                  compile=device() == "cuda")
+                  compile=device() == "cuda" and not nf4)
+
+
+def quantise(model: torch.nn.Module) -> None:
+    """The linear layers of all blocks in NF4, one after the other."""
+    import bitsandbytes
+    for module in list(model.model.layers.modules()):
+        for name, linear in module.named_children():
+            if type(linear) is torch.nn.Linear:
+                small = bitsandbytes.nn.Linear4bit(linear.in_features, linear.out_features, linear.bias is not None,
+                                                   linear.weight.dtype, quant_type="nf4", device="meta")
+                small.weight = bitsandbytes.nn.Params4bit(linear.weight.data.cpu(), False, quant_type="nf4")
+                small.bias = linear.bias
+                setattr(module, name, small.to(device()))  # quantises
 
 
 def clock() -> float:
@@ -179,8 +200,7 @@ def decode(shape: str, dry: bool):
     """Milliseconds of a decode step through `advance`, merged and unmerged, against the reading of weights and of the
     rows' keys and values."""
     policy, (bandwidth, _) = random_policy(shape, dry), rates(dry)
-    config = policy.config
-    weights = sum(p.numel() * p.element_size() for name, p in policy.model.named_parameters() if "lora" not in name)
+    weights = cards.decode_weight_bytes(policy)
     for merge in (False, True):
         for rows in (2, 3) if dry else (256, 128, 32):
             rng, length, new = random.Random(0), 64 if dry else 2048, 16 if dry else 160
@@ -193,12 +213,11 @@ def decode(shape: str, dry: bool):
                 seconds.append(timed(lambda: sampler.advance(rollout))[0])
             each = statistics.median(seconds) / ((rollout.steps - steps) / len(seconds))
             held = sum(sampler.position(rollout, draft) for draft in rollout.rows)
-            kv = (held * 2 * policy.dtype.itemsize * config.num_hidden_layers * config.num_key_value_heads
-                  * policy.decoder.layers[0].self_attn.head_dim)
+            kv = held * cards.kv_bytes(policy)
             yield {"shape": shape, "rows": len(rollout.rows), "mean": held / max(1, len(rollout.rows)), "merge": merge,
-                   "ms": 1e3 * each, "tokens_per_second": rows / each, "limit_ms": 1e3 * (weights + kv) / bandwidth,
-                   "share_of_limit": (weights + kv) / bandwidth / each, "start_seconds": start, "first_advance": first,
-                   **compiled(), **peak()}
+                   "would_merge": cards.merging_pays(policy), "ms": 1e3 * each, "tokens_per_second": rows / each,
+                   "limit_ms": 1e3 * (weights + kv) / bandwidth, "share_of_limit": (weights + kv) / bandwidth / each,
+                   "start_seconds": start, "first_advance": first, **compiled(), **peak()}
             del rollout
 
 
@@ -226,44 +245,50 @@ def profile(shape: str, dry: bool):
 
 @part("0.5b", "3b")
 def yardstick(shape: str, dry: bool):
-    """nano-vllm's: 256 requests, 100 to 1,024 tokens in and out, nothing shared. Three rollouts: the first compiles and
-    captures. `in_steps` is the share of the time in which decode steps ran."""
+    """nano-vllm's: 256 requests, 100 to 1,024 tokens in and out, nothing shared. Rollouts as in training, of which the
+    first compiles and captures; one that reads only what is done; one merged or not, as training does not.
+    `in_steps` and `in_refill` are the shares of the time in which the device decoded and prefilled."""
     policy, rng = random_policy(shape, dry), random.Random(0)
+    policy.merge = cards.merging_pays(policy)
     count, low, high = (5, 4, 20) if dry else (256, 100, 1024)
     work = [(tokens(rng, policy, rng.randint(low, high)), rng.randint(low, high)) for _ in range(count)]
     useful = sum(new for _, new in work)
-    for number in range(3):
+    switches = [{}, {}, {}, {"ahead": 0}, {"merge": not policy.merge}, {"merge": not policy.merge}]
+    for number, switch in enumerate(switches):
         before = compiled()["graphs_compiled"]
-        start, rollout = timed(lambda: sampler.start_rollout(policy, count, 2 * high, high, 1.0, number, 60.0))
+        start, rollout = timed(lambda: sampler.start_rollout(policy, count, 2 * high, high, 1.0, number, 60.0,
+                                                             **switch))
         def run():
             for prompt, new in sorted(work, key=lambda item: -len(item[0])):
                 sampler.add(rollout, prompt, 1, new)
             while not sampler.idle(rollout):
                 sampler.advance(rollout)
-        with measured_steps() as steps:
+        with Measured("replay" if device() == "cuda" else "decode_step") as steps, Measured("refill") as refills:
             took, _ = timed(run)
-        yield {"shape": shape, "rollout": number, "seconds": start + took, "start_seconds": start, "tokens": useful,
-               "tokens_per_second": useful / (start + took), "steps": rollout.steps, "in_steps": steps.seconds() / took,
+        yield {"shape": shape, "rollout": number, "merge": policy.merge, **switch, "seconds": start + took,
+               "start_seconds": start, "tokens": useful, "tokens_per_second": useful / (start + took),
+               "steps": rollout.steps, "in_steps": steps.seconds() / took, "in_refill": refills.seconds() / took,
                "compiled_now": compiled()["graphs_compiled"] - before, **compiled(), **peak()}
         del rollout
 
 
-class measured_steps:
-    """Inside, events surround every decode step; `seconds` adds up the device's time between them."""
-    NAME = "replay" if device() == "cuda" else "decode_step"
+class Measured:
+    """Inside, events surround every call of one of sampler.py's functions; `seconds` adds up the device's time between
+    them."""
+    def __init__(self, name: str):
+        self.name, self.function, self.pairs = name, getattr(sampler, name), []
 
     def __enter__(self):
-        self.step, self.pairs = getattr(sampler, self.NAME), []
-        setattr(sampler, self.NAME, self.around)
+        setattr(sampler, self.name, self.around)
         return self
 
     def around(self, *args):
         begin = mark()
-        self.step(*args)
+        self.function(*args)
         self.pairs.append((begin, mark()))
 
     def __exit__(self, *_):
-        setattr(sampler, self.NAME, self.step)
+        setattr(sampler, self.name, self.function)
 
     def seconds(self) -> float:
         clock()
@@ -300,52 +325,61 @@ def generate(_, dry: bool):
 # ----------------------------------------------------------------------------------------------------------------
 # Update and whole steps
 
-def update_flops(policy: Policy, texts: list, recompute: bool) -> float:
-    """Of one forward and backward pass through frozen weights: 2 a weight and token forward, 2 for the gradient of the
-    input, 2 for recomputing; attention is left out."""
-    layers = sum(p.numel() for name, p in policy.model.named_parameters() if ".layers." in name)
-    head = policy.config.vocab_size * policy.config.hidden_size
-    return (sum(len(p) + len(r) for p, r in texts) * layers * (6 if recompute else 4)
-            + sum(len(r) for _, r in texts) * head * 4)
-
-
 @part("0.5b", "3b")
 def update(shape: str, dry: bool):
-    """8 prompts of 512 tokens with a response of 1,024 each; 8 answers of 128 to one. Layers recomputed and not."""
+    """8 prompts of 512 tokens with a response of 1,024 each; 8 answers of 128 to one prompt, and to each of ten, with
+    and without FlexAttention. Layers kept and recomputed."""
     policy, rng, (_, matmul) = random_policy(shape, dry), random.Random(0), rates(dry)
     long, short = ((24, 16), (24, 4)) if dry else ((512, 1024), (512, 128))
-    shared = tokens(rng, policy, short[0])
-    cases = [("8 prompts", [(tokens(rng, policy, long[0]), tokens(rng, policy, long[1])) for _ in range(8)]),
-             ("one prompt", [(shared, tokens(rng, policy, short[1])) for _ in range(8)])]
-    for recompute in (True, False):
-        policy.checkpoint_layers = recompute
-        for case, texts in cases:
-            def run():
-                logprobs(policy, texts)[0].mean().backward()
-                policy.model.zero_grad()
-            before = compiled()["graphs_compiled"]
-            first, _ = timed(run)
-            if device() == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            again = compiled()["graphs_compiled"]
-            seconds = statistics.median(timed(run)[0] for _ in range(1 if dry else 4))
-            flops = update_flops(policy, texts, recompute)
-            yield {"shape": shape, "case": case, "recompute": recompute, "first_seconds": first, "seconds": seconds,
-                   "tokens_per_second": sum(len(p) + len(r) for p, r in texts) / seconds,
-                   "tflops": flops / seconds / 1e12, "mfu": flops / seconds / matmul, "compiled_first": again - before,
-                   "compiled_later": compiled()["graphs_compiled"] - again, **peak()}
+
+    def answers(prompts: int, each: int, lengths: tuple[int, int]) -> list:
+        asked = [tokens(rng, policy, lengths[0]) for _ in range(prompts)]
+        return [(prompt, tokens(rng, policy, lengths[1])) for prompt in asked for _ in range(each)]
+    cases = [("8 prompts", answers(8, 1, long), False), ("one prompt", answers(1, 8, short), False)]
+    cases += [("ten prompts", answers(2 if dry else 10, 8, short), flex) for flex in (False, True)]
+    for policy.checkpoint_layers in (False, True):
+        for case, texts, policy.flex in cases:
+            row = {"shape": shape, "case": case, "recompute": policy.checkpoint_layers, "flex": policy.flex}
+            try:
+                yield row | measured_update(policy, texts, matmul, dry)
+            except (torch.OutOfMemoryError, NotImplementedError, ValueError) as error:  # flex: not on a CPU
+                yield row | {"failed": str(error)[:200]}
+
+
+def measured_update(policy: Policy, texts: list, matmul: float, dry: bool) -> dict:
+    def run():
+        if policy.flex and device() == "cpu":  # no backward pass there
+            with torch.no_grad():
+                return logprobs(policy, texts)
+        logprobs(policy, texts)[0].mean().backward()
+        policy.model.zero_grad()
+    before = compiled()["graphs_compiled"]
+    first, _ = timed(run)
+    if device() == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    again = compiled()["graphs_compiled"]
+    # New lengths, as every micro-batch has: what is compiled anew for them is in `compiled_later`.
+    texts = [(prompt[3:], response[i % 2:]) for i, (prompt, response) in enumerate(texts)]
+    run()
+    seconds = statistics.median(timed(run)[0] for _ in range(1 if dry else 4))
+    done, wanted = (cards.update_flops(policy, texts, recompute) for recompute in (policy.checkpoint_layers, False))
+    return {"first_seconds": first, "seconds": seconds,
+            "tokens_per_second": sum(len(p) + len(r) for p, r in texts) / seconds, "tflops": done / seconds / 1e12,
+            "mfu": wanted / seconds / matmul, "compiled_first": again - before,
+            "compiled_later": compiled()["graphs_compiled"] - again, **peak()}
 
 
 @part("3b")
 def step(shape: str, dry: bool):
     """The sampling and the gradient of a step with the paper's sizes, without executor: 3 x 64 proposals, 8 probes of
-    each, 3 x 64 solutions, responses of 400 tokens on average; proposals and solutions are trained on. Twice."""
+    each, 3 x 64 solutions, responses of 400 tokens on average; proposals and solutions are trained on. Twice; what the
+    second compiles is in `compiled_now`."""
     policy, rng = random_policy(shape, dry), random.Random(0)
-    policy.checkpoint_layers = True
     batch, mean, most, probes = (2, 6, 20, 2) if dry else (192, 400, 2048, 8)
     length = lambda: min(most, max(4, round(rng.lognormvariate(0, 0.9) * mean * 0.67)))
     prompt = lambda: tokens(rng, policy, round(mean * rng.uniform(0.75, 2.0)))
     for number in range(2):
+        before = compiled()["graphs_compiled"]
         rollout, texts = sampler.start_rollout(policy, 4 if dry else 256, 2 * mean + most, most, 1.0, number, 60.0), []
 
         def sample():
@@ -360,62 +394,96 @@ def step(shape: str, dry: bool):
         made = rollout.made
         del rollout
         texts.sort(key=lambda text: -len(text[0]) - len(text[1]))
+        policy.checkpoint_layers, micro = cards.plan_update(policy, None, 16384)
 
         def learn():
             start = 0
             while start < len(texts):
-                rows = max(1, 16384 // sum(map(len, texts[start])))
+                rows = max(1, micro // sum(map(len, texts[start])))
                 logprobs(policy, texts[start:start + rows])[0].mean().backward()
                 start += rows
             policy.model.zero_grad()
         learned, _ = timed(learn)
         yield {"shape": shape, "step": number, "sampling_seconds": sampled, "update_seconds": learned,
-               "seconds": sampled + learned, "rows_decoded": made, "trained": len(texts), **compiled(), **peak()}
+               "seconds": sampled + learned, "rows_decoded": made, "trained": len(texts),
+               "recompute": policy.checkpoint_layers, "compiled_now": compiled()["graphs_compiled"] - before,
+               **compiled(), **peak()}
 
 
-@part("1.5b", "3b", "7b")
+@part("1.5b", "3b", "7b", "7b-nf4")
 def memory(shape: str, dry: bool):
-    """Peaks by phase of a preset's sampling and update with the process held to 24 and to 48 GB; half of what is free
-    goes to keys and values, as in training."""
-    policy = random_policy(shape, dry)
-    policy.checkpoint_layers = True
-    rng, cuda = random.Random(0), device() == "cuda"
-    new, most = (8, 32) if dry else {"1.5b": (2048, 6144), "3b": (4096, 8192), "7b": (4096, 8192)}[shape]
+    """Sampling and update of a preset, by train.py's own functions, with the process held to 24 and to 48 GB: peaks by
+    phase, and what was chosen."""
+    preset, _, form = shape.partition("-")
     for limit in (24, 48):
-        row = {"shape": shape, "limit_gb": limit, "micro_tokens": 16384}
+        policy, rng, cuda = random_policy(preset, dry, form == "nf4"), random.Random(0), device() == "cuda"
+        small = dict(max_new_tokens=8, max_prompt_tokens=24, slots=4) if dry else {}
+        cfg = Config(**PRESETS[preset] | {"device": device()} | small)
+        run = train.Training(cfg, Path("."), policy, train.make_optimizer(cfg, policy), None, None, Buffers(1))
+        prompt = min(1024, cfg.max_prompt_tokens)
+        row, new = {"shape": shape, "limit_gb": limit}, [cfg.max_new_tokens] * 2 + [min(400, cfg.max_new_tokens)] * 30
         if cuda:
             torch.cuda.empty_cache()
-            total = torch.cuda.get_device_properties(0).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit * 2**30 / total))
-            free = limit * 2**30 - torch.cuda.memory_allocated()
+            whole = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, 0.97 * limit * 2**30 / whole))
+            cards.free_bytes = lambda _: int(0.97 * limit * 2**30) - torch.cuda.memory_allocated()
+            run.kv_gb = cards.free_bytes(policy) / 2**31
             torch.cuda.reset_peak_memory_stats()
         try:
-            rollout = sampler.start_rollout(policy, 4 if dry else 128, most, new, 1.0, 0,
-                                            free / 2**31 if cuda else 1.0)
-            for _ in range(4 if dry else 128):
-                sampler.add(rollout, tokens(rng, policy, most - new if dry else 1024), 1, new)
+            rollout = train.open_rollout(run)
+            for _ in range(cfg.slots):
+                sampler.add(rollout, tokens(rng, policy, prompt), 1, cfg.max_new_tokens)
             for _ in range(4):
                 sampler.advance(rollout)
-            row |= {"live_rows": len(rollout.rows), "sampling": peak()}
-            del rollout
+            row |= {"kv_gb": run.kv_gb, "live_rows": len(rollout.rows), "sampling": peak()}
+            rollout = None
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
-            micro = most if dry else 16384
-            while True:
-                try:
-                    texts = [(tokens(rng, policy, most - new), tokens(rng, policy, new))] * max(1, micro // most)
-                    logprobs(policy, texts)[0].mean().backward()
-                    break
-                except torch.OutOfMemoryError:
-                    policy.model.zero_grad()
-                    if micro <= most:
-                        raise
-                    micro //= 2
-            policy.model.zero_grad()
-            row |= {"update": peak(), "micro_tokens": micro}
+            rows = [train.Row("solve", "solve", "deduction", "", tokens(rng, policy, prompt), advantage=1.0,
+                              sample=sampler.Sample(tokens(rng, policy, n), [0.0] * n, "length")) for n in new]
+            seconds, _ = timed(lambda: train.update(run, rows))
+            row |= {"update": peak(), "update_seconds": seconds}
         except torch.OutOfMemoryError as error:
             row["out_of_memory"] = str(error)[:200]
-        yield row
+        rollout = None
+        yield row | {"micro_tokens": run.micro_tokens, "recompute": policy.checkpoint_layers}
+        del policy, run
+        gc.collect()  # torch.OutOfMemoryError and graphs hold each other
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@part("0.5b", "3b")
+def start(shape: str, dry: bool):
+    """A first rollout and a first update in a process of its own, twice, with an empty folder for compiled code at the
+    first: what the kept folder saves. `compile_seconds` is all beyond the same work done again."""
+    with tempfile.TemporaryDirectory() as folder:
+        places = {f"{name}_CACHE_DIR": f"{folder}/{name}" for name in ("TORCHINDUCTOR", "TRITON")}
+        for number in (1, 2):
+            code = f"from speed import gpu; gpu.start_once({shape!r}, {dry})"
+            child = subprocess.run([sys.executable, "-c", code], env=os.environ | places, capture_output=True,
+                                   text=True)
+            if child.returncode:
+                raise RuntimeError(child.stderr[-2000:])
+            yield {"shape": shape, "start": number} | json.loads(child.stdout.splitlines()[-1])
+
+
+def start_once(shape: str, dry: bool) -> None:
+    policy, rng, seconds = random_policy(shape, dry), random.Random(0), []
+    rows, length = (4, 64) if dry else (256, 2048)
+    texts = [(tokens(rng, policy, length // 4), tokens(rng, policy, length // 4)) for _ in range(4)]
+    for _ in range(2):
+        def work():
+            rollout = full_rollout(policy, rows, length, 16, random.Random(0))
+            sampler.advance(rollout)
+
+        def learn():
+            logprobs(policy, texts)[0].mean().backward()
+        seconds.append([timed(work)[0], timed(learn)[0]])
+    first, again = seconds
+    print(json.dumps(rounded({"first_rollout": first[0], "first_update": first[1],
+                              "compile_seconds": sum(first) - sum(again), **compiled()})))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -444,7 +512,7 @@ def rounded(figures: dict) -> dict:
 
 def in_its_own_process(name: str, args, seconds: float) -> bool:
     """Whether the part ended well within its time. What it compiles, captures and breaks is its own."""
-    command = [sys.executable, "-m", "speed.gpu", "--part", name, "--here", "--out", args.out] + ["--dry"] * args.dry
+    command = [sys.executable, "-m", "speed.gpu", "--part", name, "--here", "--out", args.out]
     process = subprocess.Popen(command, start_new_session=True)
     try:
         return process.wait(seconds) == 0
@@ -458,18 +526,21 @@ def in_its_own_process(name: str, args, seconds: float) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="speed gpu", description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = Parser(prog="python -m speed gpu", description=__doc__.split("\n\n")[0])
     parser.add_argument("--part", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="NAME",
                         help=f"of {', '.join(PARTS)}; all if not given")
-    parser.add_argument("--out", default="results/gpu.jsonl")
-    parser.add_argument("--limit", type=int, default=480, help="seconds for all parts together")
+    parser.add_argument("--out", default="runs/gpu.jsonl", help="the file that figures are added to")
+    parser.add_argument("--limit", type=whole(20), default=480, help="seconds for all parts together")
     parser.add_argument("--dry", action="store_true", help="tiny shapes, to see that everything runs")
     parser.add_argument("--here", action="store_true", help="one part, in this process and without a time limit")
     args = parser.parse_args(argv)
     if not torch.cuda.is_available() and not args.dry:
         parser.error("no CUDA device here; --dry runs the parts with tiny shapes")
-    if args.here:
-        return run_part(args.part[0], args.dry, args.out)
+    if args.dry and device() == "cpu" and "TRITON_INTERPRET" not in os.environ:  # Triton reads it when it is imported
+        return subprocess.call([sys.executable, "-m", "speed.gpu", *(sys.argv[1:] if argv is None else argv)],
+                               env=os.environ | {"TRITON_INTERPRET": "1"})
+    if args.here or args.dry:
+        return max([run_part(name, args.dry, args.out) for name in args.part])
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     card = torch.cuda.get_device_name() if device() == "cuda" else "cpu"

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config
 
-from model import Policy, add_adapter, load_policy
+from loading import add_adapter
+from model import Policy, load_policy
 
 HERE = Path(__file__).resolve().parent.parent
 SHAPES = {  # vocabulary, width, layers, heads, key/value heads, MLP width, tied: Qwen2.5-Coder's configurations

@@ -6,6 +6,7 @@ import statistics
 import torch
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+import cards
 import sampler
 from model import Policy
 from speed.measure import both_models, limits, peak_memory, seconds
@@ -141,14 +142,12 @@ def useful_tokens(work: list) -> int:
 def shares(policy: Policy, work: list, args, took: float) -> dict:
     """Which part of the machine's limits the useful work takes: bytes that must be moved, and operations."""
     copy, matmul = limits(args.device, policy.dtype)
-    layers = sum(p.numel() for name, p in policy.decoder.layers.named_parameters() if "lora" not in name)
-    head, useful = policy.config.vocab_size * policy.config.hidden_size, useful_tokens(work)
+    layers, useful = cards.layer_weights(policy), useful_tokens(work)
+    head = policy.config.vocab_size * policy.config.hidden_size
     flops = 2 * (useful * (layers + head) + sum(len(prompt) for prompt, _ in work) * layers)
     steps = useful / min(args.slots, args.prompts * args.n)  # at least: as if no slot were ever empty
-    kv_token = 2 * policy.dtype.itemsize * len(policy.decoder.layers) * policy.config.num_key_value_heads \
-        * policy.decoder.layers[0].self_attn.head_dim
-    kv_read = kv_token * sum(length * (len(prompt) + length / 2) for prompt, lengths in work for length in lengths)
-    moved = steps * (layers + head) * policy.dtype.itemsize + kv_read
+    rows = [(prompt, range(length)) for prompt, lengths in work for length in lengths]
+    moved = cards.sampling_bytes(policy, steps, rows)
     return {"bandwidth_share": moved / copy / took, "compute_share": flops / matmul / took,
             "copy_gb_per_second": copy / 1e9, "matmul_gflops": matmul / 1e9}
 

@@ -26,11 +26,10 @@ def open_run(policy: Policy, executor: Executor, folder: str, args) -> train.Tra
     small = policy.config.hidden_size == SHAPES["nano"][1]
     if policy.tokenizer is None:
         policy.tokenizer = AutoTokenizer.from_pretrained(HERE / "nano")
-    policy.checkpoint_layers = args.checkpoint_layers
     policy.stop_ids = frozenset()  # rows end at their drawn length
     cfg = train.Config(batch_size=args.step_batch, n_probes=args.n, references=2, n_inputs=6, slots=args.slots,
                        max_new_tokens=args.response_max, max_prompt_tokens=2048, temperature=1.0, kv_gb=args.kv_gb,
-                       heldout_fraction=0.0, seed=args.seed, lr=0.0)
+                       heldout_fraction=0.0, seed=args.seed, lr=0.0, checkpoint_layers=args.checkpoint_layers)
     style = tasks.Style("compact" if small else "r1", cfg.n_inputs)
     return train.Training(cfg, Path(folder), policy, train.make_optimizer(cfg, policy), executor, style,
                           tasks.Buffers(cfg.buffer_size), step=1, kv_gb=args.kv_gb)

@@ -1,11 +1,13 @@
 """The update against peft's forward pass with full logits, and what fits into the memory of usual cards."""
 import random
 import statistics
+from types import SimpleNamespace
 
 import torch
 
+import cards
 from model import LOGIT_BUDGET, Policy, load_policy, logprobs
-from speed.measure import SHAPES, both_models, peak_memory, seconds, weight_bytes
+from speed.measure import SHAPES, both_models, peak_memory, seconds, shape_config, weight_bytes
 
 
 def ours(policy: Policy, rows: list, args) -> None:
@@ -80,9 +82,9 @@ def update(args) -> dict:
 def memory(args) -> dict:
     """What fits into cards of 24, 48 and 141 GB, by arithmetic: weights, adapter with AdamW and gradients, keys and
     values of one slot at --length positions, the update's activations for one row of --length tokens with layers
-    recomputed."""
+    recomputed and, compiled, with layers kept."""
+    config = load_policy(args.model).config if args.model else shape_config(args.shape)
     if args.model:
-        config = load_policy(args.model).config
         V, D, L, H, K, I = (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads,
                             config.num_key_value_heads, config.intermediate_size)
         tied = config.tie_word_embeddings
@@ -94,6 +96,8 @@ def memory(args) -> dict:
     adapter = 16 * L * (4 * D + 2 * (D + K * C) + 3 * (D + I))
     kv = 2 * 2 * L * K * C * args.length / gb
     row = (2 * args.length * (L * D + 12 * D + 6 * I) + 4 * LOGIT_BUDGET["cuda"]) / gb
+    kept = args.length * cards.update_bytes(SimpleNamespace(config=config, dtype=torch.bfloat16, compile=True), False)
+    kept = (kept + 4 * LOGIT_BUDGET["cuda"]) / gb
     figures, trained = {}, 16 * adapter / gb
     print(f"memory of {args.model or args.shape}: adapter, gradients and AdamW {trained:.2f} GB; keys and values of a"
           f" slot of {args.length} positions {kv:.3f} GB; update of one row of {args.length} tokens {row:.2f} GB")
@@ -101,11 +105,12 @@ def memory(args) -> dict:
         weights = (2 * embedding + size * linear) / gb
         for card in (24, 48, 141):
             free = card * 0.93 - weights - trained  # 7%: CUDA context, fragmentation
-            slots, rows = int(free * 0.9 / kv), int(free / row)
-            figures[f"{name}.{card}gb"] = {"weights_gb": weights, "slots": max(0, slots),
-                                           "update_tokens": max(0, rows) * args.length}
-            print(f"  {name}, {card} GB: weights {weights:.1f} GB; {max(0, slots)} slots in generation;"
-                  f" {max(0, rows) * args.length:,} tokens per micro-batch in the update")
+            slots, rows, whole = (max(0, int(share)) for share in (free * 0.9 / kv, free / row, free / kept))
+            figures[f"{name}.{card}gb"] = {"weights_gb": weights, "slots": slots, "update_tokens": rows * args.length,
+                                           "update_tokens_kept": whole * args.length}
+            print(f"  {name}, {card} GB: weights {weights:.1f} GB; {slots} slots in generation;"
+                  f" {rows * args.length:,} tokens per micro-batch in the update, {whole * args.length:,} with layers"
+                  " kept")
     if args.device == "cuda":
         policy, _ = both_models(args)
         policy.checkpoint_layers = True

@@ -22,9 +22,7 @@ each is shrunk and written down. Exit status 1 if there is one.
 import argparse
 import contextlib
 import hashlib
-import io
 import json
-import math
 import multiprocessing
 import queue
 import random

@@ -36,7 +36,9 @@ def test_nano_is_found_well(capsys):
     assert solving["pass1"] <= solving["pass3"] and solving["pass1"] <= solving["lenient"]
     assert sum(proposing["reasons"].values()) == round(4 * (1 - proposing["valid"]))
     assert found["speed"]["step_seconds"] > 0 and found["speed"]["responses"] == 32 * 3 * 9
+    options = [word for word in found["best"]["command"].split() if word.startswith("--")]
     assert config.parse(found["best"]["command"].split()[2:])[0].model == found["model"]
+    assert len(options) == len(set(options)), "advice takes the place of what was asked for"
     assert "| as is | 1.0 | solve | deduction | 6 |" in told
 
 

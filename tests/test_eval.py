@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import judges, selfplay, stages, suite
+from benchmarks import judges, selfplay, stages
 import config
 import eval as evaluation
 import tasks
@@ -180,6 +180,26 @@ def test_anybodys_samples_are_scored_and_exported(data, tmp_path, monkeypatch, c
     assert status == 2 and "line 1 has neither text, solution nor completion" in told
 
 
+def test_a_missing_or_damaged_task_is_skipped_and_the_others_are_scored(data, tmp_path, monkeypatch, capsys):
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"id": "s0", "text": "<answer>```output\n{'a': [3], 'b': True}\n```"}) + "\n")
+    flags = ("--stage", "score", "--samples", samples, "--data", data, "--prompt", "azr", "--out", tmp_path / "out")
+    (data / "math" / "amc23.jsonl").write_text("{")
+    status, shown, told = command(monkeypatch, capsys, *flags, "--tasks", "mbppplus,cruxeval_o,amc23")
+    assert status == 2 and "| CRUXEval-O | None | 1 x 1 | 100.0 [" in shown
+    assert "MBPP+ is skipped: " in told and "MbppPlus-v0.2.0.jsonl.gz: no such file" in told
+    assert "AMC23 is skipped: " in told and "amc23.jsonl: cannot be read" in told
+    assert command(monkeypatch, capsys, *flags, "--tasks", "cruxeval_o")[0] == 0
+    row = json.loads((data / "cruxeval" / "cruxeval.jsonl").read_text().splitlines()[0])
+    rows = [row | {"output": "f(2)"}, row | {"id": "s1"}]
+    (data / "cruxeval" / "cruxeval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = samples.read_text()
+    samples.write_text(text + text.replace("s0", "s1"))
+    status, shown, told = command(monkeypatch, capsys, *flags, "--tasks", "cruxeval_o")
+    assert status == 2 and "| CRUXEval-O | None | 1 x 1 | 100.0 [" in shown
+    assert "CRUXEval-O s0 is left out: its output is not a literal" in told and "Only 1 of the 2 problems" in shown
+
+
 def test_base_tests_are_counted_where_some_responses_hold_no_program(data, tmp_path, monkeypatch, capsys):
     samples = tmp_path / "samples.jsonl"
     lines = [{"task_id": "HumanEval/900", "text": "I cannot.</think>"},
@@ -212,7 +232,7 @@ def test_fetch_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
             raise DataError(f"{url}: cannot be downloaded")
         path.parent.mkdir(exist_ok=True)
         path.write_text("")
-    monkeypatch.setattr(suite, "download", download)
+    monkeypatch.setattr(evaluation, "download", download)
     status, _, told = command(monkeypatch, capsys, "--fetch", tmp_path, "--tasks", "cruxeval_o,aime25,amc23")
     assert status == 2 and told.count("\n") == 2 and "is there, but not the file of" in told
     assert (tmp_path / "math" / "amc23.jsonl").exists() and not (tmp_path / "math" / "aime25.jsonl").exists()
@@ -237,11 +257,15 @@ def test_fetch_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
 def test_what_cannot_be_done_is_said_in_one_line(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "few.jsonl").write_text((ROOT / "nano" / "heldout.jsonl").open().readline())
+    status, _, complaint = command(monkeypatch, capsys, *words)
+    assert status == 2 and told in complaint and complaint.count("\n") == 1
 
 
 def test_small_contests_are_also_averaged(data):
-    works = stages.prepare(["amc23", "cruxeval_o"], data, None, None, note=lambda text: None)
+    works, _ = stages.prepare(["amc23", "cruxeval_o"], data, None, None, note=lambda text: None)
     assert stages.passes(works[0], Sampling("azr")) == [(0.0, 1), (0.6, 16)]
+    assert stages.passes(works[0], Sampling("azr", averaged=0)) == [(0.0, 1)]
+    assert stages.passes(works[0], Sampling("azr", averaged=4)) == [(0.0, 1), (0.6, 4)]
     assert stages.passes(works[1], Sampling("azr")) == [(0.0, 1)]
     assert stages.passes(works[0], Sampling("azr", 8, 1.0)) == [(1.0, 8)]
 
@@ -267,6 +291,7 @@ def test_training_evaluates_on_benchmarks(data, executor, tmp_path, capsys):
     failed = judges.Judgement(False, "error", "lost twice", infra=True)
     kind = replace(works[0].kind, find=lambda *rest: "1", judge=lambda pairs, *rest: [failed] * len(pairs))
     run.benchmarks = [replace(works[0], kind=kind)]
-    assert selfplay.evaluations(run) == {"eval": {}} and "CRUXEval-O is not scored" in capsys.readouterr().err
+    assert selfplay.evaluations(run) == {"eval": {}}
+    assert "2 of 2 answers to CRUXEval-O could not be scored" in capsys.readouterr().err
     with pytest.raises(config.UserError, match="--eval_tasks: .*no such file"):
         selfplay.benchmarks_of(replace(cfg, eval_tasks=["mbppplus"]), executor, print)

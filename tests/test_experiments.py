@@ -188,20 +188,22 @@ def test_a_small_experiment_runs_goes_on_and_is_written(tmp_path):
             (tmp_path / path.name).symlink_to(path)
     shutil.copytree(ROOT / "experiments", tmp_path / "experiments")  # its results/ lie beside it
 
-    def call():
+    def call(*more):
         return subprocess.run([sys.executable, "-m", "experiments", "learns", "--seeds", "1", "--steps", "2",
                                "--eval_every", "2", "--limit", "48", "--arms", "azr", "grammar tasks",
-                               "more warm start"], cwd=tmp_path, capture_output=True, text=True)
+                               "more warm start", *more], cwd=tmp_path, capture_output=True, text=True)
     done = call()
     assert done.returncode == 0, done.stderr
-    everything = json.loads((tmp_path / "results" / "learns.json").read_text())
+    everything = json.loads((tmp_path / "runs" / "learns.json").read_text())
+    assert not (tmp_path / "results").exists(), "nothing is published unless it is asked for"
     assert list(everything["arms"]) == ["azr", "grammar tasks", "more warm start"]
     azr = everything["arms"]["azr"]
     assert set(azr["measures"]["T1"]) == {"before", "after", "gain", "interval"} and azr["curves"][0]["T1"]
     assert everything["arms"]["grammar tasks"]["measures"]["T1"]["azr_ahead_interval"] > 0
     warm = everything["arms"]["more warm start"]["tokens"][0]
     assert warm["tokens_trained"] >= azr["tokens"][0]["tokens_trained"] > 0
-    assert "| azr | 1 |" in (tmp_path / "results" / "learns.md").read_text()
+    assert "| azr | 1 |" in (tmp_path / "runs" / "learns.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    assert call().returncode == 0
+    assert call("--publish").returncode == 0
+    assert "| azr | 1 |" in (tmp_path / "results" / "learns.md").read_text()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import runfolder
+import tasks
 from config import Config, UserError, read_config
 from model import forward, load_policy, save_policy
 from sampler import Sample
@@ -185,6 +186,49 @@ def test_show_prints_a_task_and_what_the_gate_says(shown, tmp_path, capsys):
     assert command.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
                        str(tmp_path / "p.py"), "--input", ""]) == 0
     assert "gate: does not parse" in capsys.readouterr().out
+
+
+@pytest.fixture
+def answered(tmp_path) -> Path:
+    """A run folder with a valid proposal, its answers, and one that the gate refused."""
+    folder, line = tmp_path / "answered", (ROOT / "nano" / "heldout.jsonl").read_text().splitlines()[0]
+    folder.mkdir()
+    task = json.loads(line)
+    row = {"step": 3, "role": "propose", "kind": "propose", "type": "deduction", "reward": 0.5, "verdict": "valid",
+           "solve_rate": 0.5, "prompt": "the prompt", "text": "thought\x1b[2J</think><answer>x</answer>", "task": task}
+    probe = row | {"role": "solve", "kind": "probe", "task_id": tasks.task_id(task), "solve_rate": None}
+    probe.pop("task")
+    rows = [row, probe | {"verdict": "correct", "reward": 1.0}, probe | {"verdict": "wrong", "reward": -0.5},
+            row | {"step": 4, "type": "abduction", "verdict": "no f", "reward": -1.0, "solve_rate": None}]
+    rows[-1].pop("task")
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize("flags, lines", [
+    ([], [1, 2, 3, 4]), (["--type", "abduction"], [4]), (["--role", "solve"], [2, 3]), (["--kind", "probe"], [2, 3]),
+    (["--step", "3"], [1, 2, 3]), (["--step", "4:"], [4]), (["--reward", ":0"], [3, 4]), (["--verdict", "no f"], [4]),
+    (["--verdict", "correct", "--reward", "1"], [2]), (["--solve_rate", "0.1:0.9"], [1]), (["--line", "2:3"], [2, 3]),
+    (["--id", "ID"], [1, 2, 3]), (["--id", "none"], []), (["--text", "thought", "--step", ":3"], [1, 2, 3])])
+def test_show_lists_what_passes_its_filters(answered, capsys, flags, lines):
+    task = json.loads((answered / "samples.jsonl").read_text().splitlines()[0])["task"]
+    flags = [tasks.task_id(task)[:10] if flag == "ID" else flag for flag in flags]
+    assert command.main(["show", str(answered), "--list", *flags]) == 0
+    head, *rows, last = capsys.readouterr().out.splitlines()
+    assert [int(row.split()[0]) for row in rows] == lines and last.startswith(f"{len(lines)} responses")
+
+
+def test_show_prints_a_response_whole_and_steers_no_terminal(answered, capsys):
+    assert command.main(["show", str(answered), "--line", "1", "--prompt"]) == 0
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("the prompt", "verdict: valid", "reward 0.5", "The answer: ", "[2J</think>"))
+    assert "\x1b" not in said
+    assert command.main(["show", str(answered), "--kind", "probe", "--number", "-1"]) == 0
+    assert "verdict: wrong" in capsys.readouterr().out
+    for flags in (["--kind", "probe", "--number", "9"], ["--line", "1", "--input", "3"]):
+        assert command.main(["show", str(answered), *flags]) == 2 and capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit):
+        command.main(["show", str(answered), "--step", "soon"])
 
 
 def test_show_says_in_one_line_what_cannot_be_read(shown, tmp_path, capsys):

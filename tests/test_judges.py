@@ -1,13 +1,14 @@
 """Answers to toy problems that are right, wrong and hostile, judged; the harness beside them, and its limits."""
+import json
 from dataclasses import replace
 
 import pytest
 
 from benchmarks import harness, items, judges, stages, taskfiles
 import tasks
-from benchmarks.items import DataError, Item
+from benchmarks.items import Item
 from benchmarks.suite import BENCHMARKS
-from executor import Executor, Job
+from executor import Executor, Job, Outcome
 from toys import contest_row, crux, function_item
 
 
@@ -102,6 +103,30 @@ def test_values_of_every_shape_come_back(runner):
         assert reasons(verdicts)[:2] == ["pass", "pass"] and not verdicts[2].ok, (name, verdicts)
 
 
+def test_solutions_import_what_the_list_says_whatever_else_is_loaded(runner):
+    names = ("ast asyncio bz2 configparser ctypes dis email glob http.client json multiprocessing os.path pathlib"
+             " platform pickle queue resource select signal socket sqlite3 ssl subprocess tempfile threading timeit"
+             " tracemalloc unittest urllib.request uuid weakref xml.etree.ElementTree zipfile zlib").split()
+    assert len(harness.MODULES) > 170
+    item = function_item(body="    return x")
+    programs = [f"import {name}\ndef double(x):\n    return x" for name in (*names, "benchmarks.lenient", "no_such")]
+    with Executor(1, cpu_seconds=0.4, memory_mb=1024, require="weak", cached_jobs=0,
+                  preload=("benchmarks.harness", "benchmarks.lenient")) as ex:
+        found = judges.judge_functions([(item, program) for program in programs], ex, False, True)
+        kernel = ex.level == "kernel"
+    assert [name for name, verdict in zip(names, found) if not verdict.ok] == []
+    assert not kernel or reasons(found[-2:]) == ["error", "error"]
+
+
+def test_numbers_of_numpy_are_numbers(runner):
+    pytest.importorskip("numpy")
+    item = function_item()
+    programs = [f"import numpy as np\ndef double(x):\n    return {value}" for value in
+                ("np.int64(2 * x)", "np.float64(2 * x)", "np.array([x, x]).sum()", "np.array([2 * x])", "np.int8(7)")]
+    assert reasons(judges.judge_functions([(item, program) for program in programs], runner, False, True)) == \
+        ["pass", "pass", "pass", "error", "wrong"]
+
+
 def test_oracles(runner):
     def verdict(name, body, solution, inputs, atol=0, **more):
         item = function_item(name, body, base=inputs, plus=(), id="Mbpp/1", atol=atol, **more)
@@ -123,9 +148,19 @@ def test_oracles(runner):
     assert verdict("double", "    return 1", "def double(x): return 1.00001", [(0,)]) == "wrong"
 
 
-def test_a_canonical_solution_that_fails_is_an_error(runner):
-    with pytest.raises(DataError, match="HumanEval/900: the canonical solution itself fails"):
-        judges.judge_functions([(function_item(body="    return 1 / 0"), "")], runner, False, True)
+def test_a_canonical_solution_that_fails_costs_its_item_alone(runner):
+    good, broken = function_item(), function_item(body="    return 1 / 0", id="HumanEval/901")
+    program = "def double(x):\n    return 2 * x"
+    found = judges.judge_functions([(good, program), (broken, program), (good, "")], runner, False, True)
+    assert [(verdict.ok, verdict.infra) for verdict in found] == [(True, False), (False, True), (False, False)]
+    assert "the canonical solution itself fails here (error: ZeroDivisionError" in found[1].detail
+
+
+def test_contests_whose_tests_cannot_be_read_cost_their_item_alone(runner):
+    good, broken = items.read_contests([contest_row([("1", "1"), ("2", "2")]),
+                                        contest_row([("1", "1")], private="junk", id="q2")])
+    found = judges.judge_contests([(broken, "print(input())"), (good, "print(input())")], runner, False)
+    assert [(verdict.ok, verdict.infra) for verdict in found] == [(False, True), (True, False)]
 
 
 def test_responses_lose_their_tests_and_what_was_cut(runner, short_limits):
@@ -198,7 +233,7 @@ def test_contests_from_standard_input(runner, short_limits):
         "import threading\ndef main():\n    print(sum(map(int, input().split())))\nt = threading.Thread(target=main)\n"
         "t.start()\nt.join()": "pass", add.format("input()") + "\nexit(0)": "pass", "print(3)": "wrong",
         "while True: pass": "timeout",
-        "x = [0] * 10**11": "error", "import os; os._exit(0)": "error", "raise SystemExit(1)": "error",
+        "x = [0] * 10**11": "error", "import os; os._exit(0)": "error", "raise SystemExit(1)": "wrong",
         "1 / 0": "error", "import time; time.sleep(0)": "wrong",
         "class Yes(str):\n    def __eq__(self, other): return True\nprint(Yes('1'))": "wrong",
         "print('3'); print('9')": "wrong", "def (": "error", "print('x' * 10**6)": "wrong",
@@ -272,16 +307,20 @@ def test_lcb_execution_rows(runner):
         ["pass", "wrong", "error"]
 
 
-def test_a_gold_that_is_no_literal_is_an_error(runner):
-    with pytest.raises(DataError, match="sample_0: its output is not a literal"):
-        judges.judge_outputs([(crux("f(2)"), "1")], runner, False)
+def test_a_gold_that_is_no_literal_costs_its_item_alone(runner):
+    broken = replace(crux("f(2)"), id="sample_1")
+    for judge, answer in ((judges.judge_outputs, "{'a': [3], 'b': True}"), (judges.judge_inputs, "2")):
+        found = judge([(broken, answer), (crux(), answer)], runner, False)
+        assert [(verdict.ok, verdict.infra) for verdict in found] == [(False, True), (True, False)]
+        assert "its output is not a literal" in found[0].detail
 
 
 # ---- mathematics ----------------------------------------------------------------------------------
 
 
 @pytest.mark.quick
-def test_integers():
+def test_integers(monkeypatch):
+    monkeypatch.setattr(judges, "has_math_verify", lambda: False)
     [item] = items.read_integers([{"id": 7, "problem": "?", "answer": "025"}])
     answers = {"25": "pass", "025": "pass", "25.0": "pass", "$25$": "pass", "x = 25": "pass", "25^\\circ": "pass",
                "25 \\text{ miles}": "pass", "26": "wrong", "2.5": "wrong", "": "wrong", "25 or 26": "wrong",
@@ -292,11 +331,15 @@ def test_integers():
     [item] = items.read_integers([{"id": "0", "problem": "?", "answer": "3159.0"}])
     answers = ("3,159", "3{,}159", "3\\,159", "3,\\!159")
     assert all(verdict.ok for verdict in judges.judge_integers([(item, text) for text in answers], None, False))
+    minus = items.read_integers([{"id": "0", "problem": "?", "answer": "-5"}])[0]
+    assert judges.judge_integers([(minus, "\u22125")], None, False)[0].ok
     with pytest.raises(ValueError, match="2.5 is no integer"):
         items.read_integers([{"id": "0", "problem": "?", "answer": 2.5}])
 
 
-def test_formulas():
+@pytest.mark.slow
+def test_formulas(monkeypatch):
+    monkeypatch.setattr(judges, "LAST", (1.0, 8.0))
     pytest.importorskip("math_verify", reason="needs pip install 'math-verify[antlr4_13_2]'")
     problems = items.read_math500([{"unique_id": "a", "problem": "?", "answer": "\\frac{1}{2}"}]) + \
         items.read_minerva([{"idx": 0, "problem": "?", "solution": "so \\boxed{x^{2}+1}."}]) + \
@@ -310,6 +353,53 @@ def test_formulas():
         found = reasons(judges.judge_formulas(pairs, ex, False))
     assert found[:8] == ["pass", "pass", "wrong", "pass", "wrong", "pass", "wrong", "wrong"]
     assert all(reason != "pass" for reason in found[8:])
+    [integer] = items.read_integers([{"id": 7, "problem": "?", "answer": "27"}])
+    with stages.scorer(1, "weak") as ex:
+        for text, ok in (("27 miles", True), ("\\mathbf{27}", True), ("\\frac{54}{2}", True), ("28 miles", False),
+                         ("", False)):
+            assert judges.judge_integers([(integer, text)], ex, False)[0].ok == ok, text
+        [below] = items.read_math500([{"unique_id": "a", "problem": "?", "answer": "(-\\infty, 0]"}])
+        answers = ("x \\le 0", "0 \\ge x", "(-\\infty,0]", "x < 0", "(-\\infty,0)")
+        found = judges.judge_formulas([(below, text) for text in answers], ex, False)
+    assert [verdict.ok for verdict in found] == [True, True, True, False, False]
+
+
+@pytest.mark.quick
+def test_golds_never_share_a_process_with_the_text_of_answers():
+    class Recorder:
+        def __init__(self):
+            self.jobs = []
+
+        def run(self, jobs):
+            self.jobs += jobs
+            return [[Outcome("ok", (None, [[("integer", 5)]])) for _ in job.inputs] for job in jobs]
+
+        def stream(self, jobs):
+            return iter(())
+    recorder = Recorder()
+    judges.judge_formulas([(Item("1", {"gold": "THE GOLD"}), "AN ANSWER")], recorder, False)
+    reading, comparing = recorder.jobs
+    assert "import parsed as f" in reading.program and reading.inputs == (("AN ANSWER",),)
+    assert comparing.inputs == (("THE GOLD", (None, [[("integer", 5)]])),)
+
+
+@pytest.mark.slow
+def test_what_an_answer_says_comes_through_as_it_was():
+    mathcheck = pytest.importorskip("benchmarks.mathcheck", reason="needs pip install 'math-verify[antlr4_13_2]'")
+    import sympy
+    for text in ("27", "-\\frac{3}{4}", "0.125", "x^2+1", "(1,2)", "\\{3,1,2\\}", "(-\\infty,0]", "x \\le 2", "1<x<3",
+                 "\\begin{pmatrix}1\\\\x\\end{pmatrix}", "\\sqrt[3]{2}\\pi i", "f(x) = 2x", "50\\%", "\\binom{n}{2}",
+                 "e^{x}", "9^{9^{9^{9}}}", "\\emptyset", "\\mathbb{R}", "\\sin x + \\log_2 y", "1+1+1",
+                 "2 \\cdot 3", "(1,2) \\cup (3,4)", "10!", "\\lfloor x \\rfloor", "|x-1|", "x = 1, y = 2"):
+        for expression in mathcheck.read(text):
+            told = json.loads(json.dumps(mathcheck.parts(expression)))
+            again = mathcheck.rebuilt(told)
+            assert type(again) is type(expression) and sympy.srepr(again) == sympy.srepr(expression), text
+            assert getattr(again, "_unsorted_args", ()) == getattr(expression, "_unsorted_args", ())
+    for hostile in ([["made", "Symbol", 0]], [["text", "x"], ["made", "Add", 1]], [["made", "__import__", 0]],
+                    [["applied", "f", 9]], [["integer", "__import__('os')"]], [["nothing"]], [], [["integer", 1]] * 2):
+        with pytest.raises(Exception):
+            mathcheck.rebuilt(hostile)
 
 
 @pytest.mark.parametrize("gold, right, wrong", [
@@ -323,8 +413,8 @@ def test_formulas():
     ("12", ("12.0", "12 \\text{ m}"), ("12.0000001", "1e2"))])
 def test_numbers_with_powers_of_ten(gold, right, wrong):
     mathcheck = pytest.importorskip("benchmarks.mathcheck", reason="needs pip install 'math-verify[antlr4_13_2]'")
-    assert [mathcheck.equal(gold, answer) for answer in right] == [True] * len(right)
-    assert [mathcheck.equal(gold, answer) for answer in wrong] == [False] * len(wrong)
+    assert [mathcheck.equal(gold, mathcheck.parsed(answer)) for answer in right] == [True] * len(right)
+    assert [mathcheck.equal(gold, mathcheck.parsed(answer)) for answer in wrong] == [False] * len(wrong)
 
 
 # ---- the executor's part --------------------------------------------------------------------------

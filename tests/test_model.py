@@ -313,6 +313,23 @@ def test_norms_train_beside_lora_and_switch_off_with_it(tiny):
     assert torch.equal(off, logprobs(frozen, all_rows(prompts, samples))[0]) and not torch.allclose(off, logp)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="FlexAttention's backward pass needs CUDA"))])
+def test_flex_attention_gives_the_numbers_of_the_dense_mask(tiny, device):
+    policy = trained_like(load_policy(tiny(), device, lora_rank=4, dtype=torch.float32))
+    prompts, responses = prompts_of([90, 20]), prompts_of([1, 7, 120, 3, 5], seed=1)
+    rows, found = [(prompts[i % 2], response) for i, response in enumerate(responses)], []
+    for policy.flex in (False, True):
+        policy.model.zero_grad()
+        with torch.set_grad_enabled(device == "cuda"):
+            logp, entropy = logprobs(policy, rows)
+        if device == "cuda":
+            (torch.linspace(-1, 1, len(logp), device=device) * logp).sum().backward()
+        found.append([logp.detach(), entropy.detach(), *(p.grad for p in policy.trained() if p.grad is not None)])
+    for dense, flex in zip(*found, strict=True):
+        torch.testing.assert_close(dense, flex, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)

@@ -22,7 +22,7 @@ import tasks
 from config import PRESETS, Config
 from executor import Executor, Job
 from report import __main__ as command
-from report import curves, findings, gallery, measure, overview, page, read
+from report import curves, findings, gallery, headline, measure, overview, page, read
 
 ROOT = Path(__file__).resolve().parent.parent
 # What a text may hold that a page, its script or a pattern could take for something else.
@@ -59,6 +59,11 @@ def synthetic(folder: Path, steps: int, per_step: int, seed: int = 0, words: int
             for role in ("propose", "solve"):
                 line |= {f"{name}/{role}/{type}": rng.random() for name in
                          ("reward", "entropy", "length", "zero_advantage")} | {f"cut_off/{role}/{type}": 0.0}
+        if step % 4 == 0:
+            gained = min(step, 12) / 60
+            line |= {"heldout": {f"{type}/{depth}": 0.3 + gained for type in types for depth in (1, 2)},
+                     "heldout_by_type": {type: [0.3 + gained, 0.2 + gained, 0.4 + gained] for type in types},
+                     "heldout_change": {type: [gained, gained - 0.1, gained + 0.1] for type in types}}
         metrics.write(json.dumps(line) + "\n")
         for number in range(max(1, per_step // (answers + 1))):
             type = types[number % len(types)]
@@ -113,11 +118,19 @@ def unpack(text: str, id: str):
 class Tags(html.parser.HTMLParser):
     def __init__(self, text: str):
         super().__init__()
-        self.tags = []
+        self.tags, self.text = [], ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def words(text: str) -> str:
+    """What a reader sees."""
+    return Tags(text).text
 
 
 def test_page_holds_no_markup_of_the_model_and_nothing_from_outside(made):
@@ -179,7 +192,7 @@ def test_only_runs_that_differ_in_the_seed_are_one_group(made):
 
 def test_compared_runs_stand_side_by_side(made):
     text = (made / "both.html").read_text()
-    assert "Options in which the runs differ" in text and "50.0 [40, 60] to 71.0 [60, 79]" in text
+    assert "Options in which the runs differ" in text and "50.0 [40, 60] to 71.0 [60, 79]" in words(text)
     assert "Side by side" not in (made / "one.html").read_text()
 
 
@@ -259,19 +272,93 @@ def test_the_columns_of_learnability_are_steps(made):
 def test_overview_tells_options_results_and_pictures(made):
     text = (made / "one.html").read_text()
     assert "--kl_coef" in text and "--batch_size" not in text  # the latter is as in the preset
-    assert "70.0 [60, 79]" in text and "/some/where" not in text
+    assert "70.0 [60, 79]" in words(text) and "/some/where" not in text
     assert {"reward.png", "learnability.png"} <= {path.name for path in (made / "png").iterdir()}
 
 
 @pytest.mark.parametrize("changes, word", [
-    ({"entropy/solve/deduction": [1.0] * 20 + [0.01] * 20}, "Entropy collapse"),
-    ({"cut_off/propose/induction": [0.5] * 40}, "Clipped"), ({"valid/abduction": [0.0] * 40}, "Empty gate"),
-    ({"new_program/deduction": [0.1] * 40}, "Collapse"), ({"kl_sampler_trainer": [0.5] * 40}, "Mismatch")])
+    ({"entropy/solve/deduction": [1.0] * 20 + [0.01] * 20}, "Variety lost"),
+    ({"cut_off/propose/induction": [0.5] * 40}, "Cut off"), ({"valid/abduction": [0.0] * 40}, "Few valid proposals"),
+    ({"new_program/deduction": [0.1] * 40}, "Repetition"), ({"kl_sampler_trainer": [0.5] * 40}, "Mismatch"),
+    ({"accuracy/deduction": [0.3, 0.4, 0.2]}, "Held-out accuracy of deduction halved: 40% to 20%, -20 points, from")])
 def test_warnings_in_plain_words(made, changes, word):
     run = read.read_history(made / "made-0")
-    assert not any(line.startswith(word) for line in overview.troubles(run))
-    run.series |= {key: (list(range(40)), values) for key, values in changes.items()}
-    assert any(line.startswith(word) for line in overview.troubles(run))
+    assert not any(line.startswith(word) for line in headline.troubles(run))
+    run.series |= {key: (list(range(len(values))), values) for key, values in changes.items()}
+    assert any(line.startswith(word) for line in headline.troubles(run))
+
+
+# --------------------------------------------------------------------------------------------------------------
+# The verdict
+
+def with_table(made, tmp_path, rows: str) -> read.History:
+    folder = shutil.copytree(made / "made-0", tmp_path / "run")
+    (folder / "heldout.md").write_text("Held-out tasks of /a/b.jsonl, after 12 steps:\n\nIt got odd.\n\n"
+                                       f"| type | depth | tasks | before | after | change |\n{'|---' * 6}|\n{rows}")
+    return read.read_history(folder)
+
+
+@pytest.mark.parametrize("rows, verdict, warned", [
+    ("| deduction | all | 400 | 20.0 [16, 24] | 38.0 [34, 42] | +18.0 [14, 22] |\n"
+     "| induction | all | 400 | 10.0 [7, 13] | 10.5 [8, 14] | +0.5 [-3, 4] |\n"
+     "| mean | all | 800 | 15.0 [13, 17] | 24.3 [22, 26] | +9.3 [7, 12] |\n",
+     "It got better: deduction +18 [14, 22]; induction no change (+0 [-3, 4]); mean +9 [7, 12]", ""),
+    ("| deduction | all | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 [-27, -17] |\n",
+     "It got worse: deduction worse, -22 [-27, -17]",
+     "Held-out accuracy of deduction halved: 40% to 18%, -22 [-27, -17] points, on 400 held-out tasks."),
+    ("| deduction | all | 400 | 40.0 [36, 44] | 33.0 [29, 37] | -7.0 [-11, -3] |\n",
+     "It got worse: deduction worse, -7 [-11, -3]", "Held-out accuracy of deduction fell: 40% to 33%"),
+    ("| deduction | all | 10 | 40.0 [17, 69] | 20.0 [6, 51] | -20.0 [-50, 17] |\n",
+     "No change on the whole: deduction no change (-20 [-50, 17])", "which with so few tasks may be chance"),
+    ("| deduction | all | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 |\n",  # of an earlier version
+     "It got worse: deduction worse, -22 [-27, -16]", "halved"),
+    ("| deduction | 1 | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 |\n", "Not measured yet", "")])
+def test_the_verdict_and_the_warnings_read_the_tables(made, tmp_path, rows, verdict, warned):
+    run = with_table(made, tmp_path, rows)
+    run.metrics = [line for line in run.metrics if "heldout" not in line]
+    for key in [key for key in run.series if key.startswith("accuracy/")]:
+        del run.series[key]
+    assert headline.outcome(run)[0] == verdict
+    told = [line for line in headline.troubles(run) if line.startswith("Held-out")]
+    assert (len(told) == 1 and warned in told[0]) if warned else not told
+    shown = words(headline.headline(run) + headline.warnings(run))
+    assert verdict in shown and warned in shown
+
+
+def test_the_verdict_is_of_the_newest_evaluation(made, tmp_path):
+    rows = "| deduction | all | 400 | 20.0 [16, 24] | 38.0 [34, 42] | +18.0 [14, 22] |\n"
+    run = with_table(made, tmp_path, rows)
+    assert headline.outcome(run)[0] == "It got better: deduction +18 [14, 22]"
+    run.metrics.append({"step": 20, "heldout_by_type": {"deduction": [0.3, 0.2, 0.4]},
+                        "heldout_change": {"deduction": [-0.1, -0.2, -0.05]}})  # it went on
+    assert headline.outcome(run)[0] == "It got worse: deduction worse, -10 [-20, -5]"
+    assert "deduction fell: 40% to 30%, -10 [-20, -5] points, on held-out tasks up to step 20" in words(
+        headline.warnings(run))
+    (run.folder / "heldout.md").unlink()
+    run.metrics.pop()
+    assert headline.outcome(run)[0].startswith("It got better: deduction +20 [10, 30]")  # of step 12, see synthetic
+
+
+def test_an_early_and_a_late_task_are_on_the_page_and_open_in_the_gallery(made):
+    text = (made / "one.html").read_text()
+    rows = [json.loads(line) for line in open(made / "made-0" / "samples.jsonl")]
+    run = read.read_history(made / "made-0")
+    early, late = headline.examples(run)
+    assert (early["step"], late["step"]) == (1, 12) and early["type"] == late["type"] == "deduction"
+    numbers = [int(attrs["data-task"]) for tag, attrs in Tags(text).tags if "data-task" in attrs]
+    entries = gallery.entries_of([run])
+    assert [entries[number]["sample"] for number in numbers] == [early, late]
+    assert all(rows[s["line"] - 1]["task"]["program"] in words(text) for s in (early, late))
+    hostile = early | {"task": early["task"] | {"program": EVIL, "inputs": ["\x1b[2J" + EVIL], "outputs": ["<b>"]}}
+    run.samples = [hostile]
+    card = headline.example_cards(run, {hostile["line"]: 7})
+    assert {tag for tag, _ in Tags(card).tags} == {"div", "h3", "pre", "p", "code", "button"} and "\x1b" not in card
+
+
+def test_under_solve_rate_stands_why_it_falls_beside_the_held_out_curve(made):
+    text = (made / "one.html").read_text()
+    figure = re.search(r"<figure id=fig-solve_rate.*?</figure>", text, re.DOTALL)[0]
+    assert figure.count("<svg ") == 2 and "held-out tasks" in words(figure) and "harder it falls" in words(figure)
 
 
 @pytest.mark.quick
@@ -463,6 +550,15 @@ def test_in_a_browser(made, width):
     with browser.Browser(width, 844) as b:
         b.open(path.as_uri())
         b.until("document.querySelectorAll('#list li').length > 0")
+        # the first screen: what came of it, the curve, an early and a late task, and no more to the right
+        for what in (".verdict", ".first svg", ".card pre"):
+            assert b.js("return document.querySelector(arguments[0]).getBoundingClientRect().bottom", what) < 844, what
+        assert b.js("return [...document.querySelectorAll('body *')].every(e => e.closest('.scroll, svg, .skip')"
+                    " || e.getBoundingClientRect().right <= innerWidth + 1)")
+        b.js("document.querySelectorAll('[data-task]')[1].click()")
+        b.until("document.querySelector('dialog[open] pre')")
+        assert b.js("return document.getElementById('title').textContent") == "deduction, step 12"
+        b.press("\ue00c")
         count = "parseInt(document.getElementById('count').textContent.replace(',', ''))"
         assert b.js(f"return {count}") == total
 

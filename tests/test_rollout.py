@@ -21,7 +21,8 @@ from test_model import prompts_of, sampled_logps, trained_like
 
 FAMILIES = {"qwen2": {}, "qwen3": dict(head_dim=16), "llama": {}}
 SWITCHES = [dict(packed=False), dict(merge=False), dict(merge=True), dict(share_prefix=False),
-            dict(read_every=1), dict(read_every=5), dict(kv_gb=1e-6), dict(slots=3)]
+            dict(read_every=1), dict(read_every=5), dict(read_every=5, ahead=2), dict(read_every=2, ahead=2),
+            dict(read_every=5, ahead=2, kv_gb=1e-6), dict(kv_gb=1e-6), dict(slots=3)]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,13 @@ def test_sampled_logprob_is_the_recomputed_one_merged_and_unmerged(tiny, merge, 
     difference = logp - sampled_logps(samples)
     bound = 1e-6 if dtype == torch.float32 else 1e-2 if merge else 1e-3
     assert float((difference.exp() - 1 - difference).mean()) < bound
+
+
+def test_the_policy_says_whether_to_merge(tiny):
+    policy = load_policy(tiny(), lora_rank=4)
+    for policy.merge, switches, merged in ((None, {}, True), (False, {}, False), (True, {}, True),
+                                           (True, dict(merge=False), False)):
+        assert (start_rollout(policy, **switches).packed.layers_L[0]["o"].up is None) == merged
 
 
 def test_packing_follows_the_adapter_and_leaves_the_weights_alone(tiny):
@@ -197,7 +205,7 @@ def test_a_second_rollout_captures_nothing_and_samples_from_the_changed_weights(
     for seed in range(3):
         prompts = headed([3, 17, 9, 30], seed=seed)
         wanted = generate(plain, prompts, n=3, seed=seed, graphs=False, **switches)
-        same(wanted, generate(policy, prompts, n=3, seed=seed, graphs=True, read_every=4, **switches))
+        same(wanted, generate(policy, prompts, n=3, seed=seed, graphs=True, read_every=4, ahead=seed, **switches))
         with M.adapter_off(plain), M.adapter_off(policy):
             same(generate(plain, prompts, seed=seed, graphs=False, **switches),
                  generate(policy, prompts, seed=seed, graphs=True, **switches))
@@ -244,11 +252,12 @@ def test_memory_is_taken_over_by_smaller_rollouts_and_given_up_for_larger_ones(p
         assert {key: s.ids for key, s in run(rollout).items()} == {key: s.ids for key, s in run(filled(False)).items()}
 
 
-def test_rows_keep_their_keys_when_the_memory_is_laid_out_anew(endless, recorded):
-    prompts = prompts_of([200, 210, 220, 190])
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_rows_keep_their_keys_when_the_memory_is_laid_out_anew(endless, recorded, ahead):
+    prompts, endless.device_memory = prompts_of([200, 210, 220, 190]), None
     wanted = generate(endless, prompts, max_new_tokens=200, seed=1, graphs=False)
     per_position = 2 * 2 * 2 * 8 * 4
-    same(wanted, generate(endless, prompts, max_new_tokens=200, seed=1, graphs=True, slots=4,
+    same(wanted, generate(endless, prompts, max_new_tokens=200, seed=1, graphs=True, slots=4, ahead=ahead, read_every=5,
                           kv_gb=4 * 256 * per_position / 2**30))
     assert {length for length, _ in recorded} == {256, 420}
 
@@ -434,7 +443,8 @@ def test_a_response_ends_with_the_token_that_completes_a_stop(endless):
     whole = generate(endless, prompts, 3, 40, seed=1, slots=12)
     texts = [["".join(decode([id]) for id in sample.ids) for sample in group] for group in whole]
     stop = next(text[20:24] for text in texts[0] if len(text) > 24)
-    for switches in (dict(read_every=1), dict(read_every=5), dict(read_every=8, slots=3), dict(kv_gb=1e-6)):
+    for switches in (dict(read_every=1), dict(read_every=5), dict(read_every=8, slots=3), dict(kv_gb=1e-6),
+                     dict(read_every=8, ahead=2, slots=3), dict(read_every=3, ahead=2, kv_gb=1e-6)):
         stopped = generate(endless, prompts, 3, 40, seed=1, stops=(stop, "never this text"), **{"slots": 12} | switches)
         for sample, full in zip((s for group in stopped for s in group), (s for group in whole for s in group)):
             pieces = [decode([id]) for id in full.ids]

@@ -13,6 +13,16 @@ SMALL = ["--model", "nano", "--device", "cpu", "--repeats", "1", "--slots", "16"
 
 
 @pytest.mark.slow
+def test_every_part_of_gpu_runs_with_tiny_shapes(tmp_path):
+    from speed import gpu
+    root, out = Path(__file__).resolve().parent.parent, tmp_path / "gpu.jsonl"
+    ended = subprocess.run([sys.executable, "-m", "speed", "gpu", "--dry", "--out", str(out)], capture_output=True,
+                           text=True, cwd=root)
+    assert ended.returncode == 0, ended.stderr
+    assert {json.loads(line)["part"] for line in out.read_text().splitlines()} == set(gpu.PARTS)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["rollout", "update", "memory", "step"])
 def test_every_measurement_ends_with_a_line_of_its_figures(what):
     root = Path(__file__).resolve().parent.parent

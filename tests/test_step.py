@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import cards
 import rewards
 import runfolder
 import tasks
@@ -147,6 +148,19 @@ def test_constant_reward_gives_zero_gradient(run):
     assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
 
 
+def test_where_no_row_has_an_advantage_momentum_goes_on(run):
+    """As in the official code, which makes the optimizer's step whatever the gradient."""
+    rows = sampled_rows(run)
+    for row in rows:
+        row.advantage = 1.0
+    update(run, rows)
+    for row in rows:
+        row.advantage = 0.0
+    before = weights(run)
+    assert update(run, rows)["grad_norm"] == 0
+    assert not all(torch.equal(a, b) for a, b in zip(before, weights(run)))
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("sign", [1, -1])
 def test_an_advantage_moves_that_samples_probability_its_way(run, sign):
@@ -246,11 +260,12 @@ def test_out_of_memory_halves_the_batch_and_changes_no_gradient(run, monkeypatch
             raise error
         return loss, *rest
     monkeypatch.setattr(train, "micro_loss", scarce)
-    run.cfg.micro_tokens, run.policy.device_memory = 1 << 20, object()
+    run.cfg.micro_tokens, run.policy.device_memory = 1 << 14, object()
     weight_R = rewards.token_weights(run.cfg.loss_mean, [(r.type, r.role) for r in rows],
                                      [len(r.sample.ids) for r in rows])
     train.backward(run, rows, weight_R)
-    assert calls[0] > limit and 0 < run.micro_tokens <= limit and run.policy.device_memory is None
+    assert calls[0] == calls[1] > limit, "layers are recomputed before micro-batches are halved"
+    assert run.policy.checkpoint_layers and 0 < run.micro_tokens <= limit and run.policy.device_memory is None
     for a, b in zip(wanted, run.policy.trained()):
         torch.testing.assert_close(a, b.grad, rtol=1e-3, atol=1e-6)
     run.optimizer.zero_grad()
@@ -272,7 +287,7 @@ def test_out_of_memory_of_a_single_response_ends_the_run(run, monkeypatch):
 def test_micro_batches_from_free_memory(run):
     run.cfg.micro_tokens = 0
     update(run, sampled_rows(run))
-    assert 1000 < run.micro_tokens <= train.MOST_MICRO_TOKENS
+    assert 1000 < run.micro_tokens <= cards.MOST_MICRO_TOKENS and not run.policy.checkpoint_layers
 
 
 def test_a_broken_gradient_skips_the_update(run):
@@ -281,6 +296,16 @@ def test_a_broken_gradient_skips_the_update(run):
     before = weights(run)
     assert update(run, rows)["skipped_updates"] == 1
     assert all(torch.equal(a, b) for a, b in zip(before, weights(run)))
+
+
+def test_weights_that_run_away_end_the_run_before_they_are_saved(run):
+    rows = sampled_rows(run)
+    rows[0].advantage, run.cfg.lr = 1.0, 3e37
+    run.optimizer = train.make_optimizer(run.cfg, run.policy)
+    with pytest.raises(UserError, match="weights in the update are not finite .* lower --lr"):
+        update(run, rows)
+    with pytest.raises(UserError, match="log-probs in the update are not finite"):
+        update(run, rows)
 
 
 def test_several_epochs_and_minibatches_go_off_policy_and_clip(run):
@@ -381,10 +406,23 @@ def test_heldout_programs_are_neither_trained_on_nor_shown(run, monkeypatch):
         rows, _ = train_step(run)
         shown = [task for row in rows for task in row.references] + [row.task for row in rows if row.role == "solve"]
         assert not any(tasks.is_heldout(task.key, 0.5) for task in shown)
-    assert not any(row.task and tasks.is_heldout(row.task.key, 0.5) for row in updated)
+    assert not any(row.task and tasks.is_heldout(row.task.key, 0.5) or row.kept_back for row in updated)
     kept = [task for buffer in run.buffers.heldout.values() for task in buffer]
     assert kept and all(tasks.is_heldout(task.key, 0.5) for task in kept)
     assert not any(tasks.is_heldout(task.key, 0.5) for buffer in run.buffers.train.values() for task in buffer)
+
+
+def test_answers_that_are_heldout_programs_are_told_apart(run):
+    run.cfg.heldout_fraction = 0.0
+    programs = ["def f(x):\n    return x", "def f(y):\n    # the same\n    return y", "def f(x):\n    return x + 0"]
+    run.heldout_keys = {parsing.program_key(programs[0])}
+    task = tasks.identity_task(tasks.INDUCTION, 6)
+    rows = [Row("solve", "probe", "induction", "", [], task=task, text="</think><answer>"
+                + tasks.fence("python", program) + "</answer>") for program in programs]
+    rows.append(Row("solve", "probe", "deduction", "", [], task=tasks.identity_task(tasks.DEDUCTION),
+                    text="</think><answer>'def f(x):\\n    return x'</answer>"))
+    train.judge(run, rows)
+    assert [row.kept_back for row in rows] == [True, True, False, False]
 
 
 def test_programs_of_the_heldout_file_are_held_out_too(run):

@@ -1,25 +1,29 @@
 """What the benchmarks' files become: items, prompts, the answers found in responses; the data's own answers, judged."""
 import base64
 import hashlib
-import io
 import json
 import os
 import pickle
+import re
+import threading
 import zlib
 from dataclasses import replace
-from http.client import HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import items, prompts, stages, suite, taskfiles
+from benchmarks import files, items, prompts, stages, suite, taskfiles
 import runfolder
 import tasks
 from benchmarks.items import DataError, Item
 from benchmarks.prompts import Prompt
 from benchmarks.selfcheck import selfcheck
+from benchmarks.stages import Sampling
 from benchmarks.suite import BENCHMARKS
 from executor import Job
+from model import chat_template
 from toys import CODE, contest_row, function_item, function_row
 
 
@@ -54,13 +58,24 @@ def test_pickled_tests_cannot_call_anything(tmp_path):
     assert items.contest_tests(plain) == [("1", "1"), ("2", "3")]
 
 
-def test_contest_window():
-    dated = items.read_contests([contest_row([("1", "1")], date=f"{day}T10:00:00", id=day) for day in
-                                      ("2024-06-30", "2024-10-01", "2025-02-01")])
-    assert [item.id for item in items.in_window(dated, "2024-10-01", "2024-12-31")] == ["2024-10-01"]
-    assert len(items.in_window(dated, "2024-10-01", "9999")) == 2
-    other = [Item("a", {})]
-    assert items.in_window(other, "2024-10-01", "9999") == other
+def test_contest_windows_load_the_releases_that_they_need(tmp_path):
+    days = {"test": "2023-06-30", "test4": "2024-09-30", "test5": "2024-10-01", "test6": "2025-02-01"}
+    (tmp_path / "lcb").mkdir()
+    for name, day in days.items():
+        (tmp_path / "lcb" / f"{name}.jsonl").write_text(json.dumps(contest_row([("1", "1")], date=f"{day}T10:00:00",
+                                                                               id=day)))
+
+    def loaded(*window):
+        told = []
+        [work], left_out = stages.prepare(["lcb"], tmp_path, None, None, window=window, note=told.append)
+        return [item.id for item in work.items], left_out, [file["file"] for file in work.facts["files"]]
+    assert loaded("2024-10-01", "9999") == (["2024-10-01", "2025-02-01"], [], ["lcb/test5.jsonl", "lcb/test6.jsonl"])
+    assert loaded("2024-10-01", "2024-11-30") == (["2024-10-01"], [], ["lcb/test5.jsonl"])
+    ids, left_out, _ = loaded("", "9999")
+    assert ids == list(days.values()) and len(left_out) == 2
+    assert "a part of LiveCodeBench is left out" in left_out[0] and "test2.jsonl: no such file" in left_out[0]
+    works, left_out = stages.prepare(["lcb"], tmp_path, None, None, window=("2024-04-01", "2024-05-31"))
+    assert not works and "LiveCodeBench is skipped" in left_out[0]
 
 
 # ---- prompts, and answers in responses ------------------------------------------------------------
@@ -124,6 +139,56 @@ def test_programs_are_found():
     assert base == item.row["prompt"] + "    return 2 * x\n"
 
 
+@pytest.mark.parametrize("cuts", [False, True])
+def test_cruxeval_is_asked_as_training_asks(cuts, monkeypatch):
+    """With the worked example of runs with --example too, also where a template cuts thoughts out of earlier turns."""
+    def template(messages, **_):
+        texts = [(m["role"], m["content"].split("</think>")[-1] if cuts and m["role"] == "assistant" else m["content"])
+                 for m in messages]
+        return "".join(f"<{role}>{text}" for role, text in texts) + "<assistant>"
+    policy = SimpleNamespace(tokenizer=SimpleNamespace(apply_chat_template=template, chat_template="there is one",
+                                                       get_chat_template=lambda: "there is one",
+                                                       added_tokens_decoder={}, all_special_tokens=[]))
+    monkeypatch.setattr(stages, "encode", lambda policy, text, chat=False: text)
+    item = Item("1", {"code": CODE, "input": "2", "output": "{'a': [3], 'b': True}"})
+    for name, type in (("cruxeval_o", "deduction"), ("cruxeval_i", "abduction")):
+        task = tasks.Task(type, CODE, ((2,),), ({"a": [3], "b": True},))
+        for example in (False, True):
+            for style, wrap in (("azr", None), ("chat", chat_template(policy))):
+                wanted = tasks.solve_prompt(tasks.Style("chat" if wrap else "r1", wrap=wrap, example=example), task)
+                prompt = BENCHMARKS[name].kind.ask(item, style, example)
+                assert stages.prompt_ids(policy, prompt) == wanted
+                assert example == ("c is 7" in wanted) and stages.stops_of(prompt, Sampling(style)) == ()
+                assert stages.stops_of(prompt, Sampling(style, stop_at_answer=True)) == ("</answer>",)
+            again = taskfiles.selfplay_kind(tasks.Style("r1", example=example)).ask(Item("1", {"task": task}), "chat")
+            assert stages.prompt_ids(policy, again) == wanted
+    for style in ("chat", "qwen", "base"):  # nobody asked for an answer part
+        prompt = BENCHMARKS["humanevalplus"].kind.ask(function_item(), style, True)
+        assert "</answer>" not in stages.stops_of(prompt, Sampling(style, stop_at_answer=True))
+
+
+CHAT = "Here is the function:\n\n```{}\n{}\n```\n\nIt doubles its argument. For example:\n\n```{}\ndouble(2)\n```\n"
+
+
+@pytest.mark.quick
+def test_responses_of_chat_interfaces_are_read_under_every_prompt():
+    good = "def double(x):\n    return 2 * x"
+    for name, item in (("humanevalplus", function_item()), ("mbppplus", function_item(id="Mbpp/900"))):
+        for style in suite.STYLES:
+            prompt = BENCHMARKS[name].kind.ask(item, style)
+            for text in (CHAT.format("python", good, "python"), CHAT.format("", good, ""), f"```python\n{good}\n```",
+                         f"```python\n{good}", f"```py\n{good}\n```\nIt is done."):
+                found = BENCHMARKS[name].kind.find(item, prompt, text)
+                assert found.strip() == good, (style, text)
+            body = BENCHMARKS[name].kind.find(item, prompt, "```python\n    return 2 * x\n```")
+            assert not prompt.continues or body == prompt.text + "    return 2 * x\n"
+    contest = ITEMS["lcb"]
+    for style in suite.STYLES:
+        prompt = BENCHMARKS["lcb"].kind.ask(contest, style)
+        found = BENCHMARKS["lcb"].kind.find(contest, prompt, "Read and add:\n```python\nprint(1)\n```\nDone.")
+        assert found.strip() == "print(1)", style
+
+
 def test_literals_and_formulas_are_found():
     outputs, inputs, maths = (BENCHMARKS[name].kind for name in ("cruxeval_o", "cruxeval_i", "aime24"))
     item = ITEMS["cruxeval_o"]
@@ -138,11 +203,19 @@ def test_literals_and_formulas_are_found():
     for text in ("'a == b'", "f('x == y') == 'a == b'", "f(1)=='a == b'"):
         assert outputs.find(item, base, f"[ANSWER]{text}[/ANSWER]") == "'a == b'"
     assert outputs.find(item, base, "so it is 1") is None
+    several = "[ANSWER]assert f(1) == [1]\nassert f(2) == [2]\n[/ANSWER]"
+    assert outputs.find(item, base, several) == "[1]"
+    assert inputs.find(item, inputs.prompts["base"](item), several) == "f(1)"
     azr, boxed = maths.prompts["azr"](item | {} if isinstance(item, dict) else ITEMS["aime24"]), Prompt(user="?")
     assert maths.find(item, azr, "\\boxed{1}</think><answer>\\boxed{\\frac{1}{2}}</answer>") == "\\frac{1}{2}"
     assert maths.find(item, azr, "</think><answer> 7 </answer>") == "7"
     assert maths.find(item, boxed, "first \\boxed{1}, then \\boxed{2{3}} and \\boxed{4") == "2{3}"
     assert maths.find(item, boxed, "no answer") is None
+    for text, inside in (("so \\boxed 5", "5"), ("is $\\boxed 27$ miles", "27"), ("\\(\\boxed 5\\).", "5"),
+                         ("\\boxed {7}", "7"), ("\\boxed{1}, no: \\boxed (1, 2).", "(1, 2)"),
+                         ("\\boxed 1, no: \\boxed{2}", "2"), ("\\boxed", None),
+                         ("\\boxed\\frac{1}{2}", "\\frac{1}{2}"), ("\\boxed{\\boxed{3}}", "3")):
+        assert maths.find(item, boxed, text) == inside, text
 
 
 # ---- files ----------------------------------------------------------------------------------------
@@ -150,51 +223,112 @@ def test_literals_and_formulas_are_found():
 
 def test_files_missing_damaged_and_foreign(tmp_path):
     crux_file = BENCHMARKS["cruxeval_o"]
-    with pytest.raises(DataError, match=r"cruxeval.jsonl: no such file .*--fetch"):
+    with pytest.raises(DataError, match=r"cruxeval.jsonl: no such file; .*--fetch"):
         suite.paths_of(crux_file, tmp_path, tmp_path)
+    [file] = suite.files_of(crux_file)
     path = tmp_path / "cruxeval" / "cruxeval.jsonl"
     path.parent.mkdir()
     for text, told in (("{", "cannot be read"), ('{"a": 1}', "not a file of CRUXEval-O"), ("[]", "not a file of")):
         path.write_text(text)
         with pytest.raises(DataError, match=told):
-            suite.load(crux_file, [path])
+            suite.load(crux_file, {path: file})
     path.write_text(json.dumps({"code": CODE, "input": "2", "output": "3", "id": "s"}) + "\n")
-    loaded, files, warnings = suite.load(crux_file, [path])
+    loaded, files, warnings = suite.load(crux_file, {path: file})
     assert len(loaded) == 1 and files == [{"file": "cruxeval/cruxeval.jsonl", "sha256": runfolder.sha256_of(path)}]
     assert len(warnings) == 2 and "sha256" in warnings[0] and "800" in warnings[1]
     packed = tmp_path / "x.jsonl.gz"
     packed.write_bytes(b"no gzip")
     with pytest.raises(DataError, match="cannot be read"):
-        suite.load(BENCHMARKS["humanevalplus"], [packed])
+        suite.load(BENCHMARKS["humanevalplus"], {packed: file})
 
 
-def test_downloads_are_checked(tmp_path):
-    source = tmp_path / "source"
-    source.write_bytes(b"data")
-    right = hashlib.sha256(b"data").hexdigest()
-    suite.download(source.as_uri(), right, tmp_path / "a" / "file")
-    assert (tmp_path / "a" / "file").read_bytes() == b"data"
+def test_every_address_is_in_one_list_and_pinned():
+    named = {name for benchmark in BENCHMARKS.values() for name in benchmark.files}
+    assert named == set(files.FILES)
+    for name, file in files.FILES.items():
+        assert file.name == name and re.fullmatch(r"[\w.-]+/[\w.-]+", file.repository)
+        assert re.fullmatch(r"v\d+(\.\d+)+" if file.host == "release" else r"[0-9a-f]{7}|[0-9a-f]{40}", file.ref) \
+            or name == "lcb/execution-v2.parquet"
+        assert re.fullmatch(r"[0-9a-f]{64}", file.sha256) or name == "lcb/execution-v2.parquet"
+        assert re.fullmatch(r"https://(raw\.githubusercontent\.com|github\.com|huggingface\.co/datasets)/[\w./-]+",
+                            file.url) and file.url.endswith(file.path)
+        assert Path(name).suffix in (".jsonl", ".gz", ".parquet") and name.endswith(Path(file.path).suffix)
+    assert len({file.url for file in files.FILES.values()}) == len(files.FILES)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """(folder that is served on loopback, its address, the ranges that were asked for, what it does wrong)."""
+    folder, asked, faults = tmp_path / "served", [], {}
+    folder.mkdir()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = folder / self.path.lstrip("/")
+            if not path.is_file():
+                return self.send_error(404)
+            data, given = path.read_bytes(), self.headers["Range"]
+            asked.append(given)
+            start = int(given[6:-1]) if given and "no ranges" not in faults else 0
+            if start and start >= len(data):
+                return self.send_error(416)
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - start))
+            self.end_headers()
+            self.wfile.write(data[start:faults.pop("cut", None)])
+
+        def log_message(self, *args):
+            pass
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_address[1]}", asked, faults
+        running.shutdown()
+        thread.join()
+
+
+def test_a_download_goes_on_where_it_stopped(server, tmp_path):
+    folder, address, asked, faults = server
+    data = bytes(range(256)) * 40
+    right = hashlib.sha256(data).hexdigest()
+    (folder / "file").write_bytes(data)
+    path = tmp_path / "a" / "file"
+    part = path.with_name("file.part")
+    faults["cut"] = 1000
+    with pytest.raises(DataError, match="cannot be downloaded .*goes on where it stopped"):
+        files.download(f"{address}/file", right, path)
+    assert part.stat().st_size == 1000 and not path.exists()
+    files.download(f"{address}/file", right, path)
+    assert path.read_bytes() == data and asked == [None, "bytes=1000-"] and not part.exists()
+    path.unlink()
+    part.write_bytes(data)  # all there but its name
+    files.download(f"{address}/file", right, path)
+    assert path.read_bytes() == data
+    path.unlink()
+    part.write_bytes(b"of another file")  # so the whole is fetched again
+    files.download(f"{address}/file", right, path)
+    assert path.read_bytes() == data
+    path.unlink()
+    part.write_bytes(data[:99])
+    faults["no ranges"] = True
+    files.download(f"{address}/file", right, path)
+    assert path.read_bytes() == data
+
+
+def test_wrong_bytes_are_not_kept(server, tmp_path, capsys):
+    folder, address, asked, faults = server
+    (folder / "file").write_bytes(b"data")
     with pytest.raises(DataError, match="its sha256 is"):
-        suite.download(source.as_uri(), "0" * 64, tmp_path / "b")
-    assert not (tmp_path / "b").exists()
+        files.download(f"{address}/file", "0" * 64, tmp_path / "b")
+    assert not (tmp_path / "b").exists() and not (tmp_path / "b.part").exists()
     with pytest.raises(DataError, match="--fetch DIR"):
-        suite.download((tmp_path / "none").as_uri(), right, tmp_path / "c")
-
-
-@pytest.mark.parametrize("end", [b"", HTTPException("bad status line")])
-def test_a_download_that_ends_early_is_none(end, tmp_path, monkeypatch):
-    class Response(io.BytesIO):
-        headers = {"Content-Length": "10"}
-
-        def read(self, size):
-            data = super().read(size)
-            if not data and end:
-                raise end
-            return data
-    monkeypatch.setattr(suite.urllib.request, "urlopen", lambda url, timeout: Response(b"data"))
+        files.download(f"{address}/none", "0" * 64, tmp_path / "c")
+    files.download(f"{address}/file", "", tmp_path / "d")
+    assert hashlib.sha256(b"data").hexdigest() in capsys.readouterr().out
     with pytest.raises(DataError, match="cannot be downloaded"):
-        suite.download("http://x", "", tmp_path / "file")
-    assert not (tmp_path / "file").exists()
+        files.download("http://127.0.0.1:9/file", "", tmp_path / "e")
 
 
 def test_without_math_verify_its_tasks_are_skipped_not_scored(tmp_path, monkeypatch):
@@ -203,9 +337,9 @@ def test_without_math_verify_its_tasks_are_skipped_not_scored(tmp_path, monkeypa
     rows = [{"id": i, "problem": "?", "answer": "1"} for i in range(30)]
     (tmp_path / "math" / "aime24.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = []
-    works = stages.prepare(["math500", "aime24"], tmp_path, None, None, note=told.append)
-    assert [work.name for work in works] == ["aime24"] and "MATH500 is skipped" in told[0] and "pip install" in told[0]
-    assert "sha256" in told[1]
+    works, [left_out] = stages.prepare(["math500", "aime24"], tmp_path, None, None, note=told.append)
+    assert [work.name for work in works] == ["aime24"] and "MATH500 is skipped" in left_out
+    assert "pip install" in left_out and "only plain integers" in told[0] and "sha256" in told[1]
 
 
 # ---- self-play ------------------------------------------------------------------------------------
@@ -263,7 +397,8 @@ def test_the_datas_own_answers_pass(name, capsys):
         pytest.skip(f"AZR_DATA has no files of {name}")
     told = []
     with stages.scorer(2, "weak") as ex:
-        works = stages.prepare([name], Path(folder), ex, None, note=told.append)
+        works, left_out = stages.prepare([name], Path(folder), ex, None, note=told.append)
         if not works:
-            pytest.skip(told[0])
-        assert not told and selfcheck(works, Path("nowhere"), ex), capsys.readouterr().out
+            pytest.skip(left_out[0])
+        assert not [line for line in told if "math-verify" not in line]
+        assert selfcheck(works, Path("nowhere"), ex), capsys.readouterr().out

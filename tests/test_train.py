@@ -1,24 +1,29 @@
 """Whole runs of train.py from outside: files, resumes, kills, full disks, error lines."""
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
+import model
 import runfolder
 import train
 from config import PRESETS, Config, parse
 from runs import ROOT, TINY, run_train
+from tasks import TYPES
 
 # ---- whole runs -------------------------------------------------------------------------------------------------
 
-TIMES = ("seconds/", "tokens_per_second", "peak_memory_gb")
+TIMES = ("seconds/", "tokens_per_second", "peak_memory_gb", "mfu", "sampling_bandwidth")
 
 
 def metrics_of(folder: Path) -> list[dict]:
@@ -49,7 +54,9 @@ def whole(tmp_path_factory) -> Path:
 def test_a_run_leaves_its_files(whole):
     saved = json.loads((whole / "config.json").read_text())
     assert set(saved) == {f.name for f in fields(Config)} and saved["batch_size"] == 3
-    assert [line["step"] for line in metrics_of(whole)] == [1, 2, 3]
+    assert [line["step"] for line in metrics_of(whole)] == [0, 1, 2, 3]  # 0: an evaluation before training
+    evaluated = [line["step"] for line in metrics_of(whole) if "heldout" in line]
+    assert evaluated == [0, 3] and "mean" in metrics_of(whole)[-1]["heldout_change"]
     samples = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} == {0, 1, 2, 3}
     assert {"role", "kind", "type", "prompt", "text", "reward", "verdict", "finish"} <= set(samples[0])
@@ -59,6 +66,19 @@ def test_a_run_leaves_its_files(whole):
     assert "</html>" in (whole / "report.html").read_text()
     assert json.loads((whole / "machine.json").read_text())["commit"]
     assert json.loads((whole / "preset.json").read_text())["batch_size"] == PRESETS["nano"]["batch_size"]
+
+
+def test_every_field_of_a_run_is_documented(whole):
+    text = (ROOT / "report" / "README.md").read_text()
+
+    def pattern(key: str) -> str:
+        for some, name in ((TYPES, "TYPE"), (("propose", "solve"), "ROLE")):
+            key = re.sub(rf"(?<=/)({'|'.join(some)})(?=/|$)", name, key)
+        return re.sub(r"gate/TYPE/.*", "gate/TYPE/REASON", re.sub(r"solved_of_\d+", "solved_of_N", key))
+    for name in ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl"):
+        keys = {pattern(key) for line in (whole / name).read_text().splitlines() for key in json.loads(line)}
+        assert not [key for key in keys if f"`{key}`" not in text], name
+    assert not [path.name for path in whole.iterdir() if path.name.split(".")[0] not in text and path.name != "lock"]
 
 
 @pytest.mark.slow
@@ -101,6 +121,41 @@ def test_a_killed_rename_leaves_the_previous_checkpoint_in_use(whole, tmp_path):
     assert runfolder.find_checkpoint(tmp_path) == tmp_path / "checkpoint.old"  # the new one is not complete
     (tmp_path / "optimizer.pt").rename(tmp_path / "checkpoint.new" / "optimizer.pt")
     assert runfolder.find_checkpoint(tmp_path) == tmp_path / "checkpoint"
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    """torch.compile with all of its guards, and without a C++ compiler: the code that it would make is run as it is."""
+    import torch._dynamo
+    torch._dynamo.reset()
+    monkeypatch.setattr(model, "compiled", cache(lambda function: torch.compile(function, backend="aot_eager")))
+    with torch._dynamo.config.patch(error_on_recompile=False, fail_on_recompile_limit_hit=False):
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [[], ["--solve_tasks", "probes", "--kl_coef", "0.1", "--checkpoint_layers",
+                                        "--merge", "no", "--norm_lr", "0.001"]], ids=" ".join)
+def test_nothing_is_compiled_after_the_first_step(guarded, flags, tmp_path, monkeypatch):
+    """A whole run: seeding, proposals, probes, updates, evaluations with the adapter and without."""
+    from torch._dynamo.utils import counters
+    monkeypatch.chdir(tmp_path)
+    compiled, original = [], train.train_step
+
+    def step(run):
+        compiled.append(counters["stats"]["unique_graphs"])
+        return original(run)
+    monkeypatch.setattr(train, "train_step", step)
+    train.main([*TINY, "--steps", "3", "--name", "a", "--require", "weak", "--eval_every", "2", "--compile",
+                "--debug_compile", *flags])
+    compiled.append(counters["stats"]["unique_graphs"])
+    assert 0 < compiled[1] == compiled[2] == compiled[3], "the same after the first, the second and the third step"
+    assert (tmp_path / "runs" / "a" / "heldout.md").is_file()
+    assert torch._dynamo.config.error_on_recompile
+    with pytest.raises(torch._dynamo.exc.RecompileError):  # what another type of numbers would need
+        wide, ids = torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, dtype=torch.long)
+        model.compiled(model.logit_slopes)(wide, ids, 1.0)
 
 
 # ---- bad input: one line, non-zero, nothing lost ------------------------------------------------------------------
@@ -158,7 +213,7 @@ def test_a_full_disk_loses_the_current_step_only_and_more_steps_go_on(whole, tmp
     assert state["step"] == 3 and runfolder.find_checkpoint(folder) == folder / "checkpoint"
     if limit_bytes == 100_000:
         assert run_train(tmp_path, "--resume", "runs/a", "--steps", "4").returncode == 0
-        assert [line["step"] for line in metrics_of(folder)] == [1, 2, 3, 4]
+        assert [line["step"] for line in metrics_of(folder)] == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.slow
@@ -166,7 +221,7 @@ def test_a_full_disk_at_the_first_checkpoint_keeps_the_folder(tmp_path):
     fails(tmp_path, *TINY, "--steps", "1", "--name", "a", says="it is the first one", limit_bytes=60_000)
     assert (tmp_path / "runs" / "a" / "samples.jsonl").stat().st_size > 0
     assert run_train(tmp_path, "--resume", "runs/a").returncode == 0
-    assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [1]
+    assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [0, 1]
 
 
 def test_a_removed_samples_file_is_begun_anew(whole, tmp_path):
@@ -191,16 +246,16 @@ def test_a_run_ends_with_its_budget_and_its_evaluation(whole, tmp_path, capsys, 
     is."""
     folder = shutil.copytree(whole, tmp_path / "a")
     monkeypatch.setattr(train, "write_report", lambda run: None)
-    made = sum(line["tokens_generated"] for line in metrics_of(folder))
+    made = sum(line.get("tokens_generated", 0) for line in metrics_of(folder))
     for step, budget in ((4, ["--budget_tokens", str(made + 1)]), (4, ["--budget_tokens", str(made + 1)]),
                          (5, ["--budget_tokens", "0", "--budget_s", "1"])):
         assert train.run_main(["--resume", str(folder), "--steps", "9", "--eval_every", "100", *budget]) == 0, \
             capsys.readouterr().err
-        assert [line["step"] for line in metrics_of(folder)] == list(range(1, step + 1))
+        assert [line["step"] for line in metrics_of(folder)] == list(range(step + 1))
         assert json.loads((folder / "checkpoint" / "state.json").read_text())["step"] == step
         last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
         assert last["step"] == step and len(last["heldout"]["strict"]) == len(last["heldout"]["lenient"]) == 6
-        assert "heldout" in metrics_of(folder)[-1] and "heldout" not in metrics_of(folder)[0]
+        assert "heldout" in metrics_of(folder)[-1] and "heldout" not in metrics_of(folder)[1]
 
 
 def test_form_and_lengths_that_go_wrong_are_told(tmp_path):
@@ -218,6 +273,9 @@ def test_form_and_lengths_that_go_wrong_are_told(tmp_path):
     assert told() == set()
     assert told(**{"bad_format/solve/deduction": 0.6}) == {"form/solve"}
     assert told(**{"mixed/deduction": 0.0}) == {"mixed"}
+    fell = {"heldout_by_type": {"deduction": [0.2, 0.1, 0.3]}, "heldout_change": {"deduction": [-0.25, -0.3, -0.2]}}
+    assert told(**fell) == {"heldout_change/deduction"}
+    assert not told(**fell | {"heldout_change": {"deduction": [-0.05, -0.1, 0.02]}})
     assert told(**{"length/solve/deduction": 20.0}) == {"short/length/solve/deduction"}
     assert told(**{"step": 5, "mixed/deduction": None, "length/solve/deduction": 20.0}) == set()
 
@@ -233,3 +291,114 @@ def test_interrupt_leaves_no_process_and_a_whole_checkpoint(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "--resume" in err and "Traceback" not in err
     assert runfolder.find_checkpoint(tmp_path / "runs" / "a") is not None
+
+
+# ---- what a run needs, and what it leaves alone ---------------------------------------------------------------------
+
+ROWS = {  # rows of a task file, and what is said of the bad ones
+    "good": ('{"type": "deduction", "program": "def f(x):\\n    return x + 1", "inputs": ["1"], "outputs": ["2"]}', ""),
+    "false": ('{"type": "deduction", "program": "def f(x):\\n    return x + 1", "inputs": ["1"], "outputs": ["3"]}',
+              "f(1) is 2, not 3"),
+    "one of three is false": ('{"type": "induction", "program": "def f(x):\\n    return x", "message": "", "inputs":'
+                              ' ["1", "2", "3"], "outputs": ["1", "2", "4"]}', "f(3) is 3, not 4"),
+    "undefined": ('{"type": "abduction", "program": "def f(x):\\n    return y", "inputs": ["1"], "outputs": ["2"]}',
+                  "the gate says: error"),
+    "import": ('{"type": "deduction", "program": "import os\\ndef f(x):\\n    return 2", "inputs": ["1"], "outputs":'
+               ' ["2"]}', "import not allowed"),
+    "random": ('{"type": "deduction", "program": "import random\\ndef f(x):\\n    return random.random()", "inputs":'
+               ' ["1"], "outputs": ["2"]}', "the gate says"),
+    "a text of inputs": ('{"type": "deduction", "program": "def f(x):\\n    return 2", "inputs": "1", "outputs": ["2"]}',
+                         "inputs and outputs are lists"),
+    "fence": (json.dumps({"type": "deduction", "program": "def f(x):\n    return '```'", "inputs": ["1"],
+                          "outputs": ["'```'"]}), "fence"),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_of_a_task_file_passes_the_gate(name, tmp_path, executor):
+    (good, _), (row, says) = ROWS["good"], ROWS[name]
+    (tmp_path / "tasks.jsonl").write_text(f"{good}\n{row}\n")
+    if not says:
+        assert len(train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)) == 2
+        return
+    with pytest.raises(train.UserError, match="line 2: not a (valid )?task") as told:
+        train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)
+    assert says in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_task_file_without_tasks_is_refused(tmp_path, executor):
+    (tmp_path / "tasks.jsonl").write_text("")
+    with pytest.raises(train.UserError, match="no tasks in it"):
+        train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)
+
+
+def test_a_start_that_fails_leaves_no_folder_and_a_resume_that_fails_no_trace(whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "false.jsonl").write_text(ROWS["false"][0])
+    for flags in (["--seed_tasks", "false.jsonl"], ["--heldout_tasks", "false.jsonl"], ["--max_prompt_tokens", "9"],
+                  ["--max_new_tokens", "5000"], ["--eval_every", "1", "--eval_tasks", "bogus"]):
+        assert train.run_main([*TINY, "--name", "a", *flags]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "runs" / "a").exists()
+    folder = shutil.copytree(whole, tmp_path / "runs" / "a")
+    before = (folder / "config.json").read_text()
+    assert train.run_main(["--resume", "runs/a", "--steps", "9", "--model", "./nowhere"]) == 2
+    assert "--resume runs/a" in capsys.readouterr().err and (folder / "config.json").read_text() == before
+
+
+def test_a_run_that_has_ended_keeps_its_results(whole, tmp_path, capsys):
+    folder = shutil.copytree(whole, tmp_path / "a")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert train.run_main(["--resume", str(folder), "--eval_limit", "3", "--model", "nowhere"]) == 0
+    assert "has ended" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_goes_on_in_another_place_without_the_files_it_no_longer_needs(whole, tmp_path, capsys, monkeypatch):
+    for name in ("there", "elsewhere"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.setattr(train, "write_report", lambda run: None)
+    rows = (ROOT / "nano" / "heldout.jsonl").read_text().splitlines(keepends=True)
+    Path("held.jsonl").write_text("".join(rows[:12]))
+    Path("seeds.jsonl").write_text("".join(rows[300:600]))
+    shutil.copytree(ROOT / "nano", "base", ignore=shutil.ignore_patterns("*.py", "heldout.jsonl", "__pycache__"))
+    assert train.run_main([*TINY, "--model", "base", "--heldout_tasks", "held.jsonl", "--seed_tasks", "seeds.jsonl",
+                           "--propose_from", "./seeds.jsonl", "--heldout_fraction", "0", "--steps", "1", "--name",
+                           "a"]) == 0, capsys.readouterr().err
+    saved = json.loads(Path("runs/a/config.json").read_text())
+    for name in ("model", "heldout_tasks", "seed_tasks", "propose_from"):
+        assert Path(saved[name]).is_absolute() and Path(saved[name]).exists()
+    Path("seeds.jsonl").unlink()
+    Path("held.jsonl").rename("kept.jsonl")
+    Path("base").rename("moved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    go_on = ["--resume", "../there/runs/a", "--steps", "2"]
+    assert train.run_main(go_on) == 2 and "no such folder" in capsys.readouterr().err
+    assert train.run_main([*go_on, "--model", "../there/moved"]) == 2 and "--heldout_tasks" in capsys.readouterr().err
+    assert train.run_main([*go_on, "--model", "../there/moved", "--heldout_tasks", "../there/kept.jsonl"]) == 0
+    folder = tmp_path / "there" / "runs" / "a"
+    assert metrics_of(folder)[-1]["step"] == 2 and (folder / "heldout.old.md").exists()
+    assert all(row["text"] == "" for row in map(json.loads, (folder / "samples.jsonl").read_text().splitlines())
+               if row["kind"] == "propose")
+
+
+def test_a_file_system_without_locks_is_told(whole, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "a")
+
+    def no_locks(*_):
+        raise OSError(95, "Operation not supported")
+    monkeypatch.setattr(runfolder.fcntl, "flock", no_locks)
+    runfolder.open_folder(parse(["--resume", str(folder)])[0])[1].close()
+    assert "no lock" in capsys.readouterr().out
+
+
+def test_how_a_run_goes_on_is_told_as_it_is(tmp_path):
+    assert runfolder.way_on(tmp_path / "a") == "nothing was begun"
+    (tmp_path / "a").mkdir()
+    assert runfolder.way_on(tmp_path / "a").startswith("no step was saved yet: go on with python train.py --resume ")
+    (tmp_path / "a" / "checkpoint").mkdir()
+    assert runfolder.way_on(tmp_path / "a").endswith(f"what was saved is whole: go on with python train.py --resume"
+                                                     f" {tmp_path / 'a'}")
+    runfolder.remove_if_empty(tmp_path / "a")
+    assert not (tmp_path / "a").exists()

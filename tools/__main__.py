@@ -1,31 +1,27 @@
 """The commands: python -m tools doctor | export | chat | show. Each lives in the file of its name, loaded only then."""
+import command
+command.starting(__name__)
 import sys
 from importlib import import_module
 
 import tools
-from config import UserError
-from executor import ExecutorError
 
 COMMANDS = ("doctor", "export", "chat", "show")
 
 
 def main(argv: list[str]) -> int:
+    return command.run(" ".join(["tools", *(name for name in argv[:1] if name in COMMANDS)]), work, argv)
+
+
+def work(argv: list[str]) -> int:
+    if argv[:1] in (["-h"], ["--help"]):
+        print(tools.__doc__.strip())
+        return 0
     if not argv or argv[0] not in COMMANDS:
-        asked = argv[:1] in (["-h"], ["--help"])
-        print(tools.__doc__.strip(), file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    name = argv[0]
-    try:
-        import_module(f"tools.{name}").main(argv[1:])
-    except (UserError, ExecutorError) as error:
-        print(f"tools {name}: {error}", file=sys.stderr)
+        known = ", ".join(f"python -m tools {name} ..." for name in COMMANDS)
+        print(f"tools: {f'no command {argv[0]!r}' if argv else 'which one?'} There are {known}", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"tools {name}: {error.strerror or error} ({error.filename or 'reading or writing'})", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return import_module(f"tools.{argv[0]}").main(argv[1:])
 
 
 if __name__ == "__main__":

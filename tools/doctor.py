@@ -22,12 +22,12 @@ import tasks
 import train
 from benchmarks import lenient
 from benchmarks.stats import pass_at_k
-from config import Config, UserError, parse
+from command import Parser, UserError, whole
+from config import Config, parse
 from executor import Executor
 from model import ModelError
-from runfolder import say
+from runfolder import WaitLine, say
 from tasks import TYPES, Task
-from tools.show import printable
 from train import Row, Training
 
 MOST_SHOWN = 800  # characters of a response that failed
@@ -216,6 +216,16 @@ def speed_of(run: Training, cfg: Config, rows: list[Row], propose_s: float, righ
 # ----------------------------------------------------------------------------------------------------------------
 # The command
 
+def without(given: list[str], flags: list[str]) -> list[str]:
+    """The options given, but for those that `flags` has, with their values."""
+    kept, dropped = [], False
+    for word in given:
+        if word.startswith("--"):
+            dropped = any(word.split("=")[0].replace("-", "_") == flag.replace("-", "_") for flag in flags)
+        kept += [] if dropped else [word]
+    return kept
+
+
 def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: Executor, folder: Path) -> None:
     measured = replace(cfg, batch_size=sizes.proposals, n_probes=sizes.answers, refuse_copies=True, eval_every=0,
                        heldout_fraction=0.0, propose_from="policy", heldout_tasks=None, resume=None)
@@ -244,7 +254,7 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
     say(f"\n{table(everything, sizes.answers)}\n")
     for one in cells[best]:
         for failed in one["failed"]:
-            say(printable(f"--- {one['role']} {one['type']}: {failed['reason']}\n{failed['text']}\n"))
+            say(f"--- {one['role']} {one['type']}: {failed['reason']}\n{failed['text']}\n")
     speed = speed_of(runs[best], cfg, *asked[best], *solved[best])
     say(f"{speed['tokens_per_second']:,.0f} tokens/s, {speed['memory_gb']:.1f} GB at most, about"
         f" {speed['step_seconds']:.0f} s for a step of {speed['responses']} responses")
@@ -252,7 +262,7 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
     for flags, why in told:
         say(f"{' '.join(flags)}: {why}" if flags else why)
     flags = [flag for flags, _ in told for flag in flags]
-    command = shlex.join(["python", "train.py", *given, *flags])
+    command = shlex.join(["python", "train.py", *without(given, flags), *flags])
     say(f"\n{command}\n")
     settings = [{"example": one.cfg.example, "temperature": one.cfg.temperature} | means
                 for one, means in zip(runs, shown)]
@@ -261,20 +271,20 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools doctor", allow_abbrev=False, description=__doc__.strip(),
-                                     formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     epilog="All other options are those of train.py: --model, --seed_tasks ...")
-    parser.add_argument("--tasks", type=int, default=8, help="tasks of each type to solve, in each setting")
-    parser.add_argument("--answers", type=int, default=8, help="answers to each of them")
-    parser.add_argument("--proposals", type=int, default=32, help="proposals of each type, in each setting")
+    parser = Parser(prog="python -m tools doctor", description=__doc__.strip(),
+                    formatter_class=argparse.RawDescriptionHelpFormatter,
+                    epilog="All other options are those of train.py: --model, --seed_tasks ...")
+    parser.add_argument("--tasks", type=whole(1, 2**16), default=8, help="tasks of each type to solve, in each setting")
+    parser.add_argument("--answers", type=whole(1, 2**12), default=8, help="answers to each of them")
+    parser.add_argument("--proposals", type=whole(1, 2**16), default=32, help="proposals of each type, in each setting")
     sizes, given = parser.parse_known_args(argv)
-    if min(vars(sizes).values()) < 1:
-        parser.error("--tasks, --answers and --proposals must be at least 1")
     cfg, first_line = parse(given)
     if cfg.resume:
         raise UserError("the doctor looks at a model before training: give --model instead of --resume")
     say(first_line)
-    with Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require) as executor, TemporaryDirectory() as folder:
+    with (Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, cfg.require, seed=cfg.seed) as executor,
+          TemporaryDirectory() as folder):
+        executor.tell = WaitLine()
         try:
             doctor(cfg, sizes, given, executor, Path(folder))
         except ModelError as error:

@@ -1,0 +1,156 @@
+"""
+What all commands share: what has to be set before torch is imported, how options are read, and how a command ends. A
+command imports this file first.
+"""
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, MutableMapping
+
+from sandbox.values import printable
+
+# OpenMP's threads wait for each other thousands of times a second. By default they spin, and where another process
+# holds a core they spin while the one that they wait for cannot run. Seconds of a small step of nano on two cores:
+#                               quiet    one other process spins    one a core
+#   default                       2.4        none in 60 s               -
+#   GOMP_SPINCOUNT=10000          2.4            5.0                   8.2
+#   OMP_WAIT_POLICY=PASSIVE       3.0            3.7                   5.8
+WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+
+
+def others_run() -> bool:
+    """Whether other processes compute now: most of five looks within 20 ms find a runnable one."""
+    found = 0
+    for _ in range(5):
+        with open("/proc/loadavg") as file:
+            found += int(file.read().split()[3].split("/")[0]) > 1
+        time.sleep(0.004)
+    return found >= 3
+
+
+def set_waiting(environment: MutableMapping[str, str]) -> None:
+    """How threads wait, unless the user has said so. It changes seconds and nothing else."""
+    if not WAITING & set(environment) and sys.platform == "linux":
+        environment.update({"OMP_WAIT_POLICY": "PASSIVE"} if others_run() else {"GOMP_SPINCOUNT": "10000"})
+
+
+set_waiting(os.environ)
+
+
+class UserError(Exception):
+    """What the user gave cannot work; the text is one line that says what is wrong and what to do."""
+
+
+def starting(module: str) -> None:
+    """Before the other imports of a command, whose `__name__` this is. They take seconds in which nothing is lost."""
+    if module != "__main__":
+        return
+    if sys.version_info < (3, 11):
+        sys.exit("Python 3.11 or newer is needed")
+    if sys.flags.optimize > 1:
+        sys.exit("python -OO drops the docstrings that transformers reads: leave -OO out")
+    signal.signal(signal.SIGINT, end_at_once)
+    sys.excepthook = missing_package
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, mode))
+        getattr(sys, name).reconfigure(errors="backslashreplace")  # model text in a terminal that is not UTF-8
+
+
+def end_at_once(number: int, frame) -> None:
+    os.write(2, b"stopped before anything was begun\n")
+    os._exit(130)
+
+
+def missing_package(kind: type, error: BaseException, trace) -> None:
+    if isinstance(error, ModuleNotFoundError):
+        sys.exit(f"{error}: pip install -r requirements.txt, or call .venv/bin/python, which `make` makes")
+    sys.__excepthook__(kind, error, trace)
+
+
+def run(name: str, main: Callable[[list[str]], int | None], argv: list[str]) -> int:
+    """main(argv) and its exit status, None being 0. What a user can meet ends with one line: status 2 for what can be
+    mended at once, 1 for memory and disk, 130 for Ctrl-C. An exception's notes are added to that line."""
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        try:
+            return main(argv) or 0
+        finally:
+            sys.stdout.flush()  # where nobody reads it, this tells
+    except (Exception, KeyboardInterrupt) as error:
+        status, text = ending(error)
+        if status is None:
+            raise
+        notes = getattr(error, "__notes__", [])
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains of it once more when it ends
+        if text or notes:
+            line = "; ".join(" ".join(part.split()) for part in (text, *notes))
+            print(printable(f"{name}: {line}"), file=sys.stderr)  # it may quote a file, and files may come from anywhere
+        return status
+
+
+def ending(error: BaseException) -> tuple[int | None, str]:
+    """(exit status, what to say); None for what should not happen and deserves a traceback."""
+    match error:
+        case UserError():
+            return 2, str(error)
+        case KeyboardInterrupt():
+            return 130, "stopped"
+        case BrokenPipeError():
+            return 1, "nobody reads the output any more"
+        case OSError():
+            return 1, f"{error.strerror or error} ({error.filename or 'reading or writing'})"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+        return 1, f"out of memory ({(str(error).splitlines() or [''])[0]})"
+    return None, ""
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Options
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line. Names are never abbreviated: a later option could make one ambiguous."""
+    def __init__(self, **settings):
+        super().__init__(**{"allow_abbrev": False} | settings)
+
+    def parse_known_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        if odd := [word for word in words if word.startswith("--") and word.endswith("=--")]:
+            self.error(f"{odd[0]}: -- is no value")  # argparse makes an empty list of it
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str):
+        message = " ".join(message.split()).removeprefix("argument ").replace(": must be", " must be")
+        self.exit(2, f"{self.prog}: {message}; --help lists all options\n")
+
+
+def whole(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """The type of an option: a whole number from `least` to `most`."""
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number") from None
+        return within(value, least, most)
+    return number
+
+
+def real(least: float, most: float = 1e9) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number") from None
+        return within(value, least, most)
+    return number
+
+
+def within(value, least, most):
+    if not least <= value <= most:  # nor is nan
+        wanted = f"at least {least}" if value < least else f"at most {most}" if value > most else "a number"
+        raise argparse.ArgumentTypeError(f"must be {wanted}")
+    return value
