@@ -173,7 +173,7 @@ def literal(rng: random.Random) -> str:
         (left, right), count = rng.choice(PAIRS), size(rng, 1000)
         return left * count + rng.choice(("", "1", "'a'", "x")) + right * (count if rng.random() < 0.8 else 0)
     left, right = rng.choice((("", ""), ("[", "]"), ("'", "'"), ("{", "}"), ("1", ""), ("(", ")")))
-    return left + rng.choice(UNITS) * size(rng, 100_000 if rng.random() < 0.05 else 2000) + right
+    return left + rng.choice(UNITS) * size(rng, 100_000 if rng.random() < 0.03 else 2000) + right
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ def mutated(text: str, rng: random.Random) -> str:
         return text[:a] + piece(rng) + text[a if which < 3 else b:]
     if which < 6:
         several = "".join(piece(rng) for _ in range(rng.choice((1, 1, 2, 3))))
-        return text[:a] + several * size(rng, 20_000 // len(several) if rng.random() < 0.1 else 50) + text[a:]
+        return text[:a] + several * size(rng, 20_000 // len(several) if rng.random() < 0.04 else 50) + text[a:]
     if which == 6:
         return text[:a] + text[b:]
     if which == 7:
