@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
+from command import UserError  # before torch
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
@@ -21,8 +22,6 @@ from torch import nn
 from transformers import (AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig,
                           PretrainedConfig)
 from transformers.utils import logging as transformers_logging
-
-from command import UserError
 
 FAMILIES = {"qwen2": "Qwen2/Qwen2.5", "qwen3": "Qwen3", "llama": "Llama 3"}
 STATIC_ROPE = {"default", "llama3", "linear", "yarn"}  # inverse frequencies that do not depend on the text's length
@@ -184,7 +183,8 @@ def stop_ids(name: str, config, tokenizer) -> frozenset[int]:
     ids = [i for entry in named for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
     if not ids:
         raise ModelError(f"--model {name}: neither its configuration nor its tokenizer names an end-of-text token")
-    special = {*tokenizer.all_special_ids, *(id for id, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(id for id, token in added if token.special)}
     for id in ids:
         if id not in special:
             token = tokenizer.convert_ids_to_tokens(id) if 0 <= id < len(tokenizer) else "none of its tokenizer's"
@@ -268,7 +268,8 @@ def refuse_differences(what: str, missing, extra, misshapen: dict[str, str]) -> 
 def refuse_infinite(what: str, model: nn.Module) -> None:
     for key, tensor in model.state_dict(keep_vars=True).items():
         # The sum needs no memory, and only a tensor that is not finite, or nearly so, has a sum that is not.
-        if tensor.is_floating_point() and not torch.isfinite(tensor.detach().sum()) and not torch.isfinite(tensor).all():
+        suspect = tensor.is_floating_point() and not torch.isfinite(tensor.detach().sum())
+        if suspect and not torch.isfinite(tensor).all():
             raise ModelError(f"{what}: {key} holds values that are not finite (nan or inf); the file is damaged, or"
                              " training ran away")
 
@@ -305,8 +306,8 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
             asked = peft.get_peft_model_state_dict(model, save_embedding_layers=with_base)
             misshapen = {key: f"{list(held[key].shape)}, not {list(asked[key].shape)}" for key in held.keys() & asked
                          if held[key].shape != asked[key].shape}
-            refuse_differences(f"the adapter {adapter} does not fit the model", asked.keys() - held, held.keys() - asked,
-                               misshapen)
+            refuse_differences(f"the adapter {adapter} does not fit the model", asked.keys() - held,
+                               held.keys() - asked, misshapen)
             peft.set_peft_model_state_dict(model, held)
             refuse_infinite(f"the adapter {adapter}", model)
     return model

@@ -137,15 +137,16 @@ def probe(policy: Policy, name: str, both: bool) -> None:
     ids_BT, pos_BT = pad([encode(policy, TEXT)[:32]], policy.device)
 
     def compare(which: str) -> None:
-        with torch.autocast(policy.device.type, policy.dtype, policy.dtype != torch.float32):  # trained weights are fp32
+        # Trained weights are fp32, whatever the activations are.
+        with torch.autocast(policy.device.type, policy.dtype, policy.dtype != torch.float32):
             theirs = policy.model(input_ids=ids_BT, use_cache=False).logits[0].float()
         ours = logits_of(policy, forward(policy, ids_BT, pos_BT)[0], 1.0)
         if not torch.isfinite(theirs).all():
             raise ModelError(f"--model {name}: it gives logits{which} that are not finite (nan or inf)")
         distance = float((ours - theirs).norm() / (theirs - theirs.mean()).norm())
         if not distance < PROBE[policy.dtype]:
-            raise ModelError(f"--model {name}: our logits{which} differ from transformers' by {100 * distance:.3g}%; the"
-                             " model has a part that is not supported here (--no_probe goes on all the same)")
+            raise ModelError(f"--model {name}: our logits{which} differ from transformers' by {100 * distance:.3g}%;"
+                             " the model has a part that is not supported here (--no_probe goes on all the same)")
     with loading.one_line(f"--model {name}: the forward pass fails", "the model has a part that is not supported here"):
         compare("")
         if both:
@@ -212,7 +213,8 @@ def in_template(policy: Policy, turns: list[tuple[str, str]]) -> str:
     found = re.compile("|".join(map(re.escape, set(special_texts(policy)) - set(OWN_TAGS))) or r"(?!)")
     plain = [{"role": role, "content": found.sub(lambda match: match[0][0] + "\u200b" + match[0][1:], text)}
              for role, text in turns]
-    with loading.one_line("this model's chat template fails", "mend chat_template in its folder, or use another --prompt"):
+    with loading.one_line("this model's chat template fails",
+                          "mend chat_template in its folder, or use another --prompt"):
         template = DATED + policy.tokenizer.get_chat_template()
         return policy.tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False,
                                                     add_generation_prompt=True)
@@ -632,7 +634,8 @@ def stack(policy: Policy, modules: list[nn.Module], merge: bool, rows: int, key)
 def low_rank(module: nn.Module) -> tuple[Tensor, Tensor]:
     """A, and B with its scale; of rank 0 where the adapter leaves a layer alone, as some of others do."""
     if not hasattr(module, "base_layer"):
-        return module.weight.new_zeros(0, module.in_features).float(), module.weight.new_zeros(len(module.weight), 0).float()
+        out, width = module.weight.shape
+        return tuple(torch.zeros(shape, device=module.weight.device) for shape in ((0, width), (out, 0)))
     return module.lora_A["default"].weight, module.lora_B["default"].weight * module.scaling["default"]
 
 

@@ -553,13 +553,14 @@ def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...]
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")
-    if holds(task, ("```", "answer>", "think>")):
+    if holds(task, TAGS):
         return Gated(None, "holds a fence or tag")  # no prompt could show it, or no answer give it
     if holds(task, markers) or any(map(SPECIAL.search, shown_texts(task))):
         return Gated(None, "special token")  # it could end the user's turn, or the prompt
     return Gated(task)
 
 
+TAGS = ("```", "answer>", "think>")
 SPECIAL = re.compile(r"<\|[^\s<>|]+\|>|<｜[^\s<>]+｜>")  # of whatever tokenizer: another model may train on the task
 
 
@@ -581,7 +582,7 @@ class Verdict:
     correct: bool
     reason: str        # "correct", "wrong", or why there was no value to compare
     well_formed: bool
-    key: str = ""      # of the program in the answer, if it is one
+    key: str = field(default="", compare=False)  # of the program in the answer, if it is one
 
 
 def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | None = None) -> list[Verdict]:
@@ -800,9 +801,9 @@ def as_proposal(task: Task) -> str:
 
 
 def fault_of(task: Task, gated: Gated) -> str:
+    if holds(task, TAGS):  # and would be read as another task
+        return "holds a fence or tag"
     if gated.task is None:
         return f"the gate says: {gated.reason}"
-    if show([gated.task.program, gated.task.inputs]) != show([task.program, task.inputs]):
-        return "holds a fence or tag"  # and was read as another one
     return next((f"f({arguments(args)}) is {show(true)}, not {show(said)}" for args, true, said
                  in zip(task.inputs, gated.task.outputs, task.outputs) if not same_value(true, said)), "")

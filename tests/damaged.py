@@ -198,7 +198,8 @@ ADAPTERS = {
     "an adapter cut off": (damaged(contents(ADAPTER, 900)), "cannot be loaded"),
     "an adapter without weights": (damaged(without(ADAPTER)), "cannot be loaded"),
     "no adapter": (lambda model_folder, folder: shutil.copytree(model_folder, folder), "no adapter_config.json"),
-    "an adapter for other modules": (damaged(edit("adapter_config.json", target_modules=["c_attn"])), "cannot be loaded"),
+    "an adapter for other modules": (damaged(edit("adapter_config.json", target_modules=["c_attn"])),
+                                     "cannot be loaded"),
     "an adapter of another base": (damaged(contents("base.json", '{"digest": "0123"}')), "not the model that"),
 }
 # What others train and the forward pass knows.

@@ -66,7 +66,7 @@ def test_a_second_seed_runs_only_what_gave_something_under_the_first():
             assert kinds(one, f"import os\ndef f(x):\n    {ending}", 1, seeds=2) != ["ok"]
         assert kinds(one, "def f(x): return 1 / x", seeds=2, together=True) == ["error"] * 4
         assert list(one.slots[0]) == [0]  # no worker has another seed
-        assert kinds(one, "def f(x): return 1 / x", 2, seeds=2) == ["error", "ok"] and list(one.slots[0]) == [0, 1]
+        assert kinds(one, "def f(x): return 1 / x", 2, seeds=2) == ["error", "ok"] and len(one.slots[0]) == 2
         unlike = "def f(x): return (x, hash('a')) if x == 2 else x"
         assert kinds(one, unlike, seeds=2) == ["ok", "ok", "nondeterministic", "ok"]
         assert kinds(one, unlike, seeds=2, together=True) == ["ok", "ok", "nondeterministic", "nondeterministic"]

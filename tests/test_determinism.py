@@ -564,7 +564,7 @@ def f(x):
 
 def test_where_memory_and_stack_end_differs_between_the_processes(ex):
     outcomes = ex.run([Job(program, ((1,),), seeds=2) for program in (DEEP, LARGE)])
-    assert [outcome.kind for (outcome,) in outcomes] == ["nondeterministic"] * 2
+    assert all(outcome.kind in ("nondeterministic", "timeout") for (outcome,) in outcomes)
 
 
 # ----------------------------------------------------------------------------------------------------------------

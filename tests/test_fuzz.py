@@ -84,6 +84,7 @@ PLANTED = [  # a fault of each kind: where it is put, and the words that tell it
     ("texts", tasks, "answer_part", last_answer, "counts"),
     ("values", fuzz, "same_value", plain_equality, "same_value"),
     ("values", fuzz, "show", repr, "wire"),
+    ("values", values, "ordered", lambda some, write: list(map(write, some)), "wire"),
     ("files", tasks, "load_tasks", careless_tasks, "a task whose parts are of other types"),
     ("folders", runfolder, "damage", lambda folder: [], "a damaged checkpoint is taken for a whole one"),
 ]

@@ -72,7 +72,8 @@ def test_adapters_of_others_are_what_peft_has_in_sampling_and_training(tiny, tmp
         torch.testing.assert_close(logits_of(policy, forward(policy, ids, pos), 1.0), after, rtol=1e-4, atol=1e-4)
         if "bias" not in name:  # peft keeps trained biases in the base
             with adapter_off(policy):
-                torch.testing.assert_close(logits_of(policy, forward(policy, ids, pos), 1.0), before, rtol=1e-4, atol=1e-4)
+                off = logits_of(policy, forward(policy, ids, pos), 1.0)
+            torch.testing.assert_close(off, before, rtol=1e-4, atol=1e-4)
     assert (after - before).abs().max() > 0.01
     for merge in (False, True):
         samples = generate(policy, prompts, n=3, max_new_tokens=8, merge=merge)
@@ -179,7 +180,8 @@ def stored_in_nf4(tiny, tmp_path_factory) -> Path:
     (folder / damaged.WEIGHTS).unlink()
     options = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16,
                                  bnb_4bit_use_double_quant=True)
-    AutoModelForCausalLM.from_pretrained(plain, quantization_config=options, dtype=torch.bfloat16).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(plain, quantization_config=options, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -217,7 +219,8 @@ def test_a_run_in_nf4_is_exported_and_asked_on_the_weights_it_was_trained_on(tin
     off = float((merged(ids).logits - wanted).norm() / wanted.norm())
     assert off < (0.02 if stored else 1e-4), "in bf16 as stored, or in fp32"
     assert not hasattr(merged.config, "quantization_config")
-    assert "NF4" in (tmp_path / "out" / "README.md").read_text() and "stand for" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "NF4" in card and "stand for" in card
     export.export(run, tmp_path / "adapter")
     assert 'bnb_4bit_quant_type="nf4"' in (tmp_path / "adapter" / "README.md").read_text()
 
@@ -235,7 +238,8 @@ def test_a_run_whose_model_moved_is_exported_and_asked_with_model(tiny, tmp_path
     base, other = Path(tiny()), tiny(rms_norm_eps=1e-5)
     damaged.weights(lambda held: held[damaged.LAYER].mul_(1.01))(Path(other))
     run = saved_run(load_policy(str(base), lora_rank=4),
-                    Config(preset="nano", model=str(base), prompt="compact", lora_rank=4, max_new_tokens=4), tmp_path / "run")
+                    Config(preset="nano", model=str(base), prompt="compact", lora_rank=4, max_new_tokens=4),
+                    tmp_path / "run")
     moved = shutil.move(base, tmp_path / "moved")
     lines = iter(["solve", None])
     monkeypatch.setattr(chat, "read_message", lambda: next(lines))

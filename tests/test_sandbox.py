@@ -149,7 +149,7 @@ def as_nobody():
     root = Path(executor.__file__).parent
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
-        for name in ("executor.py", "sandbox/*.py", "tests/sandbox_world.py", "tests/hostile_programs.py"):
+        for name in ("executor.py", "command.py", "sandbox/*.py", "tests/sandbox_world.py", "tests/hostile_programs.py"):
             for path in root.glob(name):
                 copy = Path(folder) / path.relative_to(root)
                 copy.parent.mkdir(exist_ok=True)

@@ -10,6 +10,7 @@ import time
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -314,22 +315,26 @@ ROWS = {  # rows of a task file, and what is said of the bad ones
 }
 
 
+def reader(executor):
+    return SimpleNamespace(executor=executor, style=SimpleNamespace(markers=()))
+
+
 @pytest.mark.parametrize("name", ROWS)
 def test_every_row_of_a_task_file_passes_the_gate(name, tmp_path, executor):
     (good, _), (row, says) = ROWS["good"], ROWS[name]
     (tmp_path / "tasks.jsonl").write_text(f"{good}\n{row}\n")
     if not says:
-        assert len(train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)) == 2
+        assert len(train.read_tasks(reader(executor), str(tmp_path / "tasks.jsonl"))) == 2
         return
     with pytest.raises(train.UserError, match="line 2: not a (valid )?task") as told:
-        train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)
+        train.read_tasks(reader(executor), str(tmp_path / "tasks.jsonl"))
     assert says in str(told.value) and "\n" not in str(told.value)
 
 
 def test_a_task_file_without_tasks_is_refused(tmp_path, executor):
     (tmp_path / "tasks.jsonl").write_text("")
     with pytest.raises(train.UserError, match="no tasks in it"):
-        train.read_tasks(str(tmp_path / "tasks.jsonl"), executor)
+        train.read_tasks(reader(executor), str(tmp_path / "tasks.jsonl"))
 
 
 def test_a_start_that_fails_leaves_no_folder_and_a_resume_that_fails_no_trace(whole, tmp_path, capsys, monkeypatch):

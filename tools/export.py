@@ -101,7 +101,8 @@ def card(config: Config, folder: Path, adapter_only: bool, nf4: bool) -> str:
     loader = "peft.AutoPeftModelForCausalLM" if adapter_only else "transformers.AutoModelForCausalLM"
     load = f"```python\nmodel = {loader}.from_pretrained(FOLDER)  # trained from {base}\n```"
     if nf4:
-        load += "\n\nIn training, and for the results below, the frozen weights were in 4 bits (bitsandbytes' NF4). " + (
+        load += "\n\nIn training, and for the results below, the frozen weights were in 4 bits (bitsandbytes' NF4). "
+        load += (
             "Add `quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=\"nf4\")` to have the"
             " same; on other weights the adapter may do worse." if adapter_only else
             "This folder holds the values that those stand for, in place of the original ones.")
