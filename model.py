@@ -206,10 +206,11 @@ def chat_template(policy: Policy) -> Callable:
     return wrap
 
 
-def in_template(policy: Policy, turns: list[tuple[str, str]]) -> str:
-    """The chat template's text of (role, text) turns, with the assistant's next one opened. Special tokens in a text
-    would become real ones, so they get an invisible space: a tokenizer cannot tell who wrote them. The template is told
-    a fixed date: with today's a run that goes on tomorrow would have other prompts."""
+def in_template(policy: Policy, turns: list[tuple[str, str]], told: dict | None = None) -> str:
+    """The chat template's text of (role, text) turns, with the assistant's next one opened; `told` are options of the
+    template itself. Special tokens in a text would become real ones, so they get an invisible space: a
+    tokenizer cannot tell who wrote them. The template is told a fixed date: with today's a run that goes on tomorrow
+    would have other prompts."""
     found = re.compile("|".join(map(re.escape, set(special_texts(policy)) - set(OWN_TAGS))) or r"(?!)")
     plain = [{"role": role, "content": found.sub(lambda match: match[0][0] + "\u200b" + match[0][1:], text)}
              for role, text in turns]
@@ -217,7 +218,7 @@ def in_template(policy: Policy, turns: list[tuple[str, str]]) -> str:
                           "mend chat_template in its folder, or use another --prompt"):
         template = DATED + policy.tokenizer.get_chat_template()
         return policy.tokenizer.apply_chat_template(plain, chat_template=template, tokenize=False,
-                                                    add_generation_prompt=True)
+                                                    add_generation_prompt=True, **(told or {}))
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -5,9 +5,9 @@ import time
 from pathlib import Path
 
 from benchmarks import suite
-from benchmarks.items import DataError, Item, read_rows
+from benchmarks.items import DataError, read_rows
 from benchmarks.judges import REFERENCE_LIMITS, readable_tests
-from benchmarks.stages import Work
+from benchmarks.stages import Work, own_answer
 from executor import Executor, Job
 
 
@@ -46,13 +46,6 @@ def failures(work: Work, executor: Executor) -> list[str]:
     judgements = work.kind.judge(pairs, executor, work.kind is suite.INPUTS, **options)
     return [f"{item.id} ({judgement.reason} {judgement.detail})".replace(" )", ")")
             for (item, _), judgement in zip(pairs, judgements) if not judgement.ok]
-
-
-def own_answer(work: Work, item: Item) -> str:
-    """The answer that the data states."""
-    if work.kind is suite.FUNCTIONS:
-        return item.row["prompt"] + item.row["canonical_solution"]
-    return item.row["gold"] if "gold" in item.row else item.row["input" if work.kind is suite.INPUTS else "output"]
 
 
 def assertions_hold(original: Path, executor: Executor) -> bool:

@@ -1,6 +1,8 @@
 """
 The stages of an evaluation, from names of tasks to verdicts: which items, the model's responses (samples.jsonl, which a
-rerun completes), and verdicts on them (verdicts.jsonl, made without the model). Numbers follow in summary.py.
+rerun completes: what was asked and what was said), and verdicts on them (verdicts.jsonl, made without the model: the
+answer found, the data's own, and whether they agree). Responses are our own engine's here, other engines' in
+endpoint.py; numbers follow in summary.py.
 
 Order of reading: Work and `prepare`, responses, verdicts, then what train.py calls (`rates`).
 """
@@ -9,11 +11,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
+import tasks
 from benchmarks import judges, suite, taskfiles
 from benchmarks.items import DataError, Item
 from benchmarks.judges import Judgement, has_math_verify
@@ -24,7 +27,7 @@ from model import ModelError, Policy, decode, encode, in_template
 from runfolder import sha256_of, write_file
 from sampler import add, advance, idle, start_rollout
 from sandbox.values import printable
-from tasks import Style
+from tasks import TYPES, Style, Task
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "absolute-zero"
 
@@ -134,29 +137,43 @@ class Sampling:
     example: bool = False         # show the worked example of training where there is one
     stop_at_answer: bool = False  # end at </answer> where an answer part is asked for
     averaged: int | None = None   # samples of benchmarks with few items; None: as many as their own
+    top_p: float = 1.0            # other engines only
+    system: str | None = None     # the system's turn, in place of a style's own
+    template_args: dict = field(default_factory=dict)  # what else the chat template is told
+
+
+def asked(work: Work, item: Item, sampling: Sampling) -> Prompt:
+    prompt = work.kind.ask(item, sampling.style, sampling.example)
+    return prompt if sampling.system is None else replace(prompt, system=sampling.system)
 
 
 def stops_of(prompt: Prompt, sampling: Sampling) -> tuple[str, ...]:
-    asked = prompt.prefill == "<think>" or prompt.text.endswith("<think>")
-    return prompt.stops + ("</answer>",) * (asked and sampling.stop_at_answer)
+    for_parts = prompt.prefill == "<think>" or prompt.text.endswith("<think>")
+    return prompt.stops + ("</answer>",) * (for_parts and sampling.stop_at_answer)
 
 
 def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
+    return encode(policy, prompt_text(policy, prompt, {}), chat=not prompt.text)
+
+
+def prompt_text(policy: Policy, prompt: Prompt, template_args: dict) -> str:
+    """All that the model sees before its response."""
     if prompt.text:
-        return encode(policy, prompt.text)
+        return prompt.text
     if policy.tokenizer.chat_template is None:
         raise ModelError("this model's tokenizer has no chat template; use --prompt azr or --prompt base")
-    text = wrapped(policy, prompt.system, *prompt.turns, prompt.user)
+    text = in_template(policy, turns_of(prompt), template_args)
     if any(turn not in text for turn in prompt.turns[1::2]):  # this template cuts thoughts out of earlier turns
-        text = wrapped(policy, prompt.system, prompt.alone)
+        text = in_template(policy, turns_of(replace(prompt, turns=(), user=prompt.alone)), template_args)
     if prompt.prefill == "<think>" and text.rstrip().endswith("<think>"):  # some templates open it themselves
-        return encode(policy, text, chat=True)
-    return encode(policy, text + prompt.prefill, chat=True)
+        return text
+    return text + prompt.prefill
 
 
-def wrapped(policy: Policy, system: str, *turns: str) -> str:
-    return in_template(policy, [("system", system)] * bool(system) + [
-        (("user", "assistant")[number % 2], turn) for number, turn in enumerate(turns)])
+def turns_of(prompt: Prompt) -> list[tuple[str, str]]:
+    """[(role, text)] of a chat, without the beginning of the answer."""
+    return [("system", prompt.system)] * bool(prompt.system) + [
+        (("user", "assistant")[number % 2], turn) for number, turn in enumerate((*prompt.turns, prompt.user))]
 
 
 def passes(work: Work, sampling: Sampling) -> list[tuple[float, int]]:
@@ -170,11 +187,12 @@ def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temper
               sampling: Sampling) -> Iterator[dict]:
     """Lines of samples.jsonl for the wanted (item, k), as responses end; draws hang on (seed, task, item, k) alone. A
     prompt that does not fit into the model gets an empty response that finished with "too_long"."""
-    def line(item: Item, k: int, text: str, finish: str, tokens: int) -> dict:
-        return {"task": work.name, "id": item.id, "k": k, "temperature": temperature, "text": text, "finish": finish,
-                "tokens": tokens}
-    asked = {item.id: work.kind.ask(item, sampling.style, sampling.example) for item, _ in wanted}
-    prompts = {id: prompt_ids(policy, prompt) for id, prompt in asked.items()}
+    asked_of = {item.id: asked(work, item, sampling) for item, _ in wanted}
+    texts = {id: prompt_text(policy, prompt, sampling.template_args) for id, prompt in asked_of.items()}
+    prompts = {id: encode(policy, text, chat=not asked_of[id].text) for id, text in texts.items()}
+
+    def line(item: Item, k: int, *rest) -> dict:
+        return sample_line(work, item, k, temperature, texts[item.id], *rest)
     most = sampling.max_new_tokens or work.max_new_tokens
     fits = [pair for pair in wanted if len(prompts[pair[0].id]) + most <= policy.max_length]
     for item, k in wanted:
@@ -187,14 +205,22 @@ def responses(policy: Policy, work: Work, wanted: list[tuple[Item, int]], temper
                             sampling.kv_gb)
     for item, k in sorted(fits, key=lambda pair: -len(prompts[pair[0].id])):
         add(rollout, prompts[item.id], 1, tag=(item, k), key=f"{work.name} {item.id} {k}",
-            stops=stops_of(asked[item.id], sampling))
+            stops=stops_of(asked_of[item.id], sampling))
     with tqdm(total=len(fits), desc=work.name, unit="answer", leave=False, disable=None) as bar:
         while not idle(rollout):
             for request, _, made in advance(rollout):
                 (item, k), text = request.tag, decode(policy, made.ids)
                 bar.update()
                 bar.set_postfix_str(f"{rollout.made} tokens")
-                yield line(item, k, before_stops(text, asked[item.id].stops), made.finish, len(made.ids))
+                yield line(item, k, before_stops(text, asked_of[item.id].stops), made.finish, len(made.ids))
+
+
+def sample_line(work: Work, item: Item, k: int, temperature: float, prompt: str | list, text: str, finish: str,
+                tokens: int | None) -> dict:
+    """A line of samples.jsonl. `finish` is stop, length, too_long or what another engine calls it; `tokens` None: it
+    does not say how many."""
+    return {"task": work.name, "id": item.id, "k": k, "temperature": temperature, "prompt": prompt, "text": text,
+            "finish": finish, "tokens": tokens}
 
 
 def read_object(text: bytes, where: str) -> dict:
@@ -219,16 +245,23 @@ def whole_lines(path: Path) -> list[dict]:
         return rows
 
 
-def generate_all(policy: Policy, works: list[Work], sampling: Sampling, settings: dict, out: Path) -> None:
-    """Completes samples.jsonl. Responses that are already there stay, if they were made with the same settings; else
-    ValueError."""
+def claim(out: Path, settings: dict) -> list[dict]:
+    """The responses that the folder has; it is one for these settings, else ValueError."""
     out.mkdir(parents=True, exist_ok=True)
-    path, kept = out / "samples.jsonl", out / "settings.json"
-    rows = whole_lines(path)
+    kept, rows = out / "settings.json", whole_lines(out / "samples.jsonl")
     if rows and (not kept.exists() or read_object(kept.read_bytes(), str(kept)) != settings):
         raise ValueError(f"{out} holds responses made with other settings ({kept}); choose another --out")
-    there = {tuple(row.get(name) for name in ("task", "id", "temperature", "k")) for row in rows}
     write_file(kept, json.dumps(settings, indent=2) + "\n")
+    return rows
+
+
+def generate_all(answers: Callable[..., Iterator[dict]], works: list[Work], sampling: Sampling, settings: dict,
+                 out: Path) -> None:
+    """Completes samples.jsonl with what answers(work, [(item, k)], temperature, sampling) gives, which is `responses`
+    or endpoint.py's. Responses that are already there stay, if they were made with the same settings; else
+    ValueError."""
+    rows, path = claim(out, settings), out / "samples.jsonl"
+    there = {tuple(row.get(name) for name in ("task", "id", "temperature", "k")) for row in rows}
     if path.exists() and not path.read_bytes().endswith(b"\n"):
         write_file(path, "".join(json.dumps(row) + "\n" for row in rows))
     with open(path, "a", encoding="utf-8") as file:
@@ -236,7 +269,7 @@ def generate_all(policy: Policy, works: list[Work], sampling: Sampling, settings
             for temperature, n in passes(work, sampling):
                 missing = [(item, k) for item in work.items for k in range(n)
                            if (work.name, item.id, temperature, k) not in there]
-                for row in responses(policy, work, missing, temperature, sampling):
+                for row in answers(work, missing, temperature, sampling):
                     file.write(json.dumps(row) + "\n")
                     file.flush()
 
@@ -264,6 +297,7 @@ def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
                 value is None or type(value) in (int, float) for name, value in facts.items() if name != "finish"):
             raise ValueError(f"line {number}: k, tokens and temperature are numbers, finish is text")
         seen[at, id] += 1
+        row = row | {name: whole_characters(row[name]) for name in texts}
         before = items[at][id].row.get("prompt")
         if texts[0] != "text" and before is None:
             raise ValueError(f"line {number}: {texts[0]} is for HumanEval and MBPP; {works[at].title} takes text")
@@ -271,6 +305,39 @@ def solutions_of(rows: list[dict], works: list[Work]) -> list[dict]:
             {"program": row["solution"] if texts[0] == "solution" else before + row["completion"]}
         solutions.append({"task": works[at].name, "id": id} | facts | answer)
     return solutions
+
+
+def whole_characters(text: str) -> str:
+    """JSON can write half of a character, which no process can be sent."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def complain_of_gaps(works: list[Work], samples: list[dict], rows: list[dict]) -> None:
+    """What of `samples` is judged, as `rows`, and what is missing there, in a line each. ValueError if two rows are the
+    same sample of an item: one of them is wrong."""
+    keys = Counter((row["task"], row["id"], row["temperature"], row["k"]) for row in rows)
+    if twice := [f"{task} {id}, k = {k}" for (task, id, _, k), count in keys.items() if count > 1]:
+        raise ValueError(f"{few(twice)}: there more than once")
+    known = {item.id for work in works for item in work.items}
+    if missed := len(samples) - len(rows):
+        unknown = [id for row in samples if (id := str(row.get("id", row.get("task_id")))) not in known]
+        complain(f"note: {missed} of {len(samples)} samples are of other problems, or beyond --limit"
+                 + f" ({few(unknown)})" * bool(unknown))
+    for work in works:
+        for temperature in dict.fromkeys(row["temperature"] for row in rows if row["task"] == work.name):
+            counts = Counter(row["id"] for row in rows if (row["task"], row["temperature"]) == (work.name, temperature))
+            most = max(counts.values())
+            for what, ids in (("no sample", [item.id for item in work.items if item.id not in counts]),
+                              (f"fewer than {most} samples", [id for id, count in counts.items() if count < most])):
+                if ids:
+                    at = "" if temperature is None else f" at T = {temperature}"
+                    complain(f"note: {len(ids)} of {len(work.items)} problems of {work.title} have {what}{at}:"
+                             f" {few(ids)}")
+
+
+def few(names: list[str], most: int = 3) -> str:
+    names = list(dict.fromkeys(names))
+    return ", ".join(names[:most]) + f" and {len(names) - most} more" * (len(names) > most)
 
 
 def answer_of(work: Work, item: Item, row: dict, style: str) -> str | None:
@@ -308,21 +375,35 @@ def judge_all(works: list[Work], samples: list[dict], style: str, executor: Exec
     rows, done, left_out = solutions_of(samples, works), [], {}
     if not rows:
         raise ValueError("there are no samples of these tasks")
-    if missed := len(samples) - len(rows):
-        complain(f"note: {missed} of {len(samples)} samples are of other problems, or beyond --limit")
+    complain_of_gaps(works, samples, rows)
     for work in works:
         mine = [row for row in rows if row["task"] == work.name]
-        clusters = {item.id: item.cluster or item.id for item in work.items}
+        items = {item.id: item for item in work.items}
         for row, judgement in zip(mine, judge_work(work, mine, style, executor, lenient)):
             if judgement.infra:
                 left_out[f"{work.title} {row['id']} is left out: {judgement.detail}"] = True
                 continue
             facts = {name: row[name] for name in ("task", "id", "k", "temperature", "finish", "tokens")}
-            base = {} if judgement.base is None else {"base": judgement.base}
-            done.append(facts | {"cluster": clusters[row["id"]], "ok": judgement.ok, "reason": judgement.reason,
-                                 "detail": judgement.detail} | base)
+            base, item = {} if judgement.base is None else {"base": judgement.base}, items[row["id"]]
+            answer = answer_of(work, item, row, style)
+            if isinstance(item.row.get("task"), Task):  # the whole response is what is judged there
+                answer = tasks.answer_part(answer)
+            done.append(facts | {"cluster": item.cluster or item.id, "ok": judgement.ok, "reason": judgement.reason,
+                                 "detail": judgement.detail} | base
+                        | {"answer": answer, "gold": own_answer(work, item)})
     write_file(out / "verdicts.jsonl", "".join(json.dumps(row) + "\n" for row in done))
     return done, list(left_out)
+
+
+def own_answer(work: Work, item: Item) -> str | None:
+    """The answer that the data states: one of the right ones, where there are several. LiveCodeBench states none."""
+    if work.kind is suite.CONTESTS:
+        return None
+    if isinstance(task := item.row.get("task"), Task):
+        return TYPES[task.type].hidden(task)
+    if work.kind is suite.FUNCTIONS:
+        return item.row["prompt"] + item.row["canonical_solution"]
+    return item.row["gold"] if "gold" in item.row else item.row["input" if work.kind is suite.INPUTS else "output"]
 
 
 def export_evalplus(works: list[Work], rows: list[dict], style: str, path: Path) -> int:

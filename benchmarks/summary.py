@@ -105,6 +105,7 @@ def markdown(summary: dict) -> str:
     settings = summary["settings"]
     lines = [f"Model {settings.get('model') or 'not stated'}"
              + (f" with {settings['adapter']}" if settings.get("adapter") else "")
+             + (f" at {settings['endpoint']}" if settings.get("endpoint") else "")
              + f", prompt {settings['prompt']}{' with a worked example' * bool(settings.get('example'))}, Python"
              + f" {settings['python']}.", "",
              "| task | T | problems x samples | score [95%] | wrong | error | timeout | no answer | cut off |",
@@ -152,7 +153,8 @@ def read_folder(folder: Path) -> tuple[dict, dict]:
 def compare(before: Path, after: Path) -> str:
     """Markdown: what changed on the same problems, paired. ValueError where the two cannot be compared."""
     (old, old_rows), (new, new_rows) = read_folder(before), read_folder(after)
-    for name in ("prompt", "example", "stop_at_answer", "n", "temperature", "max_new_tokens", "lenient"):
+    for name in ("prompt", "example", "stop_at_answer", "n", "temperature", "max_new_tokens", "top_p", "system",
+                 "template_args", "bare", "lenient"):
         was, now = (each.get("settings", {}).get(name) or False for each in (old, new))
         if was != now:
             raise ValueError(f"{before} and {after} differ in {name} ({was}, {now}), so the change is not the model's")
