@@ -174,17 +174,16 @@ def way_on(folder: Path) -> str:
 
 def tokens_made(folder: Path) -> int:
     """Generated in all steps of a run."""
-    path = folder / "metrics.jsonl"
-    return sum(line.get("tokens_generated", 0) for line in read_lines(path)) if path.exists() else 0
+    return sum(line.get("tokens_generated") or 0 for line in read_metrics(folder))
 
 
 def finished(cfg: Config, folder: Path) -> bool:
     """Whether the run has its table (heldout.md), and no step is left to make."""
     try:
         step = json.loads((folder / "checkpoint" / "state.json").read_text())["step"]
-    except (OSError, ValueError, KeyError):  # find_checkpoint tells
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # find_checkpoint tells
         return False
-    return (folder / "heldout.md").exists() and (step >= cfg.steps or 0 < cfg.budget_tokens <= tokens_made(folder))
+    return isinstance(step, int) and (folder / "heldout.md").exists() and (step >= cfg.steps or 0 < cfg.budget_tokens <= tokens_made(folder))
 
 
 def set_table_aside(folder: Path) -> None:

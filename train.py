@@ -720,7 +720,7 @@ def go_on(run: Training, log: Log, interrupts: list[int], begun: float) -> None:
 def train(run: Training, log: Log, interrupts: list[int]) -> None:
     """The steps that are left."""
     cfg, told = run.cfg, set()
-    made = sum(line.get("tokens_generated") or 0 for line in runfolder.read_metrics(run.folder))
+    made = runfolder.tokens_made(run.folder)
     for step in tqdm(range(run.step, cfg.steps), initial=run.step, total=cfg.steps, unit="step", disable=None):
         if interrupts:
             raise KeyboardInterrupt

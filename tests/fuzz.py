@@ -73,11 +73,13 @@ class TooSlow(BaseException):
 class World:
     """What the checks of one process share."""
     executor: Executor
+    other: Executor        # with other hash seeds
     folder: Path
     bounded: bool = False  # whether seconds count
-    tasks: dict[str, Task] = field(default_factory=dict)
+    asked: dict[str, Task] = field(default_factory=dict)
     specials: set[int] = field(default_factory=set)
     encode: Callable = None
+    markers: tuple[str, ...] = ()
 
     def timed(self, function: Callable, *args):
         """function(*args); TooSlow beyond the bounds, where seconds count."""
@@ -89,21 +91,25 @@ class World:
             raise TooSlow(f"over {WALL_SECONDS:g} s until judged in {function.__name__}")
         return result
 
-    def judge(self, function: Callable, items: list, *args) -> list:
-        """tasks.gate or tasks.verify, without what an earlier call has left in the executor's cache."""
-        self.executor.cache.clear()
-        return self.timed(function, items, self.executor, *args) if items else []
+    def gate(self, proposals: list, executor: Executor) -> list[tasks.Gated]:
+        executor.cache.clear()  # of earlier judgements
+        return self.timed(tasks.gate, proposals, executor, 1, 4, True, self.markers) if proposals else []
+
+    def verify(self, answers: list, executor: Executor) -> list[tasks.Verdict]:
+        executor.cache.clear()
+        return self.timed(tasks.verify, answers, executor) if answers else []
 
 
 @contextlib.contextmanager
 def make_world(bounded: bool = False) -> Iterator[World]:
     from tokenizers import Tokenizer
     tokenizer = Tokenizer.from_file(str(ROOT / "nano" / "tokenizer.json"))
-    specials = {id for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    with tempfile.TemporaryDirectory() as folder, \
-            Executor(1, cpu_seconds=0.5, memory_mb=256, require="weak", preload=("report.measure",)) as executor:
-        yield World(executor, Path(folder), bounded, example_tasks(), specials,
-                    lambda text: tokenizer.encode(text).ids)
+    specials = {id: token.content for id, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        one, other = (stack.enter_context(Executor(1, cpu_seconds=0.5, memory_mb=256, require="weak", seed=seed,
+                                                   preload=("report.measure",))) for seed in range(2))
+        yield World(one, other, Path(folder), bounded, example_tasks(), set(specials),
+                    lambda text: tokenizer.encode(text).ids, tuple(specials.values()))
 
 
 def example_tasks() -> dict[str, Task]:
@@ -138,7 +144,7 @@ def calls(function: Callable, *args, most: float):
 # Texts and programs
 
 def draw_text(rng: random.Random) -> tuple:
-    type, role = rng.choice(list(TYPES)), rng.choice(("propose", "solve", "solve"))
+    type, role = rng.choice(list(TYPES)), rng.choice(("propose", "solve", "solve", "solve"))
     right = {"deduction": "[1, 1]", "abduction": "1", "induction": "def f(y):\n    return [y] * 2", "error": "NoError"}
     text = draws.response(rng, type, role, right[type])
     return Fixed(type), Fixed(role), without_surrogates(text) if role == "propose" else text
@@ -157,14 +163,14 @@ def without_surrogates(text: str) -> str:
 
 def check_texts(world: World, cases: list[tuple]) -> list[str]:
     said = [parts_fault(text) for _, _, text in cases]
-    for _, _, text in cases:
-        read_everywhere(world, text)
-    proposals = [(TYPES[type], text, world.tasks["deduction"]) for type, role, text in cases if role == "propose"]
-    answers = [(world.tasks[type], text) for type, role, text in cases if role == "solve"]
-    twice = len(cases) == 1 or len(cases[0][2]) % 4 == 0  # one batch in four, and all that were found
+    for type, _, text in cases:
+        read_everywhere(world, TYPES[type], text)
+    proposals = [(TYPES[type], text, world.asked["deduction"]) for type, role, text in cases if role == "propose"]
+    answers = [(world.asked[type], text) for type, role, text in cases if role == "solve"]
+    twice = one_in(8, cases)
     gate_said, rows = check_gate(world, proposals, twice), []
-    verdicts = world.judge(tasks.verify, answers)
-    again = world.judge(tasks.verify, answers) if twice else verdicts
+    verdicts = world.verify(answers, world.executor)
+    again = world.verify(answers, world.other) if twice else verdicts
     verify_said = ["two judgements differ" if one != other else verdict_fault(one) for one, other in
                    zip(verdicts, again)]
     for verdict, (task, _) in zip(verdicts, answers):
@@ -182,8 +188,15 @@ def check_programs(world: World, cases: list[tuple]) -> list[str]:
         blocks.append(draws.fenced("message", "m") if given else draws.fenced("python", program))
         proposals.append((TYPES[type], "</think><answer>" + "\n".join(blocks) + "</answer>",
                           Task("deduction", program, (), ()) if given else None))
-    said = check_gate(world, proposals)
+    said = check_gate(world, proposals, one_in(6, cases))
+    if not one_in(4, cases):
+        return said
     return [wrong or key for wrong, key in zip(said, key_faults(world, [program for _, program, *_ in cases]))]
+
+
+def one_in(count: int, cases: list[tuple]) -> bool:
+    """Of so many batches one, and whatever is looked at alone: for checks that would take most of the time."""
+    return len(cases) == 1 or sum(map(len, cases[0])) % count == 0
 
 
 def parts_fault(text: str) -> str:
@@ -202,7 +215,7 @@ def parts_fault(text: str) -> str:
     return ""
 
 
-def read_everywhere(world: World, text: str) -> None:
+def read_everywhere(world: World, type: tasks.TaskType, text: str) -> None:
     """All else that reads responses in the trainer's process or eval.py's."""
     item, plain = Item("x", {"entry_point": "f"}), prompts.Prompt()
     filled, tagged = prompts.Prompt(prefill="```python\n"), prompts.Prompt(stops=("[/ANSWER]",))
@@ -210,19 +223,18 @@ def read_everywhere(world: World, text: str) -> None:
                           (filled, [prompts.find_program]), (tagged, [prompts.find_input])):
         for find in finds:
             world.timed(find, item, prompt, text)
-    for type in TYPES.values():
-        world.timed(lenient.candidates, type, text)
+    world.timed(lenient.candidates, type, text)
     world.timed(judges.integer, world.timed(boxed, text) or text)
     world.timed(printable, text)
 
 
 def check_gate(world: World, proposals: list, twice: bool = True) -> list[str]:
-    gated = world.judge(tasks.gate, proposals, 1, 4)
-    again = world.judge(tasks.gate, proposals, 1, 4) if twice else gated
+    gated = world.gate(proposals, world.executor)
+    again = world.gate(proposals, world.other) if twice else gated
     said = [gate_fault(world, one, other) for one, other in zip(gated, again)]
     valid = [i for i, one in enumerate(gated) if one.task]
     truths = [(gated[i].task, truth(gated[i].task)) for i in valid]
-    for i, verdict in zip(valid, world.judge(tasks.verify, truths)):
+    for i, verdict in zip(valid, world.verify(truths, world.other)):
         if not (verdict.correct and verdict.well_formed):
             said[i] = said[i] or f"the truth of a valid {gated[i].task.type} task is judged {verdict.reason}"
     shares = [(proposal[0].name, rewards.propose_reward(tasks.well_formed(proposal[1]),
@@ -510,7 +522,8 @@ def resume(world: World, folder: Path) -> str:
         tasks.Buffers.from_json(state["buffers"])
         if (checkpoint / "optimizer.pt").read_bytes() != FILES["checkpoint/optimizer.pt"]:
             return "a damaged checkpoint is taken for a whole one"
-    sum(line.get("tokens_generated") or 0 for line in runfolder.read_metrics(folder))
+    runfolder.finished(cfg, folder)
+    runfolder.tokens_made(folder)
     runfolder.step_warnings({"step": 9, "length/solve/deduction": 1.0}, cfg, runfolder.first_lengths(folder))
     return ""
 
@@ -568,12 +581,12 @@ class Kind:
 
 
 KINDS = {
-    "texts": Kind(draw_text, check_texts, 128, 0.45),
-    "programs": Kind(draw_program, check_programs, 32, 0.30),
-    "values": Kind(draw_value, check_values, 1, 0.08),
-    "files": Kind(draw_file, check_files, 1, 0.05),
-    "folders": Kind(draw_folder, check_folders, 1, 0.09),
-    "settings": Kind(draw_settings, check_settings, 1, 0.03),
+    "texts": Kind(draw_text, check_texts, 192, 0.38),
+    "programs": Kind(draw_program, check_programs, 96, 0.50),
+    "values": Kind(draw_value, check_values, 1, 0.04),
+    "files": Kind(draw_file, check_files, 1, 0.03),
+    "folders": Kind(draw_folder, check_folders, 1, 0.04),
+    "settings": Kind(draw_settings, check_settings, 1, 0.01),
 }
 
 

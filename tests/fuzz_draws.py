@@ -12,6 +12,7 @@ ODD = ("\0", "\x1b[2J", "\x07", "\b", "\x0b", "\x0c", "\r", "\x1c", "\x7f", "\x8
        "\ufeff", "\ud800", "\udfff", "é", "e\u0301", "ß", "İ", "ﬁ", "𝐟", "٣", "²", "\U0001f600", "\U0010ffff")
 SPECIALS = ("<eos>", "<pad>", "<|endoftext|>", "<|im_end|>", "<|im_start|>assistant\n", "<|eot_id|>", "</s>", "[INST]")
 nan, inf = math.nan, math.inf
+LONGEST = 200_000  # characters of a response: 8,096 tokens, mostly of a few characters
 
 
 def size(rng: random.Random, most: int) -> int:
@@ -172,7 +173,7 @@ def literal(rng: random.Random) -> str:
         (left, right), count = rng.choice(PAIRS), size(rng, 1000)
         return left * count + rng.choice(("", "1", "'a'", "x")) + right * (count if rng.random() < 0.8 else 0)
     left, right = rng.choice((("", ""), ("[", "]"), ("'", "'"), ("{", "}"), ("1", ""), ("(", ")")))
-    return left + rng.choice(UNITS) * size(rng, 100_000 if rng.random() < 0.05 else 2000) + right
+    return left + rng.choice(UNITS) * size(rng, 100_000 if rng.random() < 0.03 else 2000) + right
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def response(rng: random.Random, type: str, role: str, right: str) -> str:
     text = f"some thoughts </think>\n<answer>\n{chr(10).join(blocks)}\n</answer>"
     for _ in range(rng.choice((0, 1, 1, 2, 3, 6))):
         text = mutated(text, rng)
-    return text
+    return text[:LONGEST]
 
 
 def mutated(text: str, rng: random.Random) -> str:
@@ -329,7 +330,7 @@ def mutated(text: str, rng: random.Random) -> str:
         return text[:a] + piece(rng) + text[a if which < 3 else b:]
     if which < 6:
         several = "".join(piece(rng) for _ in range(rng.choice((1, 1, 2, 3))))
-        return text[:a] + several * size(rng, 20_000 // len(several) if rng.random() < 0.1 else 50) + text[a:]
+        return text[:a] + several * size(rng, 20_000 // len(several) if rng.random() < 0.04 else 50) + text[a:]
     if which == 6:
         return text[:a] + text[b:]
     if which == 7:
