@@ -1,9 +1,10 @@
 """
 Experiments with controls and intervals, one command each. Every arm is a run of train.py with some flags changed, for
-every seed; its folder runs/NAME-PRESET.WEIGHTS-STEPS-ARM-SEED is kept, so a second call goes on where the first was
-stopped, and one with more seeds keeps those that are there.
+every seed; its folder runs/arm-PRESET.WEIGHTS-STEPS-ARM-SEED is kept, so a second call goes on where the first was
+stopped, one with more seeds keeps those that are there, and experiments share the runs of an arm that both have.
 
-    python -m experiments learns                        # self-play against five controls, 3 seeds
+    python -m experiments learns                        # self-play against its controls, 3 seeds
+    python -m experiments swap                          # fresh solvers on early, late, frozen and grammar's tasks
     python -m experiments ablations --arms azr "n = 4"  # some arms only
     python -m experiments learns --steps 10 --seeds 1   # a quick look
     python -m experiments takeoff --model DIR ...       # a real model: see takeoff.py
@@ -11,10 +12,12 @@ stopped, and one with more seeds keeps those that are there.
 Written to runs/ (with --publish to results/), anew after every run, so that there is something to look at from the
 start: NAME.json (every curve, every gain with its interval), NAME.md (the table) and NAME.png.
 
-What counts is held-out pass@1 at T = 1 and greedy accuracy, each the mean over task types and depths 1 to 3 (depth 4 is
-told apart), on the nano preset's file. A gain is the difference to the model before training, on the same tasks. Its
-95% interval adds two sources: the spread over seeds (Student's t) and the sampling of tasks (clustered by program:
-tasks of one program are not independent). Arms are compared with AZR in the same way, over the seeds that both have.
+What counts is greedy held-out accuracy and pass@1 at T = 1, each the mean over task types, groups and depths of the
+preset's file; nano's names a group for each dose of an operator family in nano's first training (nano/make.py). A gain
+is the difference to the model before training, on the same tasks. Its 95% interval adds two sources: the spread over
+seeds (Student's t) and the sampling of tasks (clustered by program: tasks of one program are not independent). Arms are
+compared with self-play in the same way, over the seeds that both have. The first row is of the model before training,
+asked in whichever of four ways gives most (selfplay.zero_token): what costs nothing is no gain of training.
 
 Order of reading: arms.py (the arms, and which commands a run of one still needs), work.py (what these commands do
 beside train.py), results.py (gains, intervals, table and plot).

@@ -1,4 +1,4 @@
-"""The command: python -m experiments learns|ablations|takeoff ..."""
+"""The command: python -m experiments learns|swap|ablations|takeoff ..."""
 import command
 command.starting(__name__)
 import sys
@@ -9,13 +9,11 @@ from tqdm import tqdm
 
 import experiments
 from command import Parser, whole
-from config import PRESETS, Config
+from config import PRESETS
 from experiments import takeoff
-from experiments.arms import (EXPERIMENTS, SUPERVISED, Plan, commands_left, grammar_file, last_step, run_commands,
-                              run_folder, score_command, scores_of, start_folder)
+from experiments.arms import (EXPERIMENTS, Plan, commands_left, needs, run_commands, run_folder, score_command,
+                              scores_of, start_folder)
 from experiments.results import write_results
-from experiments.work import write_task_file
-from nano import make
 from sandbox import host
 
 
@@ -25,25 +23,19 @@ def parse_plan(argv: list[str]) -> Plan:
                     " its own.")
     parser.add_argument("name", choices=EXPERIMENTS)
     parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="seeds 0, 1, ... for every arm")
-    parser.add_argument("--steps", type=whole(1), default=30, help="training steps of an arm")
+    parser.add_argument("--steps", type=whole(1), default=60, help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these")
     parser.add_argument("--preset", default="nano", choices=[name for name, preset in PRESETS.items()
                                                              if "heldout_tasks" in preset])
     parser.add_argument("--eval_every", type=whole(0), default=10, help="steps between points of the curves")
-    parser.add_argument("--limit", type=whole(1), default=2400, help="held-out tasks: the first of the file")
+    parser.add_argument("--limit", type=whole(1), default=4200, help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=whole(1, 1024), default=host.cores(), help="arms that run at once")
     parser.add_argument("--publish", action="store_true", help="write the results to results/, not to runs/")
     args = parser.parse_args(argv)
-    arms, cells = EXPERIMENTS[args.name], len(make.TYPES) * len(make.DEPTHS)
+    arms = EXPERIMENTS[args.name]
     if unknown := set(args.arms or []) - set(arms):
         parser.error(f"no arm called {', '.join(unknown)}; choose from: {', '.join(arms)}")
-    if args.limit < cells:
-        parser.error(f"--limit {args.limit}: at least {cells}, one task of each type and depth")
-    plan = Plan(**vars(args) | {"arms": tuple(arm for arm in arms if arm in (args.arms or arms))})
-    if any(arms[arm] == SUPERVISED for arm in plan.arms) and "azr" not in plan.arms and \
-            any(last_step(run_folder(plan, "azr", seed)) < plan.steps for seed in range(plan.seeds)):
-        parser.error("the supervised arm takes its number of tokens from azr's runs: add azr to --arms")
-    return plan
+    return Plan(**vars(args) | {"arms": tuple(arm for arm in arms if arm in (args.arms or arms))})
 
 
 def run_arm(plan: Plan, arm: str, seed: int) -> None:
@@ -51,23 +43,21 @@ def run_arm(plan: Plan, arm: str, seed: int) -> None:
 
 
 def run_plan(plan: Plan) -> None:
-    arms, batch = EXPERIMENTS[plan.name], PRESETS[plan.preset].get("batch_size", Config.batch_size)
+    """All arms that are asked for, and first those whose runs they are made from."""
     Path("runs").mkdir(exist_ok=True)
-    for seed in range(plan.seeds):
-        if any("GRAMMAR" in arms[arm] for arm in plan.arms) and not grammar_file(plan, seed).exists():
-            write_task_file(grammar_file(plan, seed), batch * plan.steps, seed)
     start = start_folder(plan)
     before = [] if scores_of(start, plan.limit) else [score_command(plan, start)]
-    work = [(arm, seed) for seed in range(plan.seeds) for arm in plan.arms]
-    with ThreadPoolExecutor(plan.jobs) as pool, tqdm(total=len(work), unit="run") as bar:
-        first = pool.submit(run_commands, plan, before, start)
-        # The supervised arm takes its number of tokens from AZR's run, so it comes after those.
-        for late in (False, True):
-            running = [pool.submit(run_arm, plan, arm, seed) for arm, seed in work
-                       if (arms[arm] == SUPERVISED) == late]
+    sources = list(dict.fromkeys(source for arm in plan.arms for source in needs(arm)))
+    first = [arm for arm in dict.fromkeys([*sources, *plan.arms]) if not needs(arm)]
+    work = {stage: [(arm, seed) for seed in range(plan.seeds) for arm in arms]
+            for stage, arms in (("first", first), ("then", [arm for arm in plan.arms if needs(arm)]))}
+    with ThreadPoolExecutor(plan.jobs) as pool, tqdm(total=sum(map(len, work.values())), unit="run") as bar:
+        starting = pool.submit(run_commands, plan, before, start)
+        for some in work.values():
+            running = [pool.submit(run_arm, plan, arm, seed) for arm, seed in some]
             try:
                 for ended in as_completed(running):
-                    first.result(), ended.result()
+                    starting.result(), ended.result()
                     bar.update()
                     write_results(plan)
             except BaseException:  # Ctrl-C, or an arm that failed: start no more

@@ -13,24 +13,28 @@ from functools import lru_cache
 from pathlib import Path
 
 import runfolder
-from config import PRESETS, UserError
+from config import PRESETS, Config, UserError
 from sandbox import host
 
 HERE = Path(__file__).resolve().parent.parent
 CURVE_TASKS = 300        # held-out tasks of a learning curve's points, which an arm pays for while it trains
-SAMPLED, SAMPLED_START = 2, 4  # answers to each held-out task at T = 1, after and before training
-PASS_TASKS, PASS_N = 180, 64   # tasks and answers for pass@k
+SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
+PASS_TASKS, PASS_N = 420, 64   # tasks and answers for pass@k ...
+PASS_ARMS = ("azr", "solver only")  # ... of these, and of the model before training
 
-# Arms: flags of train.py beside the preset's. GRAMMAR becomes a file of tasks, drawn for each seed.
+# Arms: flags of train.py beside the preset's. In the place of a word in capitals a file of tasks is made, by work.py.
 SUPERVISED = ["supervise, see work.py"]
 LEARNS = {
     "azr": [],
-    "grammar tasks": ["--propose_from", "GRAMMAR"],     # plain RL on tasks of the warm start's grammar, no dull ones
+    "solver only": ["--train_propose", "False"],       # proposals of the current policy, without their gradient
     "frozen proposer": ["--propose_from", "start"],
-    "shuffled proposer reward": ["--control", "shuffled"],
+    "grammar": ["--propose_from", "GRAMMAR"],          # the warm start's own tasks, fresh ones, none dull
+    "grammar, families alike": ["--propose_from", "EVEN"],  # one statement of every task is of a family: an upper bound
     "random solver reward": ["--control", "random"],
-    "more warm start": SUPERVISED,
+    "more warm start": SUPERVISED,                     # on careful text alone
 }
+# Fresh solvers on as many tasks of four pools, made from azr's and the frozen proposer's runs of the same seed.
+SWAP = {name: ["--propose_from", name.upper()] for name in ("early", "late", "frozen", "matched")}
 PAPER = ["--solve_tasks", "this"]
 ABLATIONS = {
     "azr": [],
@@ -52,7 +56,11 @@ ABLATIONS = {
     "lambda 0.3": ["--solve_weight", "0.3"],
     "lambda 3": ["--solve_weight", "3"],
 }
-EXPERIMENTS = {"learns": LEARNS, "ablations": ABLATIONS}
+EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "ablations": ABLATIONS}
+# Arms whose runs an arm is made from, by its flags' last word. `supervise` takes its number of tokens from azr's.
+NEEDS = {SUPERVISED[0]: ("azr",), "EARLY": ("azr",), "LATE": ("azr",), "FROZEN": ("frozen proposer",),
+         "MATCHED": ("azr",)}
+POOLS = {"GRAMMAR", "EVEN", "EARLY", "LATE", "FROZEN", "MATCHED"}
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,9 @@ def subject(preset: str) -> str:
 
 
 def run_folder(plan: Plan, arm: str, seed: int | str) -> Path:
-    """Another number of steps is another run: the learning rate has another schedule."""
+    """Another number of steps is another run: the learning rate has another schedule. Experiments share their runs."""
     slug = re.sub("[^a-z0-9.]+", "_", arm.lower())
-    return Path("runs") / f"{plan.name}-{subject(plan.preset)}-{plan.steps}-{slug}-{seed}"
+    return Path("runs") / f"arm-{subject(plan.preset)}-{plan.steps}-{slug}-{seed}"
 
 
 def start_folder(plan: Plan) -> Path:
@@ -91,8 +99,18 @@ def start_folder(plan: Plan) -> Path:
     return Path("runs") / f"start-{subject(plan.preset)}"
 
 
-def grammar_file(plan: Plan, seed: int) -> Path:
-    return Path("runs") / f"grammar-{subject(plan.preset)}-{plan.steps}-{seed}.jsonl"
+def pool_file(plan: Plan, pool: str, seed: int) -> Path:
+    return Path("runs") / f"pool-{subject(plan.preset)}-{plan.steps}-{pool.lower()}-{seed}.jsonl"
+
+
+def flags_of(arm: str) -> list[str]:
+    """Of every experiment's arms: a name means the same in all of them."""
+    return next(arms[arm] for arms in EXPERIMENTS.values() if arm in arms)
+
+
+def needs(arm: str) -> tuple[str, ...]:
+    """Arms whose runs this one's are made from."""
+    return NEEDS.get((flags_of(arm) or [""])[-1], ())
 
 
 def scores_of(folder: Path, limit: int) -> dict | None:
@@ -122,7 +140,7 @@ def last_step(folder: Path) -> int:
 
 def commands_left(plan: Plan, arm: str, seed: int) -> list[list[str]]:
     """What is left to do for the arm's run: train (or go on), then score."""
-    folder, flags, left = run_folder(plan, arm, seed), EXPERIMENTS[plan.name][arm], []
+    folder, flags, left = run_folder(plan, arm, seed), flags_of(arm), []
     if flags == SUPERVISED:
         if not (folder / "checkpoint").exists():
             left.append(["-m", "experiments.work", "supervise", str(folder), "--like",
@@ -132,14 +150,26 @@ def commands_left(plan: Plan, arm: str, seed: int) -> list[list[str]]:
             left.append([str(HERE / "train.py"), "--resume", str(folder), "--steps", str(plan.steps)])
         else:
             shutil.rmtree(folder, ignore_errors=True)  # stopped before its first checkpoint
-            flags = [str(grammar_file(plan, seed)) if flag == "GRAMMAR" else flag for flag in flags]
+            if flags and (pool := flags[-1]) in POOLS:
+                flags = [*flags[:-1], str(pool_file(plan, pool, seed))]
+                if not pool_file(plan, pool, seed).exists():
+                    left.append(pool_command(plan, pool, seed))
             left.append([str(HERE / "train.py"), "--preset", plan.preset, "--name", folder.name, "--seed", str(seed),
                          "--steps", str(plan.steps), "--eval_every", str(plan.eval_every), "--eval_samples", "1",
-                         "--eval_limit", str(min(CURVE_TASKS, plan.limit)), "--workers", "1", "--keep_samples", "2",
-                         *flags])
+                         "--eval_limit", str(min(CURVE_TASKS, plan.limit)), "--zero_token", "False", "--workers", "1",
+                         "--keep_samples", "2", *flags])
     if left or not scores_of(folder, plan.limit):
         left.append(score_command(plan, folder))
     return left
+
+
+def pool_command(plan: Plan, pool: str, seed: int) -> list[str]:
+    """Fresh tasks for every step, or, of the pools that come from runs, as many as each of them can be sure to give."""
+    count = PRESETS[plan.preset].get("batch_size", Config.batch_size) * plan.steps
+    count = max(1, count // 6) if NEEDS.get(pool) else count
+    sources = [str(run_folder(plan, arm, seed)) for arm in NEEDS.get(pool, ())]
+    return ["-m", "experiments.work", "pool", str(pool_file(plan, pool, seed)), "--kind", pool.lower(), "--count",
+            str(count), "--seed", str(seed), *(["--run", *sources] if sources else [])]
 
 
 def score_command(plan: Plan, folder: Path) -> list[str]:

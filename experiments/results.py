@@ -7,18 +7,20 @@ import os
 import platform
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import runfolder
 import tasks
-from benchmarks import stats
+from benchmarks import selfplay, stats
 from config import PRESETS
 from experiments.arms import (EXPERIMENTS, HERE, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan, run_folder,
                               scores_by_seed, scores_of, start_folder)
 
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-DEPTHS = (1, 2, 3)       # of the headline; 4 is rare in the warm start and reported apart
+RARE = ("dose 0.3%", "dose 1%")  # groups of nano's held-out file where something is to be learned and can be
+AGAINST = {"swap": "late"}       # the arm that an experiment compares the others with; azr where it is not told
 
 
 def write_results(plan: Plan) -> str:
@@ -37,13 +39,14 @@ def write_results(plan: Plan) -> str:
 # ----------------------------------------------------------------------------------------------------------------
 # Statistics
 
-def cells_of(heldout: list[dict], depths: tuple, types: list[str] | None = None) -> dict[tuple, list[int]]:
-    """(type, depth): indices of its tasks."""
+def cells_of(heldout: list[dict], type: str | None = None, groups: tuple[str, ...] | None = None
+             ) -> dict[tuple, list[int]]:
+    """(type, group, depth): indices of its tasks; of one type or of some groups only."""
     cells = defaultdict(list)
     for i, task in enumerate(heldout):
-        depth = task["program"].count("\n") - 1
-        if depth in depths and (types is None or task["type"] in types):
-            cells[task["type"], depth].append(i)
+        group = task.get("group", "")
+        if type in (None, task["type"]) and (groups is None or group in groups):
+            cells[task["type"], group, task["program"].count("\n") - 1].append(i)
     return cells
 
 
@@ -76,37 +79,49 @@ def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dic
 def results_of(plan: Plan) -> dict:
     """For the JSON file."""
     heldout = runfolder.read_lines(Path(PRESETS[plan.preset]["heldout_tasks"]))[:plan.limit]
-    start, azr = scores_of(start_folder(plan), plan.limit), {}
+    start, against = scores_of(start_folder(plan), plan.limit), AGAINST.get(plan.name, "azr")
     everything = {"experiment": plan.name, "preset": plan.preset, "steps": plan.steps, "limit": plan.limit,
-                  "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}", "arms": {}}
+                  "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}",
+                  "groups": groups_of(heldout), "against": against, "free_how": start["free_how"],
+                  "free": measures_of({0: {"greedy": start["free"]}}, start, {}, heldout), "arms": {}}
+    reference = scores_by_seed(plan, against)
     for arm, flags in EXPERIMENTS[plan.name].items():
         scores = scores_by_seed(plan, arm)
         if not scores:
             continue
-        azr = scores if arm == "azr" else azr
         logs = [runfolder.read_lines(run_folder(plan, arm, seed) / "metrics.jsonl") for seed in scores]
         entry = {"flags": flags, "seeds": list(scores),
-                 "measures": measures_of(scores, start, {} if arm == "azr" else azr, heldout),
-                 "tokens": list(map(tokens_of, logs)), "curves": list(map(curves_of, logs))}
+                 "measures": measures_of(scores, start, {} if arm == against else reference, heldout),
+                 "tokens": list(map(tokens_of, logs)), "curves": list(map(curves_of, logs)),
+                 "proposed": [of_seed.get("proposed", []) for of_seed in scores.values()]}
         if all("pass" in of_seed for of_seed in scores.values()):
-            entry["pass_at_k"] = [pass_curve(of_seed["pass"]) for of_seed in scores.values()]
+            entry["pass_at_k"] = [pass_curves(of_seed["pass"], heldout) for of_seed in scores.values()]
         everything["arms"][arm] = entry
         everything["commits"] = sorted({*everything["commits"], *(of_seed["commit"] for of_seed in scores.values())})
-    everything["pass_at_k_before"] = pass_curve(start["pass"])
+    everything["pass_at_k_before"] = pass_curves(start["pass"], heldout)
     everything["seeds"] = max((len(entry["seeds"]) for entry in everything["arms"].values()), default=0)
     return everything
 
 
-def measures_of(scores: dict[int, dict], start: dict, azr: dict[int, dict], heldout: list[dict]) -> dict[str, dict]:
+def groups_of(heldout: list[dict]) -> list[str]:
+    return selfplay.group_names([tasks.Task("", "", (), (), group=line.get("group", "")) for line in heldout])
+
+
+def measures_of(scores: dict[int, dict], start: dict, against: dict[int, dict], heldout: list[dict]
+                ) -> dict[str, dict]:
     """{measure: its values}, in percent and points, of an arm's scores by seed: before and after training, and how far
-    the scores `azr` are ahead where they have a seed in common."""
-    types = {task["type"] for task in heldout}
-    kinds = {"T1": ("sampled", DEPTHS, None), "greedy": ("greedy", DEPTHS, None),
-             "T1 depth 4": ("sampled", (4,), None), "greedy depth 4": ("greedy", (4,), None),
-             **{f"T1 {name}": ("sampled", DEPTHS, [name]) for name in tasks.TYPES if name in types}}
+    the scores `against` are ahead where they have a seed in common."""
+    types, groups = {task["type"] for task in heldout}, groups_of(heldout)
+    kinds = {"greedy": ("greedy", None, None), "T1": ("sampled", None, None),
+             **{f"greedy {name}": ("greedy", name, None) for name in tasks.TYPES if name in types},
+             **{f"greedy {name}": ("greedy", None, (name,)) for name in groups}}
+    if set(RARE) <= set(groups):
+        kinds |= {"greedy rare": ("greedy", None, RARE), "T1 rare": ("sampled", None, RARE)}
     measures = {}
-    for measure, (key, depths, only) in kinds.items():
-        cells, n, n_start = cells_of(heldout, depths, only), *((SAMPLED, SAMPLED_START) if key == "sampled" else (1, 1))
+    for measure, (key, type, some) in kinds.items():
+        if any(key not in of_seed for of_seed in scores.values()):
+            continue
+        cells, n, n_start = cells_of(heldout, type, some), *((SAMPLED, SAMPLED_START) if key == "sampled" else (1, 1))
         before = [solved / n_start for solved in start[key]]
         rates = {seed: [solved / n for solved in of_seed[key]] for seed, of_seed in scores.items()}
         gains = [[after - was for after, was in zip(rate, before)] for rate in rates.values()]
@@ -114,12 +129,21 @@ def measures_of(scores: dict[int, dict], start: dict, azr: dict[int, dict], held
             "before": 100 * average(before, cells), "after": [100 * average(rate, cells) for rate in rates.values()],
             "gain": 100 * statistics.mean(average(gain, cells) for gain in gains),
             "interval": 100 * half_width(gains, heldout, cells)}
-        if both := [seed for seed in rates if seed in azr]:
-            lead = [[solved / n - rate for solved, rate in zip(azr[seed][key], rates[seed])] for seed in both]
+        if both := [seed for seed in rates if seed in against]:
+            lead = [[solved / n - rate for solved, rate in zip(against[seed][key], rates[seed])] for seed in both]
             measures[measure] |= {
-                "azr_ahead_seeds": both, "azr_ahead": 100 * statistics.mean(average(one, cells) for one in lead),
-                "azr_ahead_interval": 100 * half_width(lead, heldout, cells)}
+                "ahead_seeds": both, "ahead": 100 * statistics.mean(average(one, cells) for one in lead),
+                "ahead_interval": 100 * half_width(lead, heldout, cells)}
     return measures
+
+
+def pass_curves(solved: list[int], heldout: list[dict]) -> dict[str, dict[int, float]]:
+    """pass@k of the tasks of each group, and of all."""
+    curves = {"all": pass_curve(solved)}
+    for group in groups_of(heldout):
+        some = [count for count, task in zip(solved, heldout) if task.get("group", "") == group]
+        curves |= {group: pass_curve(some)} if some else {}
+    return curves
 
 
 def pass_curve(solved: list[int]) -> dict[int, float]:
@@ -132,42 +156,57 @@ def tokens_of(lines: list[dict]) -> dict:
 
 
 def curves_of(lines: list[dict]) -> dict:
-    """By step: held-out accuracy where it was measured, and what became of the proposals."""
+    """By step: held-out accuracy where it was measured, by group too, and what became of the proposals."""
     curves = defaultdict(list)
     for line in lines:
         for key, name in (("heldout", "greedy"), ("heldout_sampled", "T1")):
             if key in line:
-                rates = [rate for cell, rate in line[key].items() if int(cell.split("/")[1]) in DEPTHS]
-                curves[name].append((line["step"], round(100 * statistics.mean(rates), 2)))
-        for key in ("depth", "valid", "solve_rate", "learnability", "distinct"):
-            values = [line[f"{key}/{type}"] for type in tasks.TYPES if line.get(f"{key}/{type}") is not None]
+                curves[name].append((line["step"], round(100 * statistics.mean(line[key].values()), 2)))
+        for group, (share, *_) in (line.get("heldout_by_group") or {}).items():
+            curves[f"greedy {group}"].append((line["step"], round(100 * share, 2)))
+        for key in ("depth", "valid", "solve_rate", "learnability", "distinct", "entropy"):
+            values = [value for name, value in line.items() if value is not None
+                      and (name == key or name in {f"{key}/{type}" for type in tasks.TYPES})]
             if values:
                 curves[key].append((line["step"], round(statistics.mean(values), 3)))
     return curves
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# Table and plot
+# Tables and plot
 
 def results_table(everything: dict) -> str:
+    groups, against = everything["groups"], everything["against"]
+    ahead = f"{against} ahead"
     lines = [f"`python -m experiments {everything['experiment']} --steps {everything['steps']} --seeds"
              f" {everything['seeds']} --limit {everything['limit']}`, commit {', '.join(everything['commits'])},"
-             f" {everything['machine']}. Held-out pass@1 in percent, mean over types and depths 1 to 3; gains in points"
-             " over the model before training; 95% intervals over seeds and tasks; of one seed over tasks alone, in"
-             " brackets. AZR ahead: over the seeds that both have.", "",
-             "| arm | seeds | T = 1 before | after | gain | greedy gain | depth 4, T = 1 | AZR ahead at T = 1 |"
-             " AZR ahead, greedy | million tokens generated / trained |", "|---" * 10 + "|"]
+             f" {everything['machine']}. Greedy held-out accuracy in percent, mean over types, groups and depths; gains"
+             " in points over the model before training; 95% intervals over seeds and programs; of one seed over"
+             f" programs alone, in brackets. {against} ahead: over the seeds that both have.", "",
+             f"| {' | '.join(['arm', 'seeds', 'before', 'after', 'gain', *(f'gain, {name}' for name in groups)])}"
+             f" | gain at T = 1 | {ahead} | {ahead}, 0.3 and 1% | million tokens generated / trained |"]
+    lines.append("|---" * lines[-1].count(" | ") + "|---|")
+    free = everything["free"]
+    lines.append(f"| {' | '.join(['without training', '-', *told(free, groups, 1)])} | - | - | - | - |")
     for arm, entry in everything["arms"].items():
         m, seeds = entry["measures"], len(entry["seeds"])
         tokens = [f"{statistics.mean(run[f'tokens_{what}'] for run in entry['tokens']) / 1e6:.2f}"
                   for what in ("generated", "trained")]
-        gains = [with_interval(m[name]["gain"], m[name]["interval"], seeds) for name in ("T1", "greedy", "T1 depth 4")]
-        ahead = [with_interval(m[name]["azr_ahead"], m[name]["azr_ahead_interval"], len(m[name]["azr_ahead_seeds"]))
-                 if "azr_ahead" in m[name] else "-" for name in ("T1", "greedy")]
-        cells = [arm, str(seeds), f"{m['T1']['before']:.1f}", f"{statistics.mean(m['T1']['after']):.1f}", *gains,
-                 *ahead, " / ".join(tokens)]
+        leads = [with_interval(m[name]["ahead"], m[name]["ahead_interval"], len(m[name]["ahead_seeds"]))
+                 if "ahead" in m.get(name, {}) else "-" for name in ("greedy", "greedy rare")]
+        cells = [arm, str(seeds), *told(m, groups, seeds), with_interval(m["T1"]["gain"], m["T1"]["interval"], seeds),
+                 *leads, " / ".join(tokens)]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines + pass_table(everything)) + "\n"
+    lines += ["", f"Without training: the model before training, where {everything['free_how']}."]
+    return "\n".join(lines + pass_table(everything) + proposals_table(everything)) + "\n"
+
+
+def told(measures: dict, groups: list[str], seeds: int) -> list[str]:
+    """Cells of a row: before, after, gain, gain by group."""
+    all_tasks = measures["greedy"]
+    gains = [with_interval(m["gain"], m["interval"], seeds)
+             for m in (all_tasks, *(measures[f"greedy {name}"] for name in groups))]
+    return [f"{all_tasks['before']:.1f}", f"{statistics.mean(all_tasks['after']):.1f}", *gains]
 
 
 def with_interval(value: float, interval: float, seeds: int) -> str:
@@ -176,20 +215,45 @@ def with_interval(value: float, interval: float, seeds: int) -> str:
 
 
 def pass_table(everything: dict) -> list[str]:
-    before = everything["pass_at_k_before"]
-    rows = {arm: {k: statistics.mean(curve[k] for curve in entry["pass_at_k"]) for k in before}
+    """pass@1 and pass@64 by group."""
+    rows = {arm: [{group: of_seed[group] for group in of_seed} for of_seed in entry["pass_at_k"]]
             for arm, entry in everything["arms"].items() if "pass_at_k" in entry}
+    before = everything["pass_at_k_before"]
+    lines = ["", f"One of k answers at T = 1 is right, in percent, of the first {PASS_TASKS} tasks ({PASS_N} answers"
+             " each):", "", f"| k = 1 / k = {PASS_N} | {' | '.join(before)} |", "|---" * (1 + len(before)) + "|"]
+    for name, seeds in ({"before": [before]} | rows).items():
+        cells = [" / ".join(f"{statistics.mean(of_seed[group][k] for of_seed in seeds):.1f}" for k in (1, PASS_N))
+                 for group in before]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def proposals_table(everything: dict) -> list[str]:
+    """What arms proposed themselves, in the first and the last sixth of their steps."""
+    rows = {arm: [of_seed for of_seed in entry["proposed"] if of_seed] for arm, entry in everything["arms"].items()
+            if entry["flags"][:1] != ["--propose_from"] and any(entry["proposed"])}
     if not rows:
         return []
-    lines = ["", f"Of {PASS_N} answers to the first {PASS_TASKS} tasks, all depths:", "",
-             "| pass@k | " + " | ".join(map(str, before)) + " |", "|---" * (1 + len(before)) + "|"]
-    return lines + [f"| {name} | " + " | ".join(f"{rate:.1f}" for rate in rates.values()) + " |"
-                    for name, rates in ({"before": before} | rows).items()]
+    families = list(next(iter(rows.values()))[0][0]["families"])
+    lines = ["", "Proposed programs in the first and the last sixth of the steps: percent that hold a family, percent"
+             " that return their argument, mean depth:", "",
+             f"| arm | {' | '.join(families)} | dull | depth |", "|---" * (len(families) + 3) + "|"]
+    for arm, seeds in rows.items():
+        def both(value: Callable[[dict], float], form: str, some: list = seeds) -> str:
+            return " -> ".join(format(statistics.mean(value(of_seed[part]) for of_seed in some), form)
+                               for part in (0, -1))
+        cells = [both(lambda part, name=name: 100 * part["families"][name], ".1f") for name in families]
+        cells += [both(lambda part: 100 * part["dull"], ".0f"), both(lambda part: part["depth"], ".2f")]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return lines
+
+
+COLORS = ["#1f5fb0", "#d9822b", "#4c9a52", "#8a5ab5", "#c0392b", "#7f8c8d", "#222222"]
 
 
 def plot(everything: dict, path: Path) -> None:
-    """Gains with their intervals, a row an arm, at T = 1 and greedily: of the tasks that the table is about. As wide as
-    a README, so that its letters are as large as the text's."""
+    """Greedy gains with their intervals, a row an arm; and by group, where the held-out file names groups. As wide as a
+    README, so that its letters are as large as the text's."""
     try:
         import matplotlib
     except ImportError:
@@ -197,27 +261,34 @@ def plot(everything: dict, path: Path) -> None:
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    arms = everything["arms"]
-    figure, panels = pyplot.subplots(1, 2, figsize=(8.4, 1.3 + 0.3 * len(arms)), sharey=True, layout="constrained")
-    for axes, name, title in zip(panels, ("T1", "greedy"), ("T = 1", "greedy")):
-        for row, (arm, entry) in enumerate(arms.items()):
-            m, color = entry["measures"][name], "#1f5fb0" if arm == "azr" else "#444444"
-            if len(m["after"]) > 1:
-                axes.plot([after - m["before"] for after in m["after"]], [row] * len(m["after"]), "|", color=color,
-                          alpha=0.5, ms=9)
-            axes.errorbar(m["gain"], row, xerr=m["interval"], fmt="o", color=color, ms=5, lw=1.8, capsize=3)
-            axes.annotate(with_interval(m["gain"], m["interval"], 2), (1.04, row), xycoords=("axes fraction", "data"),
-                          va="center", fontsize=9, color=color)
-            if arm == "azr":
-                axes.axvline(m["gain"], color=color, lw=0.8, ls=":")
-        axes.axvline(0, color="black", lw=0.8)
-        axes.set_title(f"{title} (before training {entry['measures'][name]['before']:.1f}%)", fontsize=10)
+    groups = everything["groups"]
+    rows = {"without training": everything["free"]} | {arm: entry["measures"]
+                                                       for arm, entry in everything["arms"].items()}
+    figure, panels = pyplot.subplots(1, 2 if groups else 1, figsize=(8.4, 1.6 + 0.34 * len(rows)), squeeze=False,
+                                     layout="constrained", width_ratios=[1, 1.25] if groups else [1])
+    left = panels[0][0]
+    for row, (arm, m) in enumerate(rows.items()):
+        all_tasks, color = m["greedy"], COLORS[row % len(COLORS)]
+        left.errorbar(all_tasks["gain"], row, xerr=all_tasks["interval"], fmt="o", color=color, ms=5, lw=1.8, capsize=3)
+        if len(all_tasks["after"]) > 1:
+            left.plot([after - all_tasks["before"] for after in all_tasks["after"]], [row] * len(all_tasks["after"]),
+                      "|", color=color, alpha=0.5, ms=9)
+        for place, name in enumerate(groups):
+            one = m[f"greedy {name}"]
+            panels[0][1].errorbar(place + 0.09 * (row - len(rows) / 2), one["gain"], yerr=one["interval"], fmt="o",
+                                  color=color, ms=3.5, lw=1.2)
+    left.set(yticks=range(len(rows)), yticklabels=list(rows))
+    left.invert_yaxis()
+    left.axvline(0, color="black", lw=0.8)
+    left.set_xlabel(f"gain in points, all tasks (before {everything['free']['greedy']['before']:.1f}%)")
+    if groups:
+        right = panels[0][1]
+        names = [f"{name.removeprefix('dose ')}\n({everything['free'][f'greedy {name}']['before']:.0f}%)"
+                 for name in groups]
+        right.set(xticks=range(len(groups)), xticklabels=names)
+        right.axhline(0, color="black", lw=0.8)
+        right.set_xlabel("by dose in the first training (before, in brackets)")
+    for axes in panels[0]:
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].set(yticks=range(len(arms)), yticklabels=list(arms))
-    panels[0].invert_yaxis()
-    panels[1].tick_params(left=False)
-    several = max(len(entry["seeds"]) for entry in arms.values()) > 1
-    figure.supxlabel("gain in points, mean over types and depths 1 to 3; 95% intervals over "
-                     + ("seeds and tasks; small strokes: seeds" if several else "tasks, one seed"), fontsize=10)
     figure.savefig(path, dpi=200)
     pyplot.close(figure)

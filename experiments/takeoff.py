@@ -30,7 +30,7 @@ from benchmarks import selfplay, stats, suite
 from command import Parser, UserError, real, whole
 from executor import Executor
 from experiments.arms import HERE, last_step, run_commands
-from experiments.work import write_task_file
+from experiments.work import write_pool
 from sandbox import host
 from sandbox.values import printable
 
@@ -414,7 +414,7 @@ def work(argv: list[str]) -> None:
         if not plan.seed_tasks:
             plan = replace(plan, seed_tasks=str(plan.out / "seeds.jsonl"))
             plan.out.mkdir(parents=True)
-            write_task_file(Path(plan.seed_tasks), 4, 0)
+            write_pool(Path(plan.seed_tasks), "grammar", 4, 0, [])
     if not args.report:
         prepare(plan, args.dry)
         run_arms(plan)

@@ -1,8 +1,9 @@
 """
-What arms need beside train.py, a process each: the supervised control, and the scores of a run.
+What arms need beside train.py, a process each: the supervised control, pools of tasks, and the scores of a run.
 
     python -m experiments.work supervise runs/NAME --like runs/OTHER --seed 0
-    python -m experiments.work score runs/NAME --preset nano --limit 2400
+    python -m experiments.work pool FILE --kind late --count 320 --seed 0 --run runs/OTHER
+    python -m experiments.work score runs/NAME --preset nano --limit 4200
     python -m experiments.work cruxeval OUT/runs/NAME      # of takeoff.py
 """
 import command
@@ -10,7 +11,9 @@ command.starting(__name__)
 import json
 import random
 import sys
+from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -20,28 +23,65 @@ import tasks
 import train
 from benchmarks import selfplay
 from command import Parser, whole
-from config import PRESETS, Config, read_config
+from config import PRESETS, Config, UserError, read_config
 from executor import Executor
-from experiments.arms import PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START
+from experiments.arms import PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START
 from model import encode, load_policy, logprobs, save_policy
 from nano import make
 from tools.export import load_run
 
 
-def write_task_file(path: Path, count: int, seed: int) -> None:
-    """`count` tasks of each type from the warm start's own grammar, none held out: as in its second stage, but for the
-    dull ones."""
-    rng, lines = random.Random(f"grammar tasks {seed}"), []
+def grammar_tasks(type: str, count: int, rng: random.Random, even: bool = False,
+                  depths: dict[int, int] | None = None) -> list[tasks.Task]:
+    """Tasks of the warm start's own grammar, none held out and none dull: of its doses or, `even`, each with one
+    statement of a family, all families alike; of its depths, or in these proportions."""
+    drawn = []
+    for _ in range(count):
+        wishes = make.draw_wishes(make.pick(depths or make.DEPTHS, rng), rng)
+        if even:
+            wishes = [None] * len(wishes)
+            wishes[rng.randrange(len(wishes))] = rng.choice(list(make.FAMILIES))
+        drawn.append(make.draw_example("solve", type, wishes, rng, heldout_behaviours())[0])
+    return drawn
+
+
+@lru_cache
+def heldout_behaviours() -> frozenset:
+    return frozenset(make.behaviours(runfolder.read_lines(Path(PRESETS["nano"]["heldout_tasks"]))))
+
+
+def proposed(folder: Path, type: str, first: float, last: float) -> list[tasks.Task]:
+    """What a run proposed and trained on in this part of its steps, from `first` to `last` of 1; every task once."""
+    state = json.loads((runfolder.find_checkpoint(folder) / "state.json").read_text())
+    found = {task.id: task for task in tasks.Buffers.from_json(state["buffers"]).train[type]
+             if first * state["step"] < task.step <= last * state["step"]}
+    return list(found.values())
+
+
+def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -> None:
+    """`count` tasks of each type for --propose_from; UserError where a run has fewer."""
+    rng, lines = random.Random(f"pool {kind} {seed}"), []
     for name in make.TYPES:
-        for _ in range(count):
-            task = make.draw_example("solve", name, make.pick(make.LATE_DEPTHS, rng), rng)[0]
-            lines.append(json.dumps(tasks.task_to_json(task)))
+        match kind:
+            case "grammar" | "even":
+                chosen = grammar_tasks(name, count, rng, kind == "even")
+            case "matched":  # to what azr proposes late: the grammar's programs of the same depths
+                late = Counter(min(max(task.depth, 1), 4) for task in proposed(runs[0], name, 2 / 3, 1))
+                chosen = grammar_tasks(name, count, rng, depths=late or None)
+            case _:
+                found = proposed(runs[0], name, *{"early": (0, 1 / 3), "late": (2 / 3, 1), "frozen": (0, 1)}[kind])
+                if len(found) < count:
+                    raise UserError(f"{runs[0]} has {len(found)} {name} tasks for the pool {kind}, and {count} are"
+                                    " needed: more --steps")
+                chosen = rng.sample(found, count)
+        lines += [json.dumps(tasks.task_to_json(task)) for task in chosen]
     path.parent.mkdir(exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    runfolder.write_file(path, "\n".join(lines) + "\n")
 
 
 def supervise(folder: Path, like: Path, seed: int) -> None:
-    """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar, as many steps
+    """More warm start: the adapter trained with the warm start's loss on fresh careful examples of its grammar, whose
+    form is right and whose programs do something, as many steps
     and response tokens a step as the run `like` was given, with its optimizer and learning rate. A favour: every token
     here has a gradient, while in RL a task that all probes solve has none."""
     config, lines = read_config(like), runfolder.read_lines(like / "metrics.jsonl")
@@ -53,7 +93,7 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     for step, budget in enumerate(budgets, 1):
         rows, drawn = [], 0
         while drawn < budget:
-            prompt, response = make.draw_text(rng)
+            prompt, response = make.draw_text(rng, heldout_behaviours(), careful=True)
             rows.append((encode(policy, prompt), encode(policy, response) + [policy.tokenizer.eos_token_id]))
             drawn += len(rows[-1][1])
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
@@ -78,23 +118,44 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
 
 def score_run(folder: Path, preset: str, limit: int) -> None:
     """scores.json of a run, or of the preset's model as it starts if the folder holds no run: solved tasks, one number
-    a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS."""
+    a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS. Of
+    the start also `free`: what it solves without training, as `selfplay.zero_token` says; of a run what it proposed."""
     config, trained = Config(**PRESETS[preset]), (folder / "checkpoint").exists()
     with Executor(1) as executor:
         policy = load_run(folder)[0] if trained else load_policy(config.model)
+        run = train.Training(config, folder, policy, None, executor, train.make_style(config, policy), tasks.Buffers(1))
         heldout = tasks.load_tasks(config.heldout_tasks, executor)[:limit]
-        style = tasks.Style(config.prompt, config.n_inputs)
-
-        def solved(some: list, **how) -> list[int]:
-            return selfplay.examine(policy, executor, style, some, config.max_new_tokens, slots=config.slots,
-                                    **how).correct
-        n = SAMPLED if trained else SAMPLED_START
-        scores = {"limit": limit, "commit": runfolder.commit(), "greedy": solved(heldout),
-                  "sampled": solved(heldout, n=n, temperature=1.0, seed=1)}
-        if folder.name.startswith("start-") or "-azr-" in folder.name:
-            scores["pass"] = solved(heldout[:PASS_TASKS], n=PASS_N, temperature=1.0, seed=2)
+        greedy = selfplay.examine_in(run, heldout, leniently=not trained)
+        sampled = selfplay.examine(policy, executor, run.style, heldout, config.max_new_tokens,
+                                   SAMPLED if trained else SAMPLED_START, 1.0, seed=1, slots=config.slots)
+        scores = {"limit": limit, "commit": runfolder.commit(), "greedy": greedy.correct, "sampled": sampled.correct}
+        if trained:
+            scores["proposed"] = proposals_of(folder)
+        else:
+            how, free = selfplay.zero_token(run, heldout, greedy)
+            scores |= {"free": free.correct, "free_how": how}
+        if not trained or any(f"-{arm.replace(' ', '_')}-" in folder.name for arm in PASS_ARMS):
+            scores["pass"] = selfplay.examine(policy, executor, run.style, heldout[:PASS_TASKS], config.max_new_tokens,
+                                              PASS_N, 1.0, seed=2, slots=config.slots).correct
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "scores.json").write_text(json.dumps(scores))
+    runfolder.write_file(folder / "scores.json", json.dumps(scores))
+
+
+def proposals_of(folder: Path, parts: int = 6) -> list[dict]:
+    """Of the tasks that a run proposed itself, by sixths of its steps: how many, the share of programs that hold each
+    family of nano's grammar, and of programs that return their argument, mean depth, distinct programs."""
+    told = []
+    for part in range(parts):
+        some = [task for name in ("deduction", "abduction") for task in proposed(folder, name, part / parts,
+                                                                                (part + 1) / parts)]
+        if some:
+            families = Counter(family for task in some for family in make.families_in(task.program))
+            told.append({"tasks": len(some), "families": {family: families[family] / len(some)
+                                                          for family in make.FAMILIES},
+                         "dull": sum(task.depth == 0 for task in some) / len(some),
+                         "depth": sum(task.depth for task in some) / len(some),
+                         "distinct": len({task.key for task in some}) / len(some)})
+    return told
 
 
 def score_cruxeval(folder: Path) -> None:
@@ -123,6 +184,12 @@ def main(argv: list[str]) -> None:
     supervising.add_argument("folder", type=Path)
     supervising.add_argument("--like", type=Path, required=True)
     supervising.add_argument("--seed", type=whole(-2**62, 2**62), required=True)
+    pooling = commands.add_parser("pool")
+    pooling.add_argument("file", type=Path)
+    pooling.add_argument("--kind", choices=[name.lower() for name in sorted(POOLS)], required=True)
+    pooling.add_argument("--count", type=whole(1), required=True)
+    pooling.add_argument("--seed", type=whole(-2**62, 2**62), required=True)
+    pooling.add_argument("--run", type=Path, nargs="*", default=[])
     scoring = commands.add_parser("score")
     scoring.add_argument("folder", type=Path)
     scoring.add_argument("--preset", choices=PRESETS, required=True)
@@ -132,6 +199,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if args.command == "supervise":
         supervise(args.folder, args.like, args.seed)
+    elif args.command == "pool":
+        write_pool(args.file, args.kind, args.count, args.seed, args.run)
     elif args.command == "cruxeval":
         score_cruxeval(args.folder)
     else:

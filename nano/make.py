@@ -2,20 +2,19 @@
 Makes the nano model from nothing: a tokenizer, a 0.8 M parameter Qwen2 network and a held-out task file.
 
 A language model needs to know Python and the answer format before self-play can start; web text gives that to a 3B
-model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, one to
-four statements deep, rendered in all six role formats (propose and solve, for deduction, abduction and induction). No
-human data. Three things are so on purpose, because they are so in text from the web, and leave self-play something to
-learn: deep programs are rare, many solutions are hasty, and most of what gets proposed is dull. A first stage learns
-from solutions with one intermediate value per statement as the thinking; in a shorter second one programs are
-shallower, seven solutions of ten answer at once, half of those with a statement forgotten, and 85% of the proposals
-return their argument, from which a solver learns nothing (as do a tenth of the solved ones: they must not surprise).
-So the model can think and can ask, and mostly does neither.
+model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, of one
+or two statements and rarely three, rendered in all six role formats (propose and solve, for deduction, abduction and
+induction). No human data. Solutions think: the value after each statement. What it does not know is graded on purpose,
+so that a reader can see where self-play reaches: six families of statements come at doses from 10% of all statements
+down to none (DOSES), depth 3 comes in 1% of the programs, a third of the proposals return their argument, from which a
+solver learns nothing, and one response in twelve is badly formed or never ends (BAD).
 
     python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --compile --out nano            # in the place of the one that is here
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
-The programs that tasks.is_heldout sets aside never appear here, not even as a reference; heldout.jsonl holds only such.
+The programs that tasks.is_heldout sets aside never appear here, not even as a reference, nor does any other that does
+what a program of heldout.jsonl does. heldout.jsonl holds only such, none of which does what a shorter one does.
 """
 import sys
 from pathlib import Path
@@ -24,10 +23,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import command  # noqa: E402
 command.starting(__name__)
 import json
+import keyword
 import math
 import random
+import re
 import time
-from collections import Counter
 from functools import lru_cache
 
 import torch
@@ -41,11 +41,11 @@ from sandbox.values import show  # noqa: E402
 from tasks import Task, arguments, fence  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
-DEPTHS = {1: 0.40, 2: 0.40, 3: 0.17, 4: 0.03}  # share of each number of statements in the first stage
-LATE_DEPTHS = {1: 0.60, 2: 0.375, 3: 0.02, 4: 0.005}  # and in the second, of programs that do something
-DULL = {"propose": 0.85, "solve": 0.1}  # shares of the second stage's programs that return their argument, by role
-THINKS, FORGETS = 0.3, 0.5  # shares of the second stage's solutions that show steps, and of the rest that forget one,
-                            # where there is one
+DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
+DOSES = {"neighbours": 10.0, "clip": 3.0, "mirror": 1.0, "splice": 0.3, "place": 0.1, "branch": 0.0}  # percent of all
+                                                                     # statements; --rotate moves them on by families
+DULL = {"propose": 0.3, "solve": 0.05}  # shares of programs that return their argument, by role
+BAD = {"propose": 0.1, "solve": 0.06}   # shares of responses whose form is damaged, a fifth of which never end
 TYPES = [name for name, type in tasks.TYPES.items() if type.paper]  # that nano knows: new ones would change its tokens
 ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
          "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.10}
@@ -53,8 +53,9 @@ N_INPUTS = 6            # induction examples: 3 shown, 3 hidden
 STYLE = tasks.Style("compact", N_INPUTS)
 MAX_REFERENCES = 2
 HELDOUT_FRACTION = 0.05
-HELDOUT_PER_CELL = 300  # tasks per type and depth in heldout.jsonl
-PER_BEHAVIOUR = 15      # of those, at most this many of programs that do the same: depth 1 has few held-out programs
+HELDOUT_DEPTHS = (2, 3)  # depth 1 has too few programs to hold any out
+HELDOUT_PER_CELL = 150   # programs per family (and none) and depth in heldout.jsonl, for each of the types
+LONGEST = 192            # tokens of a response without an end: nano's --max_new_tokens
 
 # ----------------------------------------------------------------------------------------------------------------
 # The grammar. A statement is `x = EXPRESSION`; {k} small, {j} any, {m} multiplier, {s} {t} letters.
@@ -74,24 +75,37 @@ EXPRESSIONS = {
     ("str", "int"): ["len(x)", "x.count({s})", "x.find({s})"],
     ("str", "list"): ["[len(x), x.count({s})]"],
 }
+FAMILIES = {  # all from list to list, each with an operation that EXPRESSIONS lacks
+    "neighbours": ["[a + b + {j} for a, b in zip(x, x[1:])]", "[b - a + {j} for a, b in zip(x, x[1:])]"],
+    "clip": ["[min(v, {j}) for v in x]", "[max(v, {j}) for v in x]"],
+    "mirror": ["[abs(v - {j}) for v in x]"],
+    "splice": ["x[:{m}] + [{j}] + x[{m}:]"],
+    "place": ["[v + i + {j} for i, v in enumerate(x)]", "[v * i + {j} for i, v in enumerate(x)]"],
+    "branch": ["[v - {k} if v > {j} else v for v in x]"],
+}
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
 LETTERS = "abcd"
-BUILTINS = {f.__name__: f for f in (abs, max, min, list, range, str, sorted, set, sum, len)}
+BUILTINS = {f.__name__: f for f in (abs, max, min, list, range, str, sorted, set, sum, len, zip, enumerate)}
 
 
-def draw_statement(kind: str, rng: random.Random) -> tuple[str, str]:
+def draw_statement(kind: str, family: str | None, rng: random.Random) -> tuple[str, str]:
     """(expression, kind of its result); the kind stays the same three times in four."""
     stay = rng.random() < 0.75
-    pair = (kind, kind) if stay else rng.choice(NEXT[kind])
-    text = rng.choice(EXPRESSIONS[pair])
-    while "{" in text:  # one at a time: two {j} are two draws
+    pair = (kind, kind) if stay or family else rng.choice(NEXT[kind])
+    return fill(rng.choice(FAMILIES[family] if family else EXPRESSIONS[pair]), rng), pair[1]
+
+
+def fill(text: str, rng: random.Random) -> str:
+    """An expression of its template. {m} is the same number wherever it stands, two {j} are two draws."""
+    text = text.replace("{m}", str(rng.randint(2, 4)))
+    while "{" in text:
         letters = "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 2)))
-        for hole, value in (("{j}", rng.randint(0, 12)), ("{k}", rng.randint(2, 9)), ("{m}", rng.randint(2, 4)),
-                            ("{s}", repr(letters[0])), ("{t}", repr(letters))):
+        for hole, value in (("{j}", rng.randint(0, 12)), ("{k}", rng.randint(2, 9)), ("{s}", repr(letters[0])),
+                            ("{t}", repr(letters))):
             if hole in text:
                 text = text.replace(hole, str(value), 1)
                 break
-    return text, pair[1]
+    return text
 
 
 def draw_value(kind: str, rng: random.Random):
@@ -132,20 +146,75 @@ def key_of(program: str) -> str:
     return parsing.program_key(program)
 
 
-def draw_program(depth: int, heldout: bool, rng: random.Random):
-    """(program, kinds, statements, an input, its trace) on the wanted side of the held-out split."""
+@lru_cache(200_000)
+def behaviour(kind: str, statements: tuple[str, ...]) -> tuple:
+    """What a program does to 16 inputs of its kind, always the same ones: programs that differ only in how they say it
+    have the same behaviour."""
+    probes = random.Random(f"probes {kind}")
+    inputs = [draw_value(kind, probes) for _ in range(16)]
+    results = [trace(statements, value) for value in inputs]
+    return kind, *(None if values is None else show([value, *values][-1]) for value, values in zip(inputs, results))
+
+
+def statements_of(program: str) -> tuple[str, ...]:
+    return tuple(line.removeprefix("    x = ") for line in program.split("\n")[1:-1])
+
+
+def behaviours(lines: list[dict]) -> set[tuple]:
+    """Of the programs of a task file that this grammar made."""
+    kinds = {line["program"]: type(parsing.parse_arguments(line["inputs"][0])[0]).__name__ for line in lines}
+    return {behaviour(kind, statements_of(program)) for program, kind in kinds.items()}
+
+
+def families_in(program: str) -> set[str]:
+    """The families of whose form a program has an expression, whatever its names and numbers, and whoever wrote it."""
+    text = "".join(program.split())
+    return {family for family, patterns in PATTERNS.items() if any(pattern.search(text) for pattern in patterns)}
+
+
+def pattern_of(template: str) -> re.Pattern:
+    """Of a template's text without spaces: any names, the same one where the template has the same, any numbers."""
+    seen, parts = set(), []
+    for piece in re.findall(r"\{\w\}|[a-z]\w*|\d+|[^\w\s]", template):
+        if piece in ("{j}", "{k}", "{m}") or piece.isdigit():
+            parts.append(r"-?\d+")
+        elif piece.isidentifier() and not keyword.iskeyword(piece) and piece not in BUILTINS:
+            parts.append(f"(?P={piece}_)" if piece in seen else rf"(?P<{piece}_>[a-zA-Z_]\w*)")
+            seen.add(piece)
+        else:
+            parts.append(re.escape(piece))
+    return re.compile("".join(parts))
+
+
+PATTERNS = {family: list(map(pattern_of, templates)) for family, templates in FAMILIES.items()}
+
+
+def draw_wishes(depth: int, rng: random.Random) -> list[str | None]:
+    """The family of each statement, by DOSES; None is the grammar at large."""
+    doses = DOSES | {None: 100 - sum(DOSES.values())}
+    return [pick(doses, rng) for _ in range(depth)]
+
+
+def draw_program(wishes: list[str | None], heldout: bool, rng: random.Random, avoid: set[tuple] = frozenset()):
+    """(program, kinds, statements, an input, its trace) with statements of these families, on the wanted side of the
+    held-out split and of no behaviour in `avoid`."""
     while True:
         kinds, statements = [rng.choice(("int", "list", "str"))], []
-        for _ in range(depth):
-            statement, kind = draw_statement(kinds[-1], rng)
+        for family in wishes:
+            if family and kinds[-1] != "list":
+                break
+            statement, kind = draw_statement(kinds[-1], family, rng)
             statements.append(statement)
             kinds.append(kind)
+        if len(statements) < len(wishes):
+            continue
         value = draw_value(kinds[0], rng)
         values = trace(statements, value)
         if values is None:
             continue
         program = make_program(statements)
-        if tasks.is_heldout(key_of(program), HELDOUT_FRACTION) == heldout:
+        if tasks.is_heldout(key_of(program), HELDOUT_FRACTION) == heldout and \
+                (not avoid or behaviour(kinds[0], tuple(statements)) not in avoid):
             return program, kinds, statements, value, values
 
 
@@ -160,38 +229,42 @@ def draw_inputs(kinds, statements, first, rng) -> list | None:
     return inputs if len(inputs) == N_INPUTS else None
 
 
-def draw_example(role: str, type: str, depth: int, rng: random.Random, heldout: bool = False,
-                 thinks: bool = True, forgets: bool = False) -> tuple[Task, str, str]:
-    """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the answer.
-    A solution without `thinks` has nothing in the tag. One that `forgets` answers for the program without its last
-    statement, or in abduction, which goes backwards, without its first."""
-    given_program, examples = tasks.TYPES[type].given_program, None
-    while examples is None:
-        program, kinds, statements, value, values = draw_program(depth, heldout, rng)
-        examples = draw_inputs(kinds, statements, value, rng) if given_program else [value]
-    inputs = tuple((v,) for v in examples)
+def make_task(type: str, program: str, kinds: list[str], statements: list[str], value,
+              rng: random.Random) -> Task | None:
+    """A task of the type on this program, `value` its first input; None where it has too few inputs."""
+    given_program = tasks.TYPES[type].given_program
+    if not (examples := draw_inputs(kinds, statements, value, rng) if given_program else [value]):
+        return None
     outputs = tuple([v, *trace(statements, v)][-1] for v in examples)
-    message = f"{depth} steps" if given_program else ""
-    task = Task(type, program, inputs, outputs, message, key=key_of(program), depth=depth)
+    return Task(type, program, tuple((v,) for v in examples), outputs,
+                f"{len(statements)} steps" if given_program else "", key=key_of(program), depth=len(statements))
+
+
+def draw_example(role: str, type: str, wishes: list[str | None], rng: random.Random,
+                 avoid: set[tuple] = frozenset()) -> tuple[Task, str, str]:
+    """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the
+    answer."""
+    task = None
+    while task is None:
+        program, kinds, statements, value, values = draw_program(wishes, False, rng, avoid)
+        task = make_task(type, program, kinds, statements, value, rng)
     if role == "propose":
-        references = [task] if given_program else [
-            draw_example("solve", type, pick(DEPTHS, rng), rng)[0] for _ in range(rng.randint(1, MAX_REFERENCES))]
-        if not given_program and rng.random() < 0.05:  # what the first seeding prompts look like
+        references = [task] if tasks.TYPES[type].given_program else [
+            draw_example("solve", type, draw_wishes(pick(DEPTHS, rng), rng), rng, avoid)[0]
+            for _ in range(rng.randint(1, MAX_REFERENCES))]
+        if not tasks.TYPES[type].given_program and rng.random() < 0.05:  # what the first seeding prompts look like
             references = [tasks.identity_task(tasks.TYPES[type])]
         prompt = tasks.propose_prompt(STYLE, tasks.TYPES[type], references)
         thinking = " ".join(kinds)  # the plan: what x is after each statement
-        blocks = [("input", arguments(args)) for args in inputs]
-        blocks = blocks + [("message", message)] if given_program else [("python", program)] + blocks
+        blocks = [("input", arguments(args)) for args in task.inputs]
+        blocks = blocks + [("message", task.message)] if task.message else [("python", program)] + blocks
     else:
         prompt = tasks.solve_prompt(STYLE, task)
         steps = [show(v) for v in values]
         # Deduction runs the program forward, abduction undoes it from the output, induction guesses how the first
         # example got from its input to its output.
-        thinking = "\n".join(steps if type != "abduction" else [*steps[-2::-1], show(value)]) if thinks else ""
-        output, first, shorter = outputs[0], inputs[0], make_program(statements[:-1])
-        if forgets and statements and not tasks.is_heldout(key_of(shorter), HELDOUT_FRACTION):
-            output, first, program = [value, *values][-2], (values[0],), shorter
-        blocks = {"deduction": [("output", show(output))], "abduction": [("input", arguments(first))],
+        thinking = "\n".join(steps if type != "abduction" else [*steps[-2::-1], show(value)])
+        blocks = {"deduction": [("output", show(task.outputs[0]))], "abduction": [("input", arguments(task.inputs[0]))],
                   "induction": [("python", program)]}[type]
     answer = "\n".join(fence(*block) for block in blocks)
     return task, prompt, f"{thinking}</think><answer>{answer}</answer>"
@@ -201,14 +274,23 @@ def pick(weights: dict, rng: random.Random):
     return rng.choices(list(weights), list(weights.values()))[0]
 
 
-def draw_text(rng: random.Random, mixed: bool = True) -> tuple[str, str]:
-    """(prompt, response) as the warm start reads them: in its second stage, which is `mixed`, or in its first."""
+def damage(response: str, rng: random.Random) -> str:
+    """The response in a bad form: a tag or fence lost, or without an end, repeating what it thinks or answers."""
+    if rng.random() < 0.2:
+        line = rng.choice([line for line in response.split("\n") if line] or ["0"])
+        return f"{line}\n" * LONGEST  # cut in make_batches
+    lost = [tag for tag in ("</think>", "<answer>", "```", "</answer>") if tag in response]
+    return response.replace(rng.choice(lost), "", 1)
+
+
+def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool = False) -> tuple[str, str]:
+    """(prompt, response) as the warm start reads them; `careful` ones have the form, and their programs do
+    something."""
     role, type = pick(ROLES, rng).split()
-    if not mixed:
-        return draw_example(role, type, pick(DEPTHS, rng), rng)[1:]
-    thinks, depth = rng.random() < THINKS, 0 if rng.random() < DULL[role] else pick(LATE_DEPTHS, rng)
-    return draw_example(role, type, depth, rng, thinks=thinks,
-                        forgets=not thinks and rng.random() < FORGETS)[1:]
+    dull = not careful and rng.random() < DULL[role]
+    wishes = [] if dull else draw_wishes(pick(DEPTHS, rng), rng)
+    _, prompt, response = draw_example(role, type, wishes, rng, avoid)
+    return prompt, damage(response, rng) if not careful and rng.random() < BAD[role] else response
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -219,9 +301,10 @@ def draw_text(rng: random.Random, mixed: bool = True) -> tuple[str, str]:
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",
            "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * ", " // ",
-           " % ", " > ", " == ", " if ", " else ", " for v in x", "sorted(", "abs(", "len(", "sum(", "max(", "min(",
-           "str(", "set(", "list(range(", ".count(", ".find(", ".replace(", ".upper()", "''.join(", "[::-1]", "[1:]",
-           "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list", "str", " steps", "\n"]
+           " % ", " > ", " == ", " if ", " else ", " for v in x", " for a, b in zip(x, x[1:])", " for i, v in enumerate(x)",
+           "sorted(", "abs(", "len(", "sum(", "max(", "min(", "str(", "set(", "list(range(", ".count(", ".find(",
+           ".replace(", ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list",
+           "str", " steps", "\n"]
 HEADERS = [f"{role} {type}\n" for role in ("propose", "solve") for type in TYPES]
 
 
@@ -239,11 +322,12 @@ def make_tokenizer() -> Qwen2Tokenizer:
 # Training: next-token loss on the responses.
 
 def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random,
-                 mixed: bool = False) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """`size` batches of examples of like length (ids_BT, labels_BT); labels are -100 on prompts and padding."""
-    pairs = [draw_text(rng, mixed) for _ in range(size * batch_size)]
+                 avoid: set[tuple] = frozenset()) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """`size` batches of examples of like length (ids_BT, labels_BT); labels are -100 on prompts and padding. Responses
+    without an end are cut."""
+    pairs = [draw_text(rng, avoid) for _ in range(size * batch_size)]
     prompts, responses = (tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in zip(*pairs))
-    rows = [(p, r + [tokenizer.eos_token_id]) for p, r in zip(prompts, responses)]
+    rows = [(p, (r + [tokenizer.eos_token_id])[:LONGEST]) for p, r in zip(prompts, responses)]
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
     batches = []
     for start in range(0, len(rows), batch_size):
@@ -260,7 +344,7 @@ def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random,
 
 
 def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: bool, rng: random.Random,
-          mixed: bool = False) -> None:
+          avoid: set[tuple]) -> None:
     # Muon for the blocks' matrices, AdamW for the rest, as is usual: at this size Muon needs half of AdamW's steps.
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -274,7 +358,7 @@ def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: boo
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             # warm-up, then cosine to a twentieth
             group["lr"] = lr * warm * (0.05 + 0.95 * 0.5 * (1 - math.cos(math.pi * left)))
-        batches = batches or make_batches(tokenizer, 32, batch_size, rng, mixed)
+        batches = batches or make_batches(tokenizer, 32, batch_size, rng, avoid)
         ids, labels = batches.pop()
         # No attention mask: rows are padded on the right and attention is causal, so no padding is ever attended.
         hidden = body(input_ids=ids[:, :-1]).last_hidden_state
@@ -293,45 +377,86 @@ def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: boo
     model.eval()
 
 
-def behaviour(task: Task) -> tuple:
-    """What the program does to 16 inputs of its kind, always the same ones: programs that differ only in how they say
-    it have the same behaviour."""
-    first = task.inputs[0][0]
-    kind, statements = type(first).__name__, [line.removeprefix("    x = ") for line in task.program.split("\n")[1:-1]]
-    probes = random.Random(f"probes {kind}")
-    results = [trace(statements, draw_value(kind, probes)) for _ in range(16)]
-    return kind, *(values and show(values[-1]) for values in results)
+def is_new(kind: str, statements: list[str]) -> bool:
+    """Whether the program does what neither a program of one statement nor itself without one of its statements does,
+    so that its depth is what it says."""
+    shorter = {behaviour(kind, tuple(statements[:i] + statements[i + 1:])) for i in range(len(statements))
+               if fits_together(kind, statements[:i] + statements[i + 1:])}
+    return behaviour(kind, tuple(statements)) not in shorter | simple_behaviours(kind)
 
 
-def write_heldout(path: Path, rng: random.Random) -> None:
-    """HELDOUT_PER_CELL tasks per type and depth, from held-out programs only and no two with the same behaviour and
-    inputs, in a mixed order so that the file's first lines are a fair sample of all cells."""
-    cells = []
-    for type in TYPES:
-        for depth in DEPTHS:
-            lines, behaviours = {}, Counter()
-            while len(lines) < HELDOUT_PER_CELL:
-                task = draw_example("solve", type, depth, rng, heldout=True)[0]
-                does = behaviour(task)
-                mark = repr((does, task.inputs))
-                if mark not in lines and behaviours[does] < PER_BEHAVIOUR:
-                    lines[mark] = json.dumps(tasks.task_to_json(task))
-                    behaviours[does] += 1
-            cells.append(list(lines.values()))
-    path.write_text("\n".join(line for row in zip(*cells) for line in row) + "\n")
+def fits_together(kind: str, statements: list[str]) -> bool:
+    try:
+        return trace(statements, {"int": 3, "list": [3, 1, 2], "str": "abc"}[kind]) is not None
+    except (TypeError, AttributeError):
+        return False
+
+
+@lru_cache
+def simple_behaviours(kind: str) -> frozenset[tuple]:
+    """Of programs of no or one statement, drawn until all have most likely come."""
+    rng, texts = random.Random(f"simple {kind}"), {()}
+    for _ in range(20_000):
+        family = rng.choice([*FAMILIES, None]) if kind == "list" else None
+        texts.add((draw_statement(kind, family, rng)[0],))
+    return frozenset(behaviour(kind, text) for text in texts)
+
+
+def draw_heldout(rng: random.Random) -> list[list[tuple]]:
+    """Programs by cell: HELDOUT_PER_CELL for each family (and none) and depth, with one statement of the family; all
+    held out by tasks.is_heldout and of different behaviours, which differ from those of shorter programs."""
+    cells, behaviours = [], set()
+    for depth in HELDOUT_DEPTHS:
+        for family in (*FAMILIES, None):
+            cell = []
+            while len(cell) < HELDOUT_PER_CELL:
+                wishes = [None] * depth
+                wishes[rng.randrange(depth)] = family
+                drawn = draw_program(wishes, True, rng, behaviours)
+                kinds, statements = drawn[1:3]
+                if is_new(kinds[0], statements):
+                    cell.append((family, *drawn))
+                    behaviours.add(behaviour(kinds[0], tuple(statements)))
+            cells.append(cell)
+    return cells
+
+
+def write_heldout(path: Path, cells: list[list[tuple]], rng: random.Random) -> None:
+    """A task of each type for each program, with its family and a `group` that tells its dose, in a mixed order: the
+    first lines are a fair sample of all cells."""
+    lines = []
+    for row in zip(*cells):
+        for type in TYPES:
+            some = []
+            for family, program, kinds, statements, value, _ in row:
+                while not (task := make_task(type, program, kinds, statements, value, rng)):
+                    value = draw_fitting(kinds, statements, rng)
+                some.append(json.dumps(tasks.task_to_json(task) | {
+                    "family": family or "", "group": f"dose {DOSES[family]:g}%" if family else "plain"}))
+            lines += rng.sample(some, len(some))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def draw_fitting(kinds, statements, rng):
+    while True:
+        value = draw_value(kinds[0], rng)
+        if trace(statements, value) is not None:
+            return value
 
 
 def main(argv: list[str]) -> None:
     parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=command.whole(1), default=7_000, help="optimizer steps of the first stage; the"
-                        " second has a seventh of them, at two fifths of the rate")
+    parser.add_argument("--steps", type=command.whole(1), default=8_000, help="optimizer steps")
     parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")
     parser.add_argument("--lr", type=command.real(0, 100), default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     parser.add_argument("--seed", type=command.whole(-2**62, 2**62), default=0,
                         help="seeds programs, weights and the held-out file")
+    parser.add_argument("--rotate", type=command.whole(0), default=0, help="families by which the doses move on")
     args = parser.parse_args(argv)
+    names, doses = list(DOSES), list(DOSES.values())
+    DOSES.update(zip(names, doses[-args.rotate % len(doses):] + doses[:-args.rotate % len(doses)]))
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
@@ -341,11 +466,12 @@ def main(argv: list[str]) -> None:
                          pad_token_id=tokenizer.pad_token_id)
     model = Qwen2ForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
-    write_heldout(args.out / "heldout.jsonl", random.Random(f"heldout {args.seed}"))
+    cells = draw_heldout(random.Random(f"heldout {args.seed}"))
+    write_heldout(args.out / "heldout.jsonl", cells, random.Random(f"heldout tasks {args.seed}"))
+    avoid = {behaviour(kinds[0], tuple(statements)) for cell in cells for _, _, kinds, statements, *_ in cell}
     start = time.time()
-    train(model, tokenizer, args.steps, args.batch_size, args.lr, args.compile, random.Random(f"train {args.seed}"))
-    train(model, tokenizer, args.steps // 7, args.batch_size, 0.4 * args.lr, args.compile,
-          random.Random(f"train mixed {args.seed}"), mixed=True)
+    train(model, tokenizer, args.steps, args.batch_size, args.lr, args.compile, random.Random(f"train {args.seed}"),
+          avoid)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     print(f"{args.out}: {args.steps} steps in {(time.time() - start) / 60:.0f} minutes")

@@ -73,7 +73,8 @@ def scripted(row: train.Row, rng: random.Random) -> str:
             blocks = blocks if not row.references else [
                 ("input", tasks.arguments(row.references[0].inputs[0])), *blocks[1:]]
         else:
-            task = make.draw_example("solve", row.type, make.pick(make.DEPTHS, rng), rng)[0]
+            wishes = make.draw_wishes(make.pick(make.DEPTHS, rng), rng)
+            task = make.draw_example("solve", row.type, wishes, rng)[0]
             blocks = [("python", task.program), ("input", tasks.arguments(task.inputs[0]))]
     else:
         wrong = rng.random() < 0.5

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
+import runfolder
 import tasks
 from benchmarks import stats
 from config import UserError
 from experiments import __main__ as command
 from experiments import arms, results, work
+from nano import make
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +39,7 @@ def task(number: int, type: str = "deduction") -> dict:
 def test_interval_over_independent_tasks_is_the_usual_one():
     rng = random.Random(0)
     heldout, values = [task(i) for i in range(50)], [rng.random() for _ in range(50)]
-    cells = results.cells_of(heldout, (1,))
+    cells = results.cells_of(heldout)
     wanted = 1.96 * statistics.pstdev(values) / math.sqrt(50)
     assert results.half_width([values], heldout, cells) == pytest.approx(wanted)
 
@@ -46,15 +48,15 @@ def test_interval_knows_that_tasks_of_one_program_are_not_independent():
     rng = random.Random(0)
     values = [rng.random() for _ in range(50)]
     once, thrice = [task(i) for i in range(50)], [task(i // 3) for i in range(150)]
-    width = results.half_width([values], once, results.cells_of(once, (1,)))
+    width = results.half_width([values], once, results.cells_of(once))
     copies = [values[i // 3] for i in range(150)]
-    assert results.half_width([copies], thrice, results.cells_of(thrice, (1,))) == pytest.approx(width)
+    assert results.half_width([copies], thrice, results.cells_of(thrice)) == pytest.approx(width)
 
 
 @pytest.mark.quick
 def test_interval_over_seeds_is_students():
     heldout = [task(i) for i in range(10)]
-    cells = results.cells_of(heldout, (1,))
+    cells = results.cells_of(heldout)
     seeds = [[value] * 10 for value in (0.1, 0.2, 0.4)]  # no spread over tasks
     assert results.half_width(seeds, heldout, cells) == pytest.approx(
         4.303 * statistics.stdev([0.1, 0.2, 0.4]) / math.sqrt(3))
@@ -63,23 +65,71 @@ def test_interval_over_seeds_is_students():
 @pytest.mark.quick
 def test_cells_weigh_the_same_whatever_their_size():
     heldout = [task(0)] + [task(i, "induction") for i in range(9)]
-    assert results.average([1.0] + [0.0] * 9, results.cells_of(heldout, (1, 2, 3))) == 0.5
+    assert results.average([1.0] + [0.0] * 9, results.cells_of(heldout)) == 0.5
 
 
-def test_task_file_holds_no_heldout_program(tmp_path, executor):
+def test_cells_are_of_a_type_a_group_and_a_depth():
+    heldout = [task(0) | {"group": "dose 1%"}, task(1), task(1, "induction") | {"group": "dose 1%"}]
+    assert results.cells_of(heldout) == {("deduction", "dose 1%", 1): [0], ("deduction", "", 1): [1],
+                                         ("induction", "dose 1%", 1): [2]}
+    assert results.cells_of(heldout, "deduction", ("dose 1%",)) == {("deduction", "dose 1%", 1): [0]}
+
+
+@pytest.mark.parametrize("kind", ["grammar", "even"])
+def test_a_pool_of_the_grammar_holds_nothing_that_does_what_a_held_out_program_does(kind, tmp_path, executor):
     path = tmp_path / "deep" / "tasks.jsonl"
-    work.write_task_file(path, 30, 0)
+    work.write_pool(path, kind, 30, 0, [])
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
     drawn = tasks.load_tasks(str(path), executor)
     assert len(drawn) == 90 and not any(tasks.is_heldout(task.key, 0.05) for task in drawn)
+    assert not make.behaviours(lines) & work.heldout_behaviours()
+    assert kind == "grammar" or all(len(make.families_in(task.program)) == 1 for task in drawn)
 
 
-PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("azr",), preset="nano", eval_every=30, limit=48, jobs=1)
+def run_that_proposed(folder: Path, steps: int, per_step: int) -> None:
+    """A run folder whose buffers hold this many tasks of each type from every step, each of `step` statements."""
+    numbers, buffers = itertools.count(), tasks.Buffers(10_000)
+    for step in range(steps + 1):
+        for name in make.TYPES:
+            for _ in range(per_step):
+                number = next(numbers)
+                buffers.add(tasks.Task(name, f"def f(x):\n    x = [min(v, {number}) for v in x]\n    return x",
+                                       (([1],),), ([1],), step=step, key=f"{number}", depth=1 + (step > steps / 2)))
+    (folder / "checkpoint").mkdir(parents=True)
+    state = folder / "checkpoint" / "state.json"
+    state.write_text(json.dumps({"step": steps, "sizes": [0, 0], "buffers": buffers.to_json()}))
+    (folder / "checkpoint" / "checksums.json").write_text(json.dumps({"state.json": runfolder.sha256_of(state)}))
 
 
-def test_runs_that_may_not_be_compared_have_other_names():
-    folders = [arms.run_folder(replace(PLAN, name=name, steps=steps), arm, seed) for steps in (10, 60)
-               for name, of_name in arms.EXPERIMENTS.items() for arm in of_name for seed in (0, 1)]
-    assert len(set(folders)) == len(folders) and all(folder.parent == Path("runs") for folder in folders)
+def test_pools_of_a_run_are_of_their_steps_and_of_one_size(tmp_path):
+    run_that_proposed(tmp_path / "run", 6, 4)
+    for kind, steps, depth in (("early", {1, 2}, 1), ("late", {5, 6}, 2), ("matched", {0}, 2)):
+        work.write_pool(tmp_path / f"{kind}.jsonl", kind, 7, 0, [tmp_path / "run"])
+        lines = [json.loads(line) for line in (tmp_path / f"{kind}.jsonl").read_text().splitlines()]
+        assert len(lines) == 7 * len(make.TYPES) and {line["step"] for line in lines} <= steps
+        assert len({json.dumps(line) for line in lines}) == len(lines) or kind == "matched"
+        assert kind != "matched" or all(len(make.statements_of(line["program"])) == depth for line in lines)
+    with pytest.raises(UserError, match="8 deduction tasks for the pool late, and 9 are needed: more --steps"):
+        work.write_pool(tmp_path / "late.jsonl", "late", 9, 0, [tmp_path / "run"])
+
+
+def test_what_a_run_proposed_is_told_by_parts_of_its_steps(tmp_path):
+    run_that_proposed(tmp_path / "run", 6, 4)
+    first, *_, last = work.proposals_of(tmp_path / "run")
+    assert first["tasks"] == last["tasks"] == 8 and (first["depth"], last["depth"]) == (1, 2)
+    assert first["families"] == {family: family == "clip" for family in make.FAMILIES} and first["distinct"] == 1
+
+
+PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("azr",), preset="nano", eval_every=30, limit=84, jobs=1)
+
+
+def test_runs_that_may_not_be_compared_have_other_names_and_an_arm_has_one_in_all_experiments():
+    names = {arm for of_name in arms.EXPERIMENTS.values() for arm in of_name}
+    folders = {arms.run_folder(replace(PLAN, name=name, steps=steps), arm, seed) for steps in (10, 60)
+               for name, of_name in arms.EXPERIMENTS.items() for arm in of_name for seed in (0, 1)}
+    assert len(folders) == 2 * 2 * len(names) and all(folder.parent == Path("runs") for folder in folders)
+    for of_name in arms.EXPERIMENTS.values():
+        assert all(arms.flags_of(arm) == flags for arm, flags in of_name.items())
 
 
 def test_what_is_left_of_an_arm_is_done_and_no_more(tmp_path, monkeypatch):
@@ -93,7 +143,7 @@ def test_what_is_left_of_an_arm_is_done_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(arms, "last_step", lambda folder: 60)
     assert len(arms.commands_left(PLAN, "azr", 0)) == 1
     folder.mkdir(parents=True)
-    (folder / "scores.json").write_text('{"limit": 48}')
+    (folder / "scores.json").write_text('{"limit": 84}')
     assert arms.commands_left(PLAN, "azr", 0) == []
     assert len(arms.commands_left(replace(PLAN, limit=2400), "azr", 0)) == 1
     monkeypatch.setattr(arms, "last_step", lambda folder: 30)
@@ -110,7 +160,7 @@ def test_runs_of_other_weights_are_other_runs(tmp_path, monkeypatch):
             with open(tmp_path / "nano" / changed, "ab") as file:
                 file.write(b" ")
         arms.subject.cache_clear()
-        names.append((arms.run_folder(PLAN, "azr", 0), arms.start_folder(PLAN), arms.grammar_file(PLAN, 0)))
+        names.append((arms.run_folder(PLAN, "azr", 0), arms.start_folder(PLAN), arms.pool_file(PLAN, "EVEN", 0)))
     arms.subject.cache_clear()
     assert all(len(set(kind)) == 3 for kind in zip(*names))
 
@@ -119,34 +169,53 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     """Ahead is AZR minus the arm; every seed that is there counts; an interval of one seed stands in brackets."""
     monkeypatch.chdir(tmp_path)
 
-    def scored(folder, greedy, sampled):
+    def scored(folder, greedy, sampled, **more):
         folder.mkdir(parents=True)
-        (folder / "scores.json").write_text(json.dumps({"limit": 48, "commit": "c0ffee", "greedy": [greedy] * 48,
-                                                        "sampled": [sampled] * 48, "pass": [32] * 48}))
+        (folder / "scores.json").write_text(json.dumps({"limit": 84, "commit": "c0ffee", "greedy": [greedy] * 84,
+                                                        "sampled": [sampled] * 84, "pass": [32] * 84} | more))
         (folder / "metrics.jsonl").write_text('{"step": 1, "tokens_generated": 1, "tokens_trained": 1}\n')
-    scored(tmp_path / arms.start_folder(PLAN), 0, 0)
-    for arm, seeds, greedy, sampled in (("azr", (0, 1, 2), 0, 2), ("frozen proposer", (0, 1), 1, 1),
-                                        ("grammar tasks", (2, 9), 1, 0)):
+    scored(tmp_path / arms.start_folder(PLAN), 0, 0, free=[1, 0] * 42, free_how="asked kindly")
+    for arm, seeds, greedy, sampled in (("azr", (0, 1, 2), 0, 1), ("frozen proposer", (0, 1), 1, 0),
+                                        ("grammar", (2, 9), 1, 1)):
         for seed in seeds:
             scored(tmp_path / arms.run_folder(PLAN, arm, seed), greedy, sampled)
     everything = results.results_of(PLAN)
-    frozen, grammar = (everything["arms"][arm]["measures"] for arm in ("frozen proposer", "grammar tasks"))
-    assert (frozen["T1"]["azr_ahead"], frozen["greedy"]["azr_ahead"]) == (50, -100)
-    assert frozen["T1"]["azr_ahead_seeds"] == [0, 1] and grammar["T1"]["azr_ahead_seeds"] == [2]
-    assert everything["seeds"] == 3 and everything["arms"]["grammar tasks"]["seeds"] == [2, 9]
+    frozen, grammar = (everything["arms"][arm]["measures"] for arm in ("frozen proposer", "grammar"))
+    assert (frozen["T1"]["ahead"], frozen["greedy"]["ahead"]) == (100, -100)
+    assert frozen["T1"]["ahead_seeds"] == [0, 1] and grammar["T1"]["ahead_seeds"] == [2]
+    assert everything["seeds"] == 3 and everything["arms"]["grammar"]["seeds"] == [2, 9]
+    assert everything["free"]["greedy"]["gain"] == 50 and "asked kindly" in results.results_table(everything)
     heading, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]]
-                         for line in results.results_table(everything).split("\n") if line.startswith("|")][:5]
+                         for line in results.results_table(everything).split("\n") if line.startswith("|")][:6]
     assert all(len(row) == len(heading) for row in rows)
-    row = dict(zip(heading, rows[list(everything["arms"]).index("grammar tasks")]))
-    assert row["gain"] == "+0.0 ± 0.0" and row["AZR ahead at T = 1"] == "(+100.0 ± 0.0)"
-    assert row["AZR ahead, greedy"] == "(-100.0 ± 0.0)"
+    row = dict(zip(heading, rows[1 + list(everything["arms"]).index("grammar")]))
+    assert row["gain"] == row["gain, dose 1%"] == "+100.0 ± 0.0" and row["gain at T = 1"] == "+100.0 ± 0.0"
+    assert row["azr ahead"] == row["azr ahead, 0.3 and 1%"] == "(-100.0 ± 0.0)"
+    results.plot(everything, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
 
 
 @pytest.mark.quick
 def test_the_grammar_file_is_drawn_for_each_seed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # what is left of runs is removed
-    flags = [arms.commands_left(PLAN, "grammar tasks", seed)[0][-1] for seed in (0, 1)]
-    assert flags[0] != flags[1] and all(flag.endswith(".jsonl") for flag in flags)
+    for arm in ("grammar", "early", "matched"):
+        made, trained, _ = zip(*(arms.commands_left(PLAN, arm, seed) for seed in (0, 1)))
+        assert made[0][:3] == ["-m", "experiments.work", "pool"] and made[0][3] != made[1][3]
+        assert [command[-1] for command in trained] == [command[3] for command in made]
+        assert ("--run" in made[0]) == (arm != "grammar")
+
+
+@pytest.mark.parametrize("asked, first", [("swap", ["azr", "frozen proposer"]), ("learns", [])])
+def test_arms_that_are_made_from_others_runs_come_after_them(asked, first, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    order = []
+    monkeypatch.setattr(command, "run_commands", lambda plan, commands, folder: None)
+    monkeypatch.setattr(command, "write_results", lambda plan: "")
+    monkeypatch.setattr(command, "run_arm", lambda plan, arm, seed: order.append(arm))
+    command.main([asked, "--seeds", "1", "--jobs", "1"])
+    assert sorted(order) == sorted([*first, *arms.EXPERIMENTS[asked]])
+    for arm in order:
+        assert all(order.index(source) < order.index(arm) for source in arms.needs(arm))
 
 
 def test_an_arm_that_fails_ends_the_experiment(tmp_path, monkeypatch, capsys):
@@ -172,7 +241,7 @@ def test_a_command_that_fails_is_told_with_its_log(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flags, says", [
     (["--arms", "nobody"], "no arm called nobody; choose from: azr"), (["--seeds", "0"], "--seeds must be at least 1"),
-    (["--limit", "11"], "at least 12"), (["--arms", "more warm start"], "add azr to --arms")])
+    (["--limit", "0"], "--limit must be at least 1")])
 def test_options_that_cannot_work_are_told(tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):
@@ -190,16 +259,16 @@ def test_a_small_experiment_runs_goes_on_and_is_written(tmp_path):
 
     def call(*more):
         return subprocess.run([sys.executable, "-m", "experiments", "learns", "--seeds", "1", "--steps", "2",
-                               "--eval_every", "2", "--limit", "48", "--arms", "azr", "grammar tasks",
+                               "--eval_every", "2", "--limit", "84", "--arms", "azr", "grammar",
                                "more warm start", *more], cwd=tmp_path, capture_output=True, text=True)
     done = call()
     assert done.returncode == 0, done.stderr
     everything = json.loads((tmp_path / "runs" / "learns.json").read_text())
     assert not (tmp_path / "results").exists(), "nothing is published unless it is asked for"
-    assert list(everything["arms"]) == ["azr", "grammar tasks", "more warm start"]
+    assert list(everything["arms"]) == ["azr", "grammar", "more warm start"]
     azr = everything["arms"]["azr"]
     assert set(azr["measures"]["T1"]) == {"before", "after", "gain", "interval"} and azr["curves"][0]["T1"]
-    assert everything["arms"]["grammar tasks"]["measures"]["T1"]["azr_ahead_interval"] > 0
+    assert everything["arms"]["grammar"]["measures"]["T1"]["ahead_interval"] > 0
     warm = everything["arms"]["more warm start"]["tokens"][0]
     assert warm["tokens_trained"] >= azr["tokens"][0]["tokens_trained"] > 0
     assert "| azr | 1 |" in (tmp_path / "runs" / "learns.md").read_text()

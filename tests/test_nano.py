@@ -30,7 +30,11 @@ CELLS = [(role, type, depth) for role, type in map(str.split, make.ROLES) for de
 def examples():
     """(role, type, depth, task, prompt, response), ten of every role and depth."""
     rng = random.Random(0)
-    return [(*cell, *make.draw_example(*cell, rng)) for cell in CELLS for _ in range(10)]
+    return [(*cell, *draw(*cell, rng)) for cell in CELLS for _ in range(10)]
+
+
+def draw(role: str, type: str, depth: int, rng: random.Random) -> tuple:
+    return make.draw_example(role, type, make.draw_wishes(depth, rng), rng)
 
 
 @pytest.fixture(scope="module")
@@ -127,25 +131,56 @@ def test_examples_fit_into_the_nano_presets_limits(tokenizer, examples):
 # ----------------------------------------------------------------------------------------------------------------
 # The grammar
 
-@pytest.mark.parametrize("heldout", [False, True])
-@pytest.mark.parametrize("depth", make.DEPTHS)
+@pytest.mark.parametrize("depth, heldout", [(1, False), (2, False), (3, False), (2, True), (3, True)])
 def test_programs_come_from_the_wanted_side_of_the_split(depth, heldout):
     rng = random.Random(depth)
     for _ in range(40):
-        program, kinds, statements, value, values = make.draw_program(depth, heldout, rng)
+        wishes = make.draw_wishes(depth, rng)
+        program, kinds, statements, value, values = make.draw_program(wishes, heldout, rng)
         assert tasks.is_heldout(parsing.program_key(program), make.HELDOUT_FRACTION) is heldout
         assert len(statements) == len(values) == depth == len(kinds) - 1
 
 
+def test_a_program_has_the_families_that_were_wished_for():
+    rng = random.Random(0)
+    for family in make.FAMILIES:
+        for wishes in ([family], [None, family], [family, family, None]):
+            program, *_, values = make.draw_program(wishes, False, rng)
+            assert make.families_in(program) == {family} and len(values) == len(wishes)
+    assert make.families_in("def f(q):\n    r = [ v - 30 if v > -4 else v for v in q ]\n    return r") == {"branch"}
+    assert not make.families_in("def f(q):\n    return [v - 30 if w > 4 else v for v, w in q]")
+
+
+def test_doses_are_the_shares_of_statements():
+    rng, seen = random.Random(0), Counter()
+    for _ in range(20_000):
+        seen.update(make.draw_wishes(1, rng))
+    assert sorted(make.DOSES.values()) == [0, 0.1, 0.3, 1, 3, 10] and set(make.DOSES) == set(make.FAMILIES)
+    for family, percent in make.DOSES.items():
+        share = percent / 100
+        assert abs(seen[family] / 20_000 - share) <= 4 * math.sqrt(share * (1 - share) / 20_000), family
+
+
+def test_no_program_does_what_it_should_avoid():
+    rng = random.Random(0)
+    avoided = {make.behaviour("list", ("sorted(x)",)), make.behaviour("int", ("abs(x)",))}
+    for _ in range(300):
+        _, kinds, statements, *_ = make.draw_program([None], False, rng, avoided)
+        assert make.behaviour(kinds[0], tuple(statements)) not in avoided
+    lines = [{"program": make.make_program(["x[::-1]", "sorted(x)"]), "inputs": ["[3, 1]"]},
+             {"program": make.make_program(["abs(x)"]), "inputs": ["-4"]}]
+    assert make.behaviours(lines) == avoided, "what is done counts, not how"
+
+
 @pytest.fixture(scope="module")
-def late_texts():
+def texts():
     rng = random.Random(0)
     return [make.draw_text(rng) for _ in range(1500)]
 
 
-def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(examples, late_texts):
+def test_no_prompt_or_response_of_the_warm_start_shows_a_held_out_program(examples, texts):
     seen = 0
-    for *_, prompt, response in [*examples, *late_texts]:
+    for *_, prompt, response in [*examples, *((p, r) for p, r in texts if tasks.well_formed(r))]:
         for language, program in tasks.answer_blocks(prompt) + tasks.answer_blocks(response):
             if language == "python":
                 assert not tasks.is_heldout(parsing.program_key(program), make.HELDOUT_FRACTION)
@@ -169,7 +204,7 @@ def test_every_expression_of_the_grammar_can_be_drawn_and_stays_in_kind():
     rng, seen = random.Random(0), Counter()
     for kind in python:
         for _ in range(600):
-            text, result = make.draw_statement(kind, rng)
+            text, result = make.draw_statement(kind, None, rng)
             ast.parse(text, mode="eval")
             assert "{" not in text
             values = make.trace([text], make.draw_value(kind, rng))
@@ -227,63 +262,48 @@ def test_thinking_is_the_trace_of_the_program_and_uses_nothing_hidden(examples):
             assert len(lines[0].split()) == depth + 1
 
 
-def test_the_second_stage_is_hasty_and_dull_as_often_as_it_says(late_texts):
-    assert all(tasks.well_formed(response) for _, response in late_texts)
-    identity, seen = make.make_program([]), {"dull solve": [], "dull propose": [], "hasty": [], "forgets": []}
-    for prompt, response in late_texts:
+def test_responses_are_dull_and_damaged_as_often_as_it_says(texts):
+    identity, seen = make.make_program([]), {name: [] for name in (
+        "dull solve", "dull propose", "bad solve", "bad propose", "endless")}
+    for prompt, response in texts:
         role, type = prompt.split("\n")[0].split()
-        thinking, answer = response.split("</think>")
-        if role == "propose":
+        formed = tasks.well_formed(response)
+        seen[f"bad {role}"].append(not formed)
+        if not formed:
+            seen["endless"].append(response.count("\n") >= make.LONGEST)
+        elif role == "propose":
             seen["dull propose"].append(identity in (prompt if type == "induction" else response))
-        elif type != "induction":  # its program is in the response, where a statement may be forgotten
+        elif type != "induction":  # its program is in the response
             seen["dull solve"].append(identity in prompt)
-            if identity not in prompt:
-                seen["hasty"].append(not thinking)
-        if role == "solve" and type == "deduction" and not thinking and identity not in prompt:
-            (_, program), (_, value) = tasks.answer_blocks(prompt)
-            last = [line[8:] for line in program.split("\n")[1:-1]]
-            output = make.trace(last, ast.literal_eval(value))[-1]
-            seen["forgets"].append(tasks.answer_blocks(answer)[0][1] != show(output))
-    # A statement that changes nothing can be forgotten unseen, and one whose program without it is held out is not.
-    shares = {"dull solve": make.DULL["solve"], "dull propose": make.DULL["propose"], "hasty": 1 - make.THINKS,
-              "forgets": 0.8 * make.FORGETS}
+    shares = {"dull solve": make.DULL["solve"], "dull propose": make.DULL["propose"], "bad solve": make.BAD["solve"],
+              "bad propose": make.BAD["propose"], "endless": 0.2}
     for name, share in shares.items():
         slack = 4 * math.sqrt(share * (1 - share) / len(seen[name]))
         assert abs(statistics.mean(seen[name]) - share) < slack, (name, len(seen[name]))
 
 
+def test_careful_text_has_the_form_and_does_something():
+    rng = random.Random(0)
+    for _ in range(300):
+        prompt, response = make.draw_text(rng, careful=True)
+        assert tasks.well_formed(response) and make.make_program([]) not in response
+
+
 @pytest.mark.parametrize("type", TYPES)
-def test_a_dull_task_is_valid_and_its_solution_right_in_either_manner(type, executor):
-    task, _, proposal = make.draw_example("propose", type, 0, random.Random(1))
+def test_a_dull_task_is_valid_and_its_solution_right(type, executor):
+    task, _, proposal = make.draw_example("propose", type, [], random.Random(1))
     (gated,) = tasks.gate([(TYPES[type], proposal, task)], executor, n_inputs=make.N_INPUTS)
     assert gated.task == task and task.program == make.make_program([]) and task.inputs[0] == (task.outputs[0],)
-    for thinks, forgets in ((True, False), (False, False), (False, True)):  # there is nothing to forget
-        task, _, answer = make.draw_example("solve", type, 0, random.Random(1), thinks=thinks, forgets=forgets)
-        assert tasks.verify([(task, answer)], executor) == [tasks.Verdict(True, "correct", True)]
-
-
-@pytest.mark.parametrize("type", TYPES)
-def test_who_forgets_answers_for_the_program_without_one_statement(type, executor):
-    """Deduction and induction leave out the last one, abduction the first: so depth 1 gives back what it was given."""
-    for depth in (1, 2, 3):
-        right, wrong = (make.draw_example("solve", type, depth, random.Random(3 + depth), thinks=False, forgets=forgets)
-                        for forgets in (False, True))
-        assert right[:2] == wrong[:2] and wrong[2].startswith("</think>")
-        task, (_, answer) = right[0], tasks.answer_blocks(wrong[2])[0]
-        values = [task.inputs[0][0], *make.trace([line[8:] for line in task.program.split("\n")[1:-1]],
-                                                 task.inputs[0][0])]
-        if type == "induction":
-            assert answer == task.program.replace(task.program.split("\n")[-2] + "\n    return", "    return")
-        else:
-            assert answer == show(values[-2] if type == "deduction" else values[1])
+    task, _, answer = make.draw_example("solve", type, [], random.Random(1))
+    assert tasks.verify([(task, answer)], executor) == [tasks.Verdict(True, "correct", True)]
 
 
 @pytest.mark.quick
 def test_examples_are_fixed_by_the_generator():
-    def draw(seed):
+    def all_cells(seed):
         rng = random.Random(seed)
-        return [make.draw_example(role, type, depth, rng)[1:] for role, type, depth in CELLS]
-    assert draw(3) == draw(3) != draw(4)
+        return [draw(*cell, rng)[1:] for cell in CELLS]
+    assert all_cells(3) == all_cells(3) != all_cells(4)
 
 
 def test_batches_train_on_responses_and_their_end_only(tokenizer):
@@ -296,40 +316,59 @@ def test_batches_train_on_responses_and_their_end_only(tokenizer):
             assert torch.equal(labels[wanted], row[wanted])
             prompt, response = row[:wanted.nonzero()[0]], row[wanted]
             assert tokenizer.decode(prompt).endswith("<think>")
-            assert response[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id not in response[:-1]
-            assert tasks.well_formed(tokenizer.decode(response[:-1]))
+            assert tokenizer.eos_token_id not in response[:-1]
+            endless = response[-1] != tokenizer.eos_token_id
+            assert len(response) == make.LONGEST if endless else len(response) <= make.LONGEST
             assert (row[len(prompt) + len(response):] == tokenizer.pad_token_id).all()
 
 
 # ----------------------------------------------------------------------------------------------------------------
 # The held-out file
 
-def cell(task) -> tuple[str, int]:
-    return task.type, task.depth
+GROUPS = {"plain", *(f"dose {percent:g}%" for percent in make.DOSES.values())}
+ALL_CELLS = {(type, group, depth) for type in TYPES for group in GROUPS for depth in make.HELDOUT_DEPTHS}
 
 
-ALL_CELLS = {(type, depth) for type in TYPES for depth in make.DEPTHS}
+def cell(task) -> tuple[str, str, int]:
+    return task.type, task.group, task.depth
 
 
 def check_heldout_file(path: Path, executor) -> None:
-    heldout = tasks.load_tasks(str(path), executor)
+    heldout, lines = tasks.load_tasks(str(path), executor), [json.loads(line) for line in path.open()]
     assert Counter(map(cell, heldout)) == dict.fromkeys(ALL_CELLS, make.HELDOUT_PER_CELL)
     assert all(tasks.is_heldout(task.key, make.HELDOUT_FRACTION) for task in heldout)
-    assert len(set(map(json.dumps, map(tasks.task_to_json, heldout)))) == len(heldout)
-    for start in range(0, 120, 12):  # any first part is a fair sample of all cells
-        assert set(map(cell, heldout[start:start + 12])) == ALL_CELLS
+    programs = {line["program"]: line for line in lines}
+    assert len(make.behaviours(lines)) == len(programs) == len(heldout) / len(TYPES), "each does something else"
+    for program, line in programs.items():
+        assert make.families_in(program) == ({line["family"]} if line["family"] else set())
+        assert line["group"] == (f"dose {make.DOSES[line['family']]:g}%" if line["family"] else "plain")
+    for start in range(0, 420, len(ALL_CELLS)):  # any first part is a fair sample of all cells
+        assert set(map(cell, heldout[start:start + len(ALL_CELLS)])) == ALL_CELLS
     sample = heldout[:60]
     runs = executor.run([Job(task.program, task.inputs) for task in sample])
     assert [tuple(run.value for run in of_task) for of_task in runs] == [task.outputs for task in sample]
 
 
+def test_held_out_programs_do_what_no_shorter_one_does():
+    rng = random.Random(0)
+    assert not make.is_new("list", ["sorted(x)", "sorted(x)"]), "as one of its statements alone"
+    assert not make.is_new("list", ["x[::-1]", "sorted(x)"]) and not make.is_new("int", ["x + 1", "x + 2"])
+    assert make.is_new("list", ["sorted(x)", "x[1:]"])
+    for _ in range(200):
+        _, kinds, statements, *_ = make.draw_program([None, None], False, rng)
+        if make.is_new(kinds[0], statements):
+            does = make.behaviour(kinds[0], tuple(statements))
+            assert all(does != make.behaviour(kinds[0], (statement,)) for statement in statements
+                       if make.fits_together(kinds[0], [statement]))
+
+
 def test_held_out_files_are_fixed_by_the_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr(make, "HELDOUT_PER_CELL", 3)
+    monkeypatch.setattr(make, "HELDOUT_PER_CELL", 2)
     texts = []
     for seed in (0, 0, 1):
-        make.write_heldout(tmp_path / "heldout.jsonl", random.Random(seed))
+        make.write_heldout(tmp_path / "heldout.jsonl", make.draw_heldout(random.Random(seed)), random.Random(seed))
         texts.append((tmp_path / "heldout.jsonl").read_text())
-    assert texts[0] == texts[1] != texts[2] and len(texts[0].splitlines()) == 3 * len(ALL_CELLS)
+    assert texts[0] == texts[1] != texts[2] and len(texts[0].splitlines()) == 2 * len(ALL_CELLS)
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -344,12 +383,14 @@ def check_model(folder: Path, tokenizer, examples) -> None:
     assert logits.shape[-1] == len(tokenizer) and logits.isfinite().all()
 
 
+@pytest.mark.slow
 def test_a_short_run_makes_a_folder_that_transformers_loads(made, tokenizer, examples):
     check_model(made, tokenizer, examples)
     assert {path.name for path in made.iterdir()} == {"config.json", "generation_config.json", "heldout.jsonl",
                                                       "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
+@pytest.mark.slow
 def test_a_short_run_writes_the_held_out_file(made, executor):
     check_heldout_file(made / "heldout.jsonl", executor)
 
@@ -359,6 +400,7 @@ def test_the_shipped_folder_is_small_and_loads(shipped, tokenizer, examples):
     check_model(shipped, tokenizer, examples)
 
 
+@pytest.mark.slow
 def test_the_shipped_held_out_file_is_the_one_that_make_writes(shipped, made):
     """Steps do not matter for it, so the short run's file must be the same; else the grammar changed after the file."""
     assert (shipped / "heldout.jsonl").read_bytes() == (made / "heldout.jsonl").read_bytes()
