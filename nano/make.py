@@ -7,7 +7,8 @@ or two statements and rarely three, rendered in all six role formats (propose an
 induction). No human data. Solutions think: the value after each statement. What it does not know is graded on purpose,
 so that a reader can see where self-play reaches: six families of statements come at doses from 10% of all statements
 down to none (DOSES), depth 3 comes in 1% of the programs, a third of the proposals return their argument, from which a
-solver learns nothing, and one response in twelve is badly formed or never ends (BAD).
+solver learns nothing, and one response in twelve is badly formed or never ends (BAD). Proposals borrow from the tasks
+that they are shown, as those of large models do: so what a run keeps in its buffers shapes what it proposes.
 
     python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --compile --out nano            # in the place of the one that is here
@@ -28,6 +29,7 @@ import math
 import random
 import re
 import time
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -45,6 +47,7 @@ DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of p
 DOSES = {"neighbours": 10.0, "clip": 3.0, "mirror": 1.0, "splice": 0.3, "place": 0.1, "branch": 0.0}  # percent of all
                                                                      # statements; --rotate moves them on by families
 DULL = {"propose": 0.3, "solve": 0.05}  # shares of programs that return their argument, by role
+COPIES = 0.75                           # share of proposals of several statements that take one from a reference
 BAD = {"propose": 0.1, "solve": 0.06}   # shares of responses whose form is damaged, a fifth of which never end
 TYPES = [name for name, type in tasks.TYPES.items() if type.paper]  # that nano knows: new ones would change its tokens
 ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
@@ -195,15 +198,25 @@ def draw_wishes(depth: int, rng: random.Random) -> list[str | None]:
     return [pick(doses, rng) for _ in range(depth)]
 
 
-def draw_program(wishes: list[str | None], heldout: bool, rng: random.Random, avoid: set[tuple] = frozenset()):
-    """(program, kinds, statements, an input, its trace) with statements of these families, on the wanted side of the
-    held-out split and of no behaviour in `avoid`."""
+@dataclass(frozen=True)
+class Copy:
+    """A statement as it stands in another program, and the kinds of x before and after it."""
+    text: str
+    before: str
+    after: str
+
+
+def draw_program(wishes: list[str | Copy | None], heldout: bool, rng: random.Random,
+                 avoid: set[tuple] = frozenset()):
+    """(program, kinds, statements, an input, its trace) with statements of these families, or these very ones, on the
+    wanted side of the held-out split and of no behaviour in `avoid`."""
     while True:
         kinds, statements = [rng.choice(("int", "list", "str"))], []
-        for family in wishes:
-            if family and kinds[-1] != "list":
+        for wish in wishes:
+            if kinds[-1] != (wish.before if isinstance(wish, Copy) else "list" if wish else kinds[-1]):
                 break
-            statement, kind = draw_statement(kinds[-1], family, rng)
+            statement, kind = ((wish.text, wish.after) if isinstance(wish, Copy)
+                               else draw_statement(kinds[-1], wish, rng))
             statements.append(statement)
             kinds.append(kind)
         if len(statements) < len(wishes):
@@ -240,20 +253,39 @@ def make_task(type: str, program: str, kinds: list[str], statements: list[str], 
                 f"{len(statements)} steps" if given_program else "", key=key_of(program), depth=len(statements))
 
 
-def draw_example(role: str, type: str, wishes: list[str | None], rng: random.Random,
+def copied(reference: Task, rng: random.Random) -> Copy | None:
+    """One of a program's statements; the identity program has none."""
+    statements, value = statements_of(reference.program), reference.inputs[0][0]
+    kinds = [type(v).__name__ for v in (value, *trace(statements, value))] if statements else []
+    chosen = rng.choice(list(zip(statements, kinds, kinds[1:])) or [None])
+    return chosen and Copy(*chosen)
+
+
+def draw_references(type: str, rng: random.Random, avoid: set[tuple]) -> list[Task]:
+    """What a proposer of a program is shown: tasks, or sometimes the identity, which seeding begins with."""
+    if rng.random() < 0.05:
+        return [tasks.identity_task(tasks.TYPES[type])]
+    return [draw_example("solve", type, draw_wishes(pick(DEPTHS, rng), rng), rng, avoid)[0]
+            for _ in range(rng.randint(1, MAX_REFERENCES))]
+
+
+def draw_example(role: str, type: str, wishes: list[str | Copy | None], rng: random.Random,
                  avoid: set[tuple] = frozenset()) -> tuple[Task, str, str]:
     """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the
     answer."""
-    task = None
+    task, references = None, []
+    if role == "propose" and not tasks.TYPES[type].given_program:
+        references = draw_references(type, rng, avoid)
+        if len(wishes) > 1 and rng.random() < COPIES and (copy := copied(rng.choice(references), rng)):
+            place = rng.randrange(len(wishes))
+            others = wishes[:place] + wishes[place + 1:]
+            if not any(others) or copy.before == copy.after == "list":  # else they may not fit together
+                wishes = [*wishes[:place], copy, *wishes[place + 1:]]
     while task is None:
         program, kinds, statements, value, values = draw_program(wishes, False, rng, avoid)
         task = make_task(type, program, kinds, statements, value, rng)
     if role == "propose":
-        references = [task] if tasks.TYPES[type].given_program else [
-            draw_example("solve", type, draw_wishes(pick(DEPTHS, rng), rng), rng, avoid)[0]
-            for _ in range(rng.randint(1, MAX_REFERENCES))]
-        if not tasks.TYPES[type].given_program and rng.random() < 0.05:  # what the first seeding prompts look like
-            references = [tasks.identity_task(tasks.TYPES[type])]
+        references = references or [task]
         prompt = tasks.propose_prompt(STYLE, tasks.TYPES[type], references)
         thinking = " ".join(kinds)  # the plan: what x is after each statement
         blocks = [("input", arguments(args)) for args in task.inputs]
