@@ -20,6 +20,7 @@ import hashlib
 import json
 import random
 import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -47,6 +48,7 @@ class Task:
     step: int = 0               # the step that proposed it; 0 is seeding
     key: str = ""               # parsing.inspect_program: the program up to layout and names
     depth: int = 0              # its statements, without defs and returns
+    niche: str = field(default="", compare=False)  # ... and niche: the operations that it uses
     heldout: bool = False       # kept for evaluation: neither trained on nor shown
     group: str = ""             # held-out files: a name for a row of their own in tables
 
@@ -437,9 +439,10 @@ def check_program(text: str, facts: Outcome) -> None:
 
 def are_facts(value: object) -> bool:
     """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
-    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": str}
+    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": str, "niche": str}
     return (type(value) is dict and {name: type(value.get(name)) for name in types} == types
-            and 0 <= value["depth"] <= MAX_VALUE and bool(value["reason"] or KEY.fullmatch(value["key"])))
+            and 0 <= value["depth"] <= MAX_VALUE
+            and bool(value["reason"] or KEY.fullmatch(value["key"]) and KEY.fullmatch(value["niche"])))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -539,7 +542,8 @@ def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outco
         raise Rejected("inputs repeat")
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
-    return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
+    return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"],
+                facts.value["niche"])
 
 
 def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = (), address: bool = False) -> Gated:
@@ -684,16 +688,23 @@ class Buffers:
         kept = {task.id for buffer in self.train.values() for task in buffer}
         self.rates = {id: rate for id, rate in self.rates.items() if id in kept}
 
-    def draw_references(self, type: TaskType, k: int, rng: random.Random, mixed: bool = False) -> list[Task]:
+    def draw_references(self, type: TaskType, k: int, rng: random.Random, among: str = "all") -> list[Task]:
         """K distinct references, uniform over the type's buffer; for induction the one program it proposes on, uniform
         over the programs of both other types (paper section 3.2). K = 0 for the paper's ablation without references.
-        `mixed`: over tasks that were solved sometimes but not always, where there are enough of them."""
-        if type.given_program:
-            return [rng.choice([task for name in TYPES if TYPES[name].gives_programs for task in self.train[name]])]
-        pool = self.train[type.name]
-        if mixed:
+        Among "mixed" tasks: over those that were solved sometimes but not always, where there are enough of them.
+        Among "niches": over niches first, then within one, so that what is rarely proposed is shown as often as the
+        rest (as archives of quality diversity do: Mouret and Clune 2015, arXiv 1504.04909)."""
+        pool = [task for name in TYPES if TYPES[name].gives_programs for task in self.train[name]] \
+            if type.given_program else self.train[type.name]
+        k = 1 if type.given_program else k
+        if among == "mixed" and not type.given_program:
             between = [task for task in pool if 0 < self.rates.get(task.id, 0) < 1]
             pool = between if len(between) >= max(4, k) else pool
+        if among == "niches":
+            niches = defaultdict(list)
+            for task in pool:
+                niches[task.niche].append(task)
+            return [rng.choice(niches[niche]) for niche in rng.sample(list(niches), min(k, len(niches)))]
         return rng.sample(pool, min(k, len(pool)))
 
     def draw_tasks(self, type: TaskType, n: int, newest: int, rng: random.Random) -> list[Task]:
@@ -735,14 +746,14 @@ def task_id(data: dict) -> str:
 
 def task_to_state(task: Task) -> dict:
     """A task in a checkpoint: with what would else be found by parsing its program."""
-    return task_to_json(task) | {"key": task.key, "depth": task.depth}
+    return task_to_json(task) | {"key": task.key, "depth": task.depth, "niche": task.niche}
 
 
 def task_from_state(data: dict) -> Task:
     """The literals were written by `show`, so parsing them in this process is safe."""
     return Task(data["type"], data["program"], tuple(map(parsing.parse_arguments, data["inputs"])),
                 tuple(map(parsing.parse_literal, data["outputs"])), data["message"], data["step"], data["key"],
-                data["depth"])
+                data["depth"], data.get("niche", ""))
 
 
 def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> list[Task]:
@@ -782,7 +793,7 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         if TYPES[name].observe is raised and not isinstance(values[-1], str):
             raise ValueError(f"{path}, line {number}: not a task (the output is the name of an exception)")
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
-                          facts.value["key"], facts.value["depth"], group=group))
+                          facts.value["key"], facts.value["depth"], facts.value["niche"], group=group))
         if holds(tasks[-1], markers):
             raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks

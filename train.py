@@ -202,7 +202,7 @@ def propose(run: Training, type: TaskType, salt: str = "") -> list[Row]:
         return take(run, type)
     rng, rows = run.rng(f"references {type.name} {salt}"), []
     for number in range(run.cfg.batch_size):
-        references = run.buffers.draw_references(type, run.cfg.references, rng, run.cfg.references_from == "mixed")
+        references = run.buffers.draw_references(type, run.cfg.references, rng, run.cfg.references_from)
         prompt = tasks.propose_prompt(run.style, type, references, number)
         while len(ids := to_ids(run.policy, run.style, prompt)) > run.cfg.max_prompt_tokens and len(references) > 1:
             references = references[:-1]  # long references: show fewer

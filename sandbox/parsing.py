@@ -5,6 +5,7 @@ model wrote: `tasks.read` has an executor process do it, as a job whose input is
 grammar, what our own `show` wrote) is parsed in place. Hence: plain data in and out.
 """
 import ast
+import builtins
 import hashlib
 import warnings
 
@@ -127,8 +128,8 @@ def parse_program(program: str) -> ast.Module:
 def inspect_program(program: str) -> dict:
     """What there is to know of a program without running it: `key` (tree_key), `depth` (statements without defs and
     returns: the nano preset's measure of difficulty), `reason`, why the gate refuses it, or "", with a sentence `why`,
-    and `may_show`, what may show in its values besides (determinism.py)."""
-    facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": ""}
+    `may_show`, what may show in its values besides (determinism.py), and `niche`, a hash of the operations it uses."""
+    facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": "", "niche": ""}
     try:
         tree = parse_program(program)
         facts["depth"] = sum(isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Return))
@@ -137,13 +138,23 @@ def inspect_program(program: str) -> dict:
             facts["may_show"] = judge(tree)
         except Refused as refused:
             facts["reason"], facts["why"] = refused.args
+        facts["niche"] = niche_of(tree)
         facts["key"] = tree_key(tree)  # last: it renames what the program binds
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else ""
-        return facts | {"key": "", "depth": 0, "reason": "does not parse", "why": why}
+        return facts | {"key": "", "depth": 0, "niche": "", "reason": "does not parse", "why": why}
     if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
         facts |= {"reason": "no f", "why": ""}
     return facts
+
+
+def niche_of(tree: ast.Module) -> str:
+    """Programs with the same kinds of expressions and statements, builtins and methods are in one niche, whatever their
+    names, numbers and order."""
+    used = {type(node).__name__ for node in ast.walk(tree)} | {
+        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
+        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and hasattr(builtins, node.id)}
+    return hashlib.sha256(" ".join(sorted(used)).encode()).hexdigest()
 
 
 # The syntax nodes that bind a name, and those that only mention one; the attribute that holds it.
