@@ -1,4 +1,4 @@
-"""The command: python -m experiments learns|swap|ablations|takeoff ..."""
+"""The command: python -m experiments learns|swap|trials|ablations|takeoff ..."""
 import command
 command.starting(__name__)
 import sys

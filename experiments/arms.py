@@ -35,6 +35,17 @@ LEARNS = {
 }
 # Fresh solvers on as many tasks of four pools, made from azr's and the frozen proposer's runs of the same seed.
 SWAP = {name: ["--propose_from", name.upper()] for name in ("early", "late", "frozen", "matched")}
+# What might make the proposer matter more; "solver only" shows whether it does.
+TRIALS = {
+    "azr": [],
+    "solver only": LEARNS["solver only"],
+    "niches": ["--references_from", "niches"],
+    "niches, solver only": ["--references_from", "niches", "--train_propose", "False"],
+    "mixed references": ["--references_from", "mixed"],
+    "graded learnability": ["--learnability", "graded"],
+    "roles weigh the same": ["--solve_weight", "0.125"],  # eight probes a proposal: else the proposer's rows are a ninth
+    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals
+}
 PAPER = ["--solve_tasks", "this"]
 ABLATIONS = {
     "azr": [],
@@ -48,7 +59,7 @@ ABLATIONS = {
     "extremes -0.5": ["--extreme_reward", "-0.5"],
     "n = 4": ["--n_probes", "4"],
     "n = 16": ["--n_probes", "16"],
-    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals
+    "n = 4, B = 64": TRIALS["n = 4, B = 64"],
     "paper, last step's tasks": ["--solve_tasks", "previous"],
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
@@ -56,7 +67,7 @@ ABLATIONS = {
     "lambda 0.3": ["--solve_weight", "0.3"],
     "lambda 3": ["--solve_weight", "3"],
 }
-EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "ablations": ABLATIONS}
+EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "trials": TRIALS, "ablations": ABLATIONS}
 # Arms whose runs an arm is made from, by its flags' last word. `supervise` takes its number of tokens from azr's.
 NEEDS = {SUPERVISED[0]: ("azr",), "EARLY": ("azr",), "LATE": ("azr",), "FROZEN": ("frozen proposer",),
          "MATCHED": ("azr",)}
