@@ -29,7 +29,7 @@ LEARNS = {
     "solver only": ["--train_propose", "False"],       # proposals of the current policy, without their gradient
     "frozen proposer": ["--propose_from", "start"],
     "grammar": ["--propose_from", "GRAMMAR"],          # the warm start's own tasks, fresh ones, none dull
-    "grammar, families alike": ["--propose_from", "EVEN"],  # one statement of every task is of a family: an upper bound
+    "grammar, families alike": ["--propose_from", "EVEN"],  # a statement of every task is of one: an upper bound
     "random solver reward": ["--control", "random"],
     "more warm start": SUPERVISED,                     # on careful text alone
 }
