@@ -23,6 +23,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 from sandbox import parsing
 from executor import Executor, Job, Outcome
@@ -374,6 +375,7 @@ def solve_prompt(style: Style, task: Task) -> str:
 
 KEY = re.compile(r"[0-9a-f]{64}")
 OPENING = re.compile(r"</think>\s*<answer>")
+MAX_BLOCKS = 1000  # of a response that are read, five times what any task has: a text of 1 MB can hold 125,000
 # Possessive (*+) and with nothing optional after (.*?): linear even where a policy repeats white space without end.
 FENCED = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)```", re.DOTALL)
 
@@ -397,7 +399,8 @@ def answer_blocks(response: str) -> list[tuple[str | None, str]]:
     if answer is not None and "```" not in answer:
         return [(None, answer.strip())] * bool(answer.strip())
     text = (response.partition("<answer>")[2] or response).partition("</answer>")[0] if answer is None else answer
-    return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in FENCED.findall(text)]
+    return [(language, text.rstrip(" \t").removesuffix("\n"))
+            for language, text in map(re.Match.groups, islice(FENCED.finditer(text), MAX_BLOCKS))]
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -480,8 +483,8 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
     texts = read([("watched", task.program) for task in suspects], executor)
-    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1]))
-               for task, text in zip(suspects, texts) if text.kind == "ok"]
+    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1], together=True))
+               for task, text in zip(suspects, texts) if text.kind == "ok" and are_texts(text.value)]
     ran = executor.run(jobs + [job for _, job in watches])
     shown = {program for (program, _), runs in zip(watches, ran[len(jobs):]) if any(run.value is True for run in runs)}
     ran = iter(ran)
