@@ -26,15 +26,17 @@ from executor import Executor  # noqa: E402
 from model import load_policy  # noqa: E402
 
 # Bodies of f that never give a value, or none that can be used.
-ENDLESS = ("while 1: pass", "time.sleep(60)", "\nwhile 1: time.sleep(0.05)",
-           "\nwhile 1:\n since = time.process_time()\n while time.process_time() - since < 0.003: pass\n"
-           " time.sleep(0.047)", "\nwhile 1: os.write(3, b'\\0')", "\nlock = _thread.allocate_lock()\n"
-           "while lock.acquire(): pass", "\na = []\nwhile 1: a.append(bytearray(1 << 20))", "return [0] * 10**7",
-           "return 'a' * 10**8", "\na = []\nfor i in range(10**6): a = [a]\nreturn a", "return {(i,) for i in range(10**6)}",
-           "\ntry: f(x)\nfinally: f(x)", "return re.match('(a+)+b', 'a' * 99)", "return 9 ** 9 ** 9", "os._exit(0)")
-HARD = ("[" * 50 + "]" * 50, "frozenset({" * 45 + "1" + "})" * 45, "(" * 9000 + ")" * 9000, "1," * 9000, "-" * 19_000 + "1",
-        "9" * 19_000, "{" + ",".join(f"{i * (2**61 - 1)}" for i in range(900)) + "}", "'" + "\\N{BULLET}" * 1800 + "'",
-        "f'{" * 200, "a" * 200_000)
+ENDLESS = (
+    "while 1: pass", "time.sleep(60)", "\nwhile 1: time.sleep(0.05)", "\nwhile 1: os.write(3, b'\\0')",
+    "\nwhile 1:\n since = time.process_time()\n while time.process_time() - since < 0.003: pass\n time.sleep(0.047)",
+    "\nlock = _thread.allocate_lock()\nwhile lock.acquire(): pass", "\na = []\nwhile 1: a.append(bytearray(1 << 20))",
+    "return [0] * 10**7", "return 'a' * 10**8", "\na = []\nfor i in range(10**6): a = [a]\nreturn a",
+    "return {(i,) for i in range(10**6)}", "\ntry: f(x)\nfinally: f(x)", "return re.match('(a+)+b', 'a' * 99)",
+    "return 9 ** 9 ** 9", "os._exit(0)")
+HARD = (
+    "[" * 50 + "]" * 50, "frozenset({" * 45 + "1" + "})" * 45, "(" * 9000 + ")" * 9000, "1," * 9000, "9" * 19_000,
+    "-" * 19_000 + "1", "{" + ",".join(f"{i * (2**61 - 1)}" for i in range(900)) + "}", "f'{" * 200, "a" * 200_000,
+    "'" + "\\N{BULLET}" * 1800 + "'")
 FENCES = "</think><answer>" + "```output\n" * 25_000  # 200,000 characters
 
 
@@ -74,7 +76,7 @@ def say(*blocks: tuple[str, str]) -> str:
 
 
 def unchecked(text: str, facts) -> None:
-    """In the place of tasks.check_program: as if somebody had found a way around it, but for the number of processes."""
+    """In the place of tasks.check_program: as if somebody had found a way around it."""
     if facts.kind != "ok" or not facts.value["key"]:
         raise tasks.Rejected("does not parse")
     facts.value["may_show"] = "address"  # as many as any, and one that is watched
@@ -112,9 +114,14 @@ def worst_step(cfg: Config, folder: Path, executor: Executor) -> dict:
     return dict(spent) | {"responses": len(rows), "verdicts": verdicts, "told": told}
 
 
+def configuration(argv: list[str]) -> Config:
+    """nano's, smaller; what the model itself writes is of no use."""
+    return parse(["--preset", "nano", "--batch_size", "4", "--n_probes", "4", "--max_new_tokens", "8",
+                  "--device", "cpu", "--max_prompt_tokens", "4096", "--workers", "1", *argv])[0]
+
+
 def main(argv: list[str]) -> int:
-    cfg, _ = parse(["--preset", "nano", "--batch_size", "4", "--n_probes", "4", "--max_new_tokens", "8", "--device", "cpu",
-                    "--max_prompt_tokens", "4096", "--workers", "1", *argv])
+    cfg = configuration(argv)
     with tempfile.TemporaryDirectory() as folder, \
             Executor(cfg.workers, cfg.cpu_seconds, cfg.memory_mb, require="weak") as executor:
         seen = worst_step(cfg, Path(folder), executor)
