@@ -22,7 +22,7 @@ from executor import Executor, Job, Outcome
 from report import findings
 from report.measure import measure
 from sampler import Sample
-from sandbox import host
+from sandbox import host, parsing
 from sandbox.parsing import parse_literal
 from sandbox.values import from_wire, printable, same_value, show, to_wire
 from tasks import DEDUCTION, INDUCTION, Task
@@ -145,6 +145,15 @@ def test_nested_sets_are_written_once_a_level(write, read):
     assert same_value(read(write(value)), value)
     some = {(1, 2), (0,), "b", "a", 2, True, math.nan, frozenset({3})}
     assert write(some) == write(set(sorted(some, key=repr))) and same_value(read(write(some)), some)
+
+
+@pytest.mark.quick
+def test_no_input_holds_a_nan_in_a_set():
+    for text in ("{nan}", "1, [frozenset({(float('nan'), 1)})]", "{(nan+1j), 2}", "{1: {2, nan}}"):
+        with pytest.raises(ValueError, match="address"):
+            parsing.parse_arguments(text)
+    for text in ("nan", "{nan: 1}, {1}", "[nan], {'nan', inf}"):
+        assert len(show(parsing.parse_arguments(text))) > 4
 
 
 @pytest.mark.quick
