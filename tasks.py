@@ -502,6 +502,15 @@ def holds_set(value) -> bool:
     return isinstance(value, (set, frozenset)) or isinstance(value, (list, tuple)) and any(map(holds_set, value))
 
 
+def nan_in_set(value, inside: bool = False) -> bool:
+    if isinstance(value, dict):
+        return any(nan_in_set(item, inside) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        inside = inside or isinstance(value, (set, frozenset))
+        return any(nan_in_set(item, inside) for item in value)
+    return inside and value != value
+
+
 def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | Gated:
     """A proposal's (program, input texts, message), or why it has none."""
     try:
@@ -535,6 +544,8 @@ def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outco
     parsed = tuple(outcome.value for outcome in inputs)
     if () in parsed:
         raise Rejected("no arguments")
+    if nan_in_set(parsed):
+        raise Rejected("not deterministic", "a NaN in a set: its hash is its address, so the set's order is chance")
     shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
     # A solver could copy the examples that it was shown. Values count, as they would in its table: 1 == 1.0 == True.
     if any(new == old or same_value(new, old) for new in hidden for old in shown):

@@ -96,21 +96,9 @@ def call_arguments(node: ast.expr) -> tuple:
 
 
 def parse_arguments(text: str) -> tuple:
-    """The tuple of values in `1, [2]` as in f(1, [2]); ValueError for anything else, and for a NaN in a set."""
+    """The tuple of values in `1, [2]` as in f(1, [2]); ValueError for anything else."""
     # The newline ends a trailing comment. `1) or (True` parses, but not as one call of f.
-    values = parse_expression(text, "f(", "\n)", call_arguments)
-    if nan_in_set(values):
-        raise ValueError("a NaN in a set: its hash is its address, so the set's order is chance")
-    return values
-
-
-def nan_in_set(value, inside: bool = False) -> bool:
-    if isinstance(value, dict):
-        return any(nan_in_set(item, inside) for pair in value.items() for item in pair)
-    if isinstance(value, (list, tuple, set, frozenset)):
-        inside = inside or isinstance(value, (set, frozenset))
-        return any(nan_in_set(item, inside) for item in value)
-    return inside and value != value
+    return parse_expression(text, "f(", "\n)", call_arguments)
 
 
 def call_and_keywords(node: ast.expr) -> tuple[tuple, dict]:
