@@ -24,6 +24,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 
 from sandbox import parsing
 from executor import Executor, Job, Outcome
@@ -377,6 +378,7 @@ def solve_prompt(style: Style, task: Task) -> str:
 
 KEY = re.compile(r"[0-9a-f]{64}")
 OPENING = re.compile(r"</think>\s*<answer>")
+MAX_BLOCKS = 1000  # of a response that are read, five times what any task has: a text of 1 MB can hold 125,000
 # Possessive (*+) and with nothing optional after (.*?): linear even where a policy repeats white space without end.
 FENCED = re.compile(r"```[ \t]*+(\w*+)[ \t]*+\n(.*?)```", re.DOTALL)
 
@@ -400,7 +402,8 @@ def answer_blocks(response: str) -> list[tuple[str | None, str]]:
     if answer is not None and "```" not in answer:
         return [(None, answer.strip())] * bool(answer.strip())
     text = (response.partition("<answer>")[2] or response).partition("</answer>")[0] if answer is None else answer
-    return [(language, text.rstrip(" \t").removesuffix("\n")) for language, text in FENCED.findall(text)]
+    return [(language, text.rstrip(" \t").removesuffix("\n"))
+            for language, text in map(re.Match.groups, islice(FENCED.finditer(text), MAX_BLOCKS))]
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -484,8 +487,8 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
     texts = read([("watched", task.program) for task in suspects], executor)
-    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1]))
-               for task, text in zip(suspects, texts) if text.kind == "ok"]
+    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1], together=True))
+               for task, text in zip(suspects, texts) if text.kind == "ok" and are_texts(text.value)]
     ran = executor.run(jobs + [job for _, job in watches])
     shown = {program for (program, _), runs in zip(watches, ran[len(jobs):]) if any(run.value is True for run in runs)}
     ran = iter(ran)
@@ -501,6 +504,15 @@ def holds_set(value) -> bool:
     if isinstance(value, dict):
         return any(holds_set(item) for pair in value.items() for item in pair)
     return isinstance(value, (set, frozenset)) or isinstance(value, (list, tuple)) and any(map(holds_set, value))
+
+
+def nan_in_set(value, inside: bool = False) -> bool:
+    if isinstance(value, dict):
+        return any(nan_in_set(item, inside) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple, set, frozenset)):
+        inside = inside or isinstance(value, (set, frozenset))
+        return any(nan_in_set(item, inside) for item in value)
+    return inside and value != value
 
 
 def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | Gated:
@@ -536,6 +548,8 @@ def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outco
     parsed = tuple(outcome.value for outcome in inputs)
     if () in parsed:
         raise Rejected("no arguments")
+    if nan_in_set(parsed):
+        raise Rejected("not deterministic", "a NaN in a set: its hash is its address, so the set's order is chance")
     shown, hidden = parsed[:len(parsed) // 2], parsed[len(parsed) // 2:]
     # A solver could copy the examples that it was shown. Values count, as they would in its table: 1 == 1.0 == True.
     if any(new == old or same_value(new, old) for new in hidden for old in shown):

@@ -93,6 +93,9 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 QUIET = (ast.Import, ast.ImportFrom, ast.alias, ast.Assign, ast.AnnAssign, ast.Expr, ast.Pass, ast.Constant, ast.Name,
          ast.Attribute, ast.Subscript, ast.List, ast.Tuple, ast.Dict, ast.UnaryOp, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+# Left out: they hold no name, and run nothing that the node around them does not. And nodes that hold no others.
+WORDLESS = (ast.expr_context, ast.operator, ast.cmpop, ast.boolop)
+LEAVES = {ast.Name, ast.Constant, ast.alias, ast.Pass, ast.Break, ast.Continue}
 # The syntax nodes besides ast.Name that bind a name, and the attribute that holds it.
 BINDS = {ast.arg: "arg", ast.FunctionDef: "name", ast.AsyncFunctionDef: "name", ast.ClassDef: "name",
          ast.ExceptHandler: "name", ast.MatchAs: "name", ast.MatchStar: "name", ast.MatchMapping: "rest"}
@@ -150,19 +153,18 @@ def children(node: ast.AST, scope: Scope) -> Iterator[tuple[ast.AST, Scope]]:
             yield generator.iter, scope if generator is node.generators[0] else inner
             yield from ((test, inner) for test in generator.ifs)
     for name in node._fields:
-        value = getattr(node, name, None)
-        at = inner if name in inside else scope
-        if name == "annotation" and isinstance(node, ast.arg):
+        value, at = getattr(node, name, None), inner if name in inside else scope
+        if name == "annotation" and type(node) is ast.arg:
             at = scope.parent
-        elif name == "target" and isinstance(node, ast.NamedExpr):
+        elif name == "target" and type(node) is ast.NamedExpr:
             while at.kind == "comprehension":
                 at = at.parent
-        if name == "generators":
+        elif name == "generators":
             continue
-        for child in value if isinstance(value, list) else [value]:
+        for child in value if isinstance(value, list) else (value,):
             if isinstance(child, ast.arguments):
                 yield from ((default, scope) for default in (*child.defaults, *child.kw_defaults) if default)
-            elif isinstance(child, ast.AST) and not isinstance(child, ast.expr_context):
+            elif isinstance(child, ast.AST) and not isinstance(child, WORDLESS):
                 yield child, at
     for parameter in getattr(node, "type_params", ()):
         inner.bound[parameter.name] += 1
@@ -175,7 +177,8 @@ def walk(tree: ast.Module) -> tuple[list[tuple[ast.AST, ast.AST, Scope]], Scope]
     while stack:
         node, parent, scope = stack.pop()
         nodes.append((node, parent, scope))
-        stack += reversed([(child, node, at) for child, at in children(node, scope)])
+        if type(node) not in LEAVES:
+            stack += reversed([(child, node, at) for child, at in children(node, scope)])
         if isinstance(node, (ast.Global, ast.Nonlocal)):
             scope.declared |= dict.fromkeys(node.names, type(node).__name__.lower())
         elif isinstance(node, (ast.Import, ast.ImportFrom)):

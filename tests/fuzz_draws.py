@@ -306,14 +306,16 @@ def fenced(language: str, text: str) -> str:
 
 
 def response(rng: random.Random, type: str, role: str, right: str) -> str:
-    """What a model could say to a prompt of this role and type, mostly damaged; `right` is an answer that is right."""
+    """What a model could say to a prompt of this role and type, mostly damaged; `right` is an answer that is right.
+    Undamaged, its programs and inputs are among some hundreds, which are run once: it is the text that is new."""
+    known = random.Random(rng.randrange(300))
     if role == "propose" and type == "induction":
-        blocks = [fenced("input", input_text(rng)) for _ in range(rng.choice((4, 4, 4, 5, 3)))]
+        blocks = [fenced("input", input_text(known)) for _ in range(rng.choice((4, 4, 4, 5, 3)))]
         blocks.append(fenced("message", word(rng)))
     elif role == "propose":
-        blocks = [fenced("python", program(rng, slow=0, coins=0)), fenced("input", input_text(rng))]
+        blocks = [fenced("python", program(known, slow=0, coins=0)), fenced("input", input_text(known))]
     else:
-        drawn = right if rng.random() < 0.3 else program(rng, 0, 0) if type == "induction" else literal(rng)
+        drawn = right if rng.random() < 0.3 else program(known, 0, 0) if type == "induction" else literal(rng)
         language = {"deduction": "output", "error": "output", "abduction": "input", "induction": "python"}[type]
         blocks = [drawn if rng.random() < 0.2 else fenced(language, drawn)]
     text = f"some thoughts </think>\n<answer>\n{chr(10).join(blocks)}\n</answer>"

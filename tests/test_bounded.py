@@ -17,6 +17,7 @@ import runfolder
 import tasks
 import cards
 import train
+import worst_step
 from executor import Executor, Job, Outcome
 from report import findings
 from report.measure import measure
@@ -147,6 +148,15 @@ def test_nested_sets_are_written_once_a_level(write, read):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("given, valid", [
+    ("{nan}", False), ("[frozenset({(float('nan'), 1)})]", False), ("{(nan+1j), 2}", False), ("{1: {2, nan}}", False),
+    ("nan", True), ("[{nan: 1}, {1}]", True), ("[[nan], {'nan', inf}]", True)])
+def test_no_input_holds_a_nan_in_a_set(ex, given, valid):
+    [gated] = tasks.gate([(DEDUCTION, response(("python", "def f(x): return 1"), ("input", given)), None)], ex)
+    assert gated.reason == ("valid" if valid else "not deterministic")
+
+
+@pytest.mark.quick
 def test_every_nan_of_a_set_comes_through():
     value = {float("nan"), float("nan"), 1}
     assert len(from_wire(json.loads(to_wire(value)))) == 3 and same_value(parse_literal(show(value)), value)
@@ -179,6 +189,39 @@ def test_drips_reach_the_trainer_in_few_pieces(ex, monkeypatch):
     monkeypatch.setattr(executor.Worker, "take_records", lambda self, cpu: pieces.append(1) or take(self, cpu))
     assert kinds(ex, "import os\ndef f(x):\n    while 1: os.write(3, b'\\0')", 1) != ["ok"]
     assert len(pieces) < 200  # one in five milliseconds, of 0.3 s
+
+
+SUSPECT = "def f(x):\n    def g(): return x\n    {}return [g][0]()"  # may show an address, so it is watched
+
+
+@pytest.mark.quick
+def test_all_calls_that_are_watched_have_four_times_the_time_of_one(ex, monkeypatch):
+    ran = []
+    monkeypatch.setattr(ex, "run", lambda jobs, run=ex.run: ran.append((jobs, run(jobs))) or ran[-1][1])
+    reference = Task("deduction", SUSPECT.format("\n    while 1: pass\n    "), ((1,),), (1,))
+    text = response(*[("input", str(i)) for i in range(4)], ("message", "m"))
+    [gated] = tasks.gate([(INDUCTION, text, reference)], ex, n_inputs=4)
+    (_, watched), (_, outcomes) = (one[-2:] for one in ran[-1])
+    assert gated.reason == "timeout" and watched.entry != "f"
+    assert [outcome.kind for outcome in outcomes] == ["timeout"] * 4
+    assert [outcome.cpu_seconds for outcome in outcomes[1:]] == [0] * 3  # not run
+
+
+@pytest.mark.quick
+def test_a_response_has_so_many_blocks():
+    text = "</think><answer>" + tasks.fence("a", "b") * (tasks.MAX_BLOCKS + 5) + "</answer>"
+    assert tasks.answer_blocks(text) == [("a", "b")] * tasks.MAX_BLOCKS
+
+
+@pytest.mark.slow
+def test_a_step_of_the_worst_responses_ends_and_says_what_it_waits_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(executor, "LONG_WAIT", 0.1)
+    cfg = worst_step.configuration(["--batch_size", "2", "--n_probes", "3", "--cpu_seconds", "0.05"])
+    with Executor(1, cfg.cpu_seconds, 256, require="weak") as one:
+        seen = worst_step.worst_step(cfg, tmp_path, one)
+    verdicts = {verdict for _, _, verdict in seen["verdicts"]}
+    assert sum(seen["verdicts"].values()) == seen["responses"] and "timeout" in verdicts
+    assert not verdicts & {None, "", "infra"} and seen["told"][0].startswith("waiting for ")
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -275,6 +318,16 @@ def test_a_measurement_is_checked_before_it_is_believed():
                   *(true | {name: value} for name in findings.HEX
                     for value in ("", "zz", 3, None, ["a"], true[name] * 9, true[name] + "\n", "G" + true[name][1:]))):
         assert not findings.can_be_measured(wrong), wrong
+
+
+@pytest.mark.quick
+def test_a_program_to_watch_is_checked_before_it_is_run(ex, monkeypatch):
+    run, text = ex.run, response(("python", SUSPECT.format("")), ("input", "1"))
+    for lie in (None, 3, "ab", [], ["a"], ["a", 1], ("a", "b"), {0: "a", 1: "b"}, "watched"):
+        told = [Outcome("ok", lie)]
+        monkeypatch.setattr(ex, "run", lambda jobs: [told if job.entry == "watched" else outcomes
+                                                     for job, outcomes in zip(jobs, run(jobs))])
+        assert tasks.gate([(DEDUCTION, text, None)], ex)[0].reason == "valid", lie
 
 
 def test_programs_that_forge_their_measurement_are_not_measured():
