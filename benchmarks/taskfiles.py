@@ -51,11 +51,16 @@ def first_row(path: Path) -> dict:
 
 def official_tasks(path: Path, executor: Executor) -> list[Task]:
     """Seed tasks in the official format, a row as one task of each of the paper's types that it can be. Values are
-    recomputed here, and rows whose inputs are no literals or whose program does not pass the gate are left out (about
-    2%)."""
+    recomputed here, and rows whose inputs are no literals or too few, or whose program does not pass the gate, are left
+    out (about 2%). TypeError where a part is of another type."""
     proposals = []
     for row in read_rows(path):
+        given = row["inputs"] if "inputs" in row else [row["input"]]
+        if not all(isinstance(part, list) for part in (given, row["imports"])):
+            raise TypeError("imports and inputs are lists")
         program = "\n".join([*row["imports"], row["snippet"]])
+        if "inputs" in row and len(given) < 2:  # shown and hidden ones are needed
+            continue
         if "inputs" in row:  # of a program that the proposer was given
             blocks = [tasks.fence("input", text) for text in row["inputs"]] + [tasks.fence("message", row["message"])]
             count, reference = len(row["inputs"]), Task("", program, (), ())

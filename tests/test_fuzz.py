@@ -49,6 +49,8 @@ FOUND = [  # once; each must stay one line for the user, or a page
     ("files", (b'{"snippet": "", "imports": []}\n' + b"[" * 5000 + b"\n",)),
     ("files", (b'{"snippet": "", "imports": []}\n' + b"9" * 5000 + b"\n",)),
     ("files", (ROW % (b"deduction", b'"1"') + ROW.replace(b"def", b"# \\ud800\\ndef") % (b"deduction", b'"1"'),)),
+    *(("files", (b'{"snippet": "def f(): return 1", "imports": [], "inputs": %s, "message": ""}\n' % given,))
+      for given in (b'""', b"[]", b'["1"]', b"{}")),
     ("folders", with_field("config.json", "steps", "null")), ("folders", with_field("config.json", "lr", '"fast"')),
     ("folders", with_field("config.json", "device", "[]")), ("folders", ((("config.json", b"[" * 5000),),)),
     ("folders", with_field("metrics.jsonl", "tokens_generated", '"many"')),

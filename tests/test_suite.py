@@ -371,7 +371,8 @@ def test_selfplay_files_of_three_kinds(executor, tmp_path):
         (run / "state.json").write_text(text)
         with pytest.raises(ValueError, match="neither a file of tasks nor a run's folder"):
             taskfiles.selfplay_items(run.parent, executor)
-    for text in (b'{"snippet": 1}', b"\x89PNG"):
+    for text in (b'{"snippet": 1}', b"\x89PNG", b'{"snippet": "", "imports": "math", "input": "1"}',
+                 b'{"snippet": "", "imports": [], "inputs": "12", "message": ""}'):
         (tmp_path / "odd").write_bytes(text)
         with pytest.raises(ValueError, match="odd: neither a file of tasks"):
             taskfiles.selfplay_items(tmp_path / "odd", executor)
