@@ -314,6 +314,9 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
 
 
 def adapter_loads(adapter: Path | None):
+    if adapter is None:
+        return one_line("no LoRA adapter fits the model", "it needs plain linear layers of the usual names, or"
+                        " --lora_rank 0")
     return one_line(f"the adapter {adapter} cannot be loaded", "it needs intact files of peft's, and the model that it"
                     " was trained on")
 
