@@ -5,6 +5,7 @@ command imports this file first.
 import argparse
 import difflib
 import os
+import re
 import signal
 import sys
 import time
@@ -134,7 +135,8 @@ class Help(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action):
         default = "yes" if action.default is True else action.default
-        if not action.help or not action.option_strings or default in (None, False, "", argparse.SUPPRESS):
+        if not action.help or not action.option_strings or default is None or default is False or \
+                default in ("", argparse.SUPPRESS):
             return action.help
         shown = " ".join(default) if isinstance(default, list) else f"{default:g}" if type(default) is float else default
         return f"{action.help} [{str(shown).replace(f'{HERE}/', '').replace('%', '%%')}]"
@@ -154,9 +156,9 @@ class Parser(argparse.ArgumentParser):
     def told(self, message: str) -> str:
         """argparse's message in the words of ours, with the option that an unknown one may stand for."""
         message = " ".join(message.split()).removeprefix("argument ").replace(": must be", " must be")
-        word = message.removeprefix("unrecognized arguments: ").split(" ")[0].partition("=")[0]
-        near = difflib.get_close_matches("--" + word.lstrip("-"), self._option_string_actions, 1)
-        return f"{message} (is {near[0]} meant?)" if near and word.startswith("-") and word not in near else message
+        unknown = re.match(r"unrecognized arguments: -+([^ =]+)", message)
+        near = difflib.get_close_matches(f"--{unknown[1]}", self._option_string_actions, 1) if unknown else ()
+        return f"{message} (is {near[0]} meant?)" if near else message
 
     def error(self, message: str):
         name = self.prog.removeprefix("python ").removeprefix("-m ")  # as `run` is told it

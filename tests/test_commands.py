@@ -208,7 +208,7 @@ def test_an_option_with_a_slip_is_told_what_it_may_stand_for(here, capsys):
         with contextlib.suppress(SystemExit):
             run([*(["x"] if run is report.main else []), word])
         assert f"(is {meant} meant?)" in capsys.readouterr().err
-    train.run_main(["--bogus"])
+    train.run_main(["--bogus", "--model"])
     assert "meant" not in capsys.readouterr().err
 
 
