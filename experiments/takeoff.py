@@ -197,8 +197,14 @@ def tokens_of(folder: Path) -> int:
 
 
 def run_arms(plan: Plan) -> None:
-    for arm in plan.arms:  # what cannot work is told before anything is run
-        config.parse(arm_flags(plan, arm))
+    try:
+        for arm in plan.arms:  # what cannot work is told before anything is run
+            config.parse(arm_flags(plan, arm))
+    except UserError:
+        if not (plan.out / "runs").exists():  # the mended command may have other options, and measure on other tasks
+            for name in ("plan.json", "heldout.jsonl", "cruxeval.jsonl"):
+                (plan.out / name).unlink(missing_ok=True)
+        raise
     with ThreadPoolExecutor(plan.jobs) as pool:
         running = {pool.submit(run_commands, plan, commands_left(plan, arm), plan.out / "runs" / arm, plan.out)
                    for arm in plan.arms}

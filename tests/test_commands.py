@@ -216,6 +216,7 @@ def test_the_executor_as_a_command(here):
     def run(words):
         return command.run("executor.py", executor_module.main, words)
     assert not list(filter(None, (outcome(run, text) for text in [*EXTREMES[str], "1, x", "(", "--help"])))
+    assert not outcome(lambda _: run([])) and run([]) == 2
 
 
 def test_how_threads_wait_is_set_once_and_is_the_users_to_say(monkeypatch):
