@@ -129,13 +129,15 @@ def estimates(before: Scores | None, after: Scores, mine: list[int]) -> list[tup
 
 
 def accuracy_table(before: Scores | None, after: Scores) -> str:
-    """Markdown: accuracy in percent, change in points; both columns are of the same tasks."""
+    """Markdown: accuracy in percent, change in points; both columns are of the same tasks. The ends of a change have a
+    decimal, as its verdict is read from them: [0.3, 4.9] is none that holds 0, and [0, 5] would be."""
     columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (type, depth), mine in groups(after.tasks).items():
-        signs = ["", "", "+"]
-        told = [f"{100 * value:{sign}.1f} [{round(100 * low)}, {round(100 * high)}]"
-                for (value, low, high), sign in zip(estimates(before, after, mine), signs)]
+        told = []
+        for numbers, (sign, digits) in zip(estimates(before, after, mine), (("", None), ("", None), ("+", 1))):
+            low, high = (round(100 * end, digits) + 0 for end in numbers[1:])  # + 0: no -0.0
+            told.append(f"{100 * numbers[0]:{sign}.1f} [{low}, {high}]")
         lines.append(f"| {' | '.join([type, depth, str(len(mine)), *told])} |")
     return "\n".join(lines) + "\n"
 
