@@ -3,13 +3,18 @@ What all commands share: what has to be set before torch is imported, how option
 command imports this file first.
 """
 import argparse
+import difflib
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 
 from sandbox.values import printable
+
+HERE = Path(__file__).resolve().parent
 
 # OpenMP's threads wait for each other thousands of times a second. By default they spin, and where another process
 # holds a core they spin while the one that they wait for cannot run. Seconds of a small step of nano on two cores:
@@ -112,10 +117,35 @@ def ending(error: BaseException) -> tuple[int | None, str]:
 # ----------------------------------------------------------------------------------------------------------------
 # Options
 
+class Help(argparse.RawDescriptionHelpFormatter):
+    """A line an option where it fits into 120 columns, its default in brackets; the options are not listed twice."""
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=39, width=120)
+
+    def add_usage(self, usage, actions, groups, prefix=None):
+        if usage is None:
+            words = [self._metavar_formatter(action, action.dest)(1)[0] + " ..." * (action.nargs == "+")
+                     for action in actions if not action.option_strings]
+            options = any(action.option_strings for action in actions)
+            usage = " ".join(["%(prog)s", *words, *["[--OPTION VALUE ...]"] * options])
+        super().add_usage(usage, actions, groups, prefix)
+
+    def _get_default_metavar_for_optional(self, action):
+        return getattr(action.type, "metavar", "PATH" if action.type is Path else "TEXT")
+
+    def _get_help_string(self, action):
+        default = "yes" if action.default is True else action.default
+        if not action.help or not action.option_strings or default is None or default is False or \
+                default in ("", argparse.SUPPRESS):
+            return action.help
+        shown = " ".join(default) if isinstance(default, list) else f"{default:g}" if type(default) is float else default
+        return f"{action.help} [{str(shown).replace(f'{HERE}/', '').replace('%', '%%')}]"
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line. Names are never abbreviated: a later option could make one ambiguous."""
     def __init__(self, **settings):
-        super().__init__(**{"allow_abbrev": False} | settings)
+        super().__init__(**{"allow_abbrev": False, "formatter_class": Help} | settings)
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args
@@ -123,9 +153,16 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{odd[0]}: -- is no value")  # argparse makes an empty list of it
         return super().parse_known_args(words, namespace)
 
-    def error(self, message: str):
+    def told(self, message: str) -> str:
+        """argparse's message in the words of ours, with the option that an unknown one may stand for."""
         message = " ".join(message.split()).removeprefix("argument ").replace(": must be", " must be")
-        self.exit(2, f"{self.prog}: {message}; --help lists all options\n")
+        unknown = re.match(r"unrecognized arguments: -+([^ =]+)", message)
+        near = difflib.get_close_matches(f"--{unknown[1]}", self._option_string_actions, 1) if unknown else ()
+        return f"{message} (is {near[0]} meant?)" if near else message
+
+    def error(self, message: str):
+        name = self.prog.removeprefix("python ").removeprefix("-m ")  # as `run` is told it
+        self.exit(2, f"{name}: {self.told(message)}; --help lists all options\n")
 
 
 def whole(least: int, most: int = 10**9) -> Callable[[str], int]:
@@ -136,6 +173,7 @@ def whole(least: int, most: int = 10**9) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number") from None
         return within(value, least, most)
+    number.metavar = "N"
     return number
 
 
@@ -146,6 +184,7 @@ def real(least: float, most: float = 1e9) -> Callable[[str], float]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is no number") from None
         return within(value, least, most)
+    number.metavar = "X"
     return number
 
 

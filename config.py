@@ -101,8 +101,8 @@ class Config:
     compile: bool | None = opt(None, "torch.compile for the layers; on with CUDA if not given", scope="machine")
     debug_compile: bool = opt(False, "a compilation after the first step, or too many in it, ends the run",
                               scope="machine")
-    merge: bool | None = opt(None, "sample from a copy with LoRA merged; on for small models on CUDA, and in fp32 on a"
-                             " CPU, if not given", scope="machine")
+    merge: bool | None = opt(None, "sample from a copy with LoRA merged; if not given: where it is faster",
+                             scope="machine")
     flex: bool = opt(False, "FlexAttention where answers share a prompt in the update, on CUDA", scope="machine")
     probe: bool = opt(True, "at the start, compare a text's logits with transformers'", scope="machine")
     load_in_4bit: bool = opt(False, "keep the frozen weights in NF4 (bitsandbytes)")
@@ -119,8 +119,8 @@ class Config:
     entropy_coef: float = opt(0.0, "weight of the entropy bonus", least=0, most=1e6)
     micro_tokens: int = opt(16384, "padded tokens per forward-backward pass; 0: as free memory allows", least=0,
                             scope="machine")
-    checkpoint_layers: bool | None = opt(None, "recompute layers in the backward pass: less memory, a third more time;"
-                                         " by free memory if not given", scope="machine")
+    checkpoint_layers: bool | None = opt(None, "recompute layers in the backward pass; if not given: by free memory",
+                                         scope="machine")
 
     workers: int = opt(host.cores(), "executor processes", least=1, most=1024, scope="machine", group="the executor")
     cpu_seconds: float = opt(1.0, "CPU time of one run of a program; a task's runs have four times that", above=0,
@@ -174,7 +174,7 @@ ON_CPU = {"0.5b": dict(types=["deduction", "abduction"], batch_size=3, reference
 
 class Parser(command.Parser):
     def error(self, message: str):
-        raise UserError(f"{message}; {self.prog} --help lists all options")
+        raise UserError(f"{self.told(message)}; {self.prog} --help lists all options")
 
 
 def build_parser(defaults: dict) -> Parser:
@@ -182,7 +182,7 @@ def build_parser(defaults: dict) -> Parser:
     result; --help shows `defaults` in the place of Config's."""
     parser = Parser(prog="python train.py", usage="python train.py [--OPTION VALUE ...]", add_help=False,
                     description="Defaults are in brackets, a preset's with --preset NAME --help. Yes or"
-                    " no: --NAME or --no_NAME.", formatter_class=lambda prog: argparse.HelpFormatter(prog, 2, 39, 150))
+                    " no: --NAME or --no_NAME.")
     parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
     group = parser
     for f in fields(Config):
@@ -355,7 +355,7 @@ def check(cfg: Config) -> None:
          "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),
         (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
         (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
-        (Path(cfg.name).name == cfg.name, f"--name {cfg.name}: a plain name, the folder is runs/NAME"),
+        (Path(cfg.name).name == cfg.name != "..", f"--name {cfg.name}: a plain name, the folder is runs/NAME"),
         (cfg.resume or not cfg.eval_data or Path(cfg.eval_data).is_dir(),
          f"--eval_data {cfg.eval_data}: no such folder"),
     ]

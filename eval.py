@@ -66,19 +66,37 @@ def parse() -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="eval.py", description=__doc__.split("\n\n")[0])
-    add = parser.add_argument
+    parser = Parser(prog="python eval.py", description=__doc__.split("\n\n")[0])
+
+    add = parser.add_argument_group("what is asked").add_argument
+    add("--tasks", help="names, groups (code, math, reason, all), task files or run folders, with commas; nano's"
+        f" held-out file if not given. Names: {', '.join(BENCHMARKS)}")
+    add("--data", type=Path, help="the folder with the benchmarks' files; if not given they are downloaded to a cache")
+    add("--limit", type=whole(1), help="only the first items of every task")
+    add("--lcb_from", default="2024-10-01", help="LiveCodeBench: first contest date")
+    add("--lcb_to", default="9999", help="LiveCodeBench: last contest date")
+    add("--prompt", choices=(*suite.STYLES, "compact"), help="azr: as in training (default); chat: evalplus' for"
+        " HumanEval and MBPP, else azr's in the chat template; qwen: the Qwen2.5-Coder report's; base: plain text to go"
+        " on with; boxed: Qwen's for mathematics; compact: nano's (default for nano)")
+    add("--example", action="store_true", help="azr and chat: show CRUXEval and task files with the worked example of"
+        " runs with --example")
+    add("--system", metavar="TEXT", help="the system's turn of chat prompts, in place of a style's own")
+    add("--template_args", default="{}", metavar="JSON", help="what else the chat template is told, such as"
+        " '{\"enable_thinking\": false}'")
+
+    add = parser.add_argument_group("who answers").add_argument
     add("--model", default=str(NANO), help="a hub name or a folder in Hugging Face format")
     add("--adapter", type=Path, help="a LoRA adapter folder, such as runs/NAME/checkpoint/policy")
     add("--load_in_4bit", action="store_true", help="frozen weights in NF4 (bitsandbytes)")
     add("--no_probe", action="store_true", help="do not compare logits with transformers' first")
-    add("--tasks", help="names, groups (code, math, reason, all), task files or run folders, with commas; nano's"
-        f" held-out file if not given. Names: {', '.join(BENCHMARKS)}")
-    add("--data", type=Path, help="the folder with the benchmarks' files; if not given they are downloaded to a cache")
-    add("--out", type=Path, help="the folder for samples, verdicts and the summary; one in evals/ if not given")
-    add("--prompt", choices=(*suite.STYLES, "compact"), help="azr: as in training (default); chat: evalplus' for"
-        " HumanEval and MBPP, else azr's in the chat template; qwen: the Qwen2.5-Coder report's; base: plain text to go"
-        " on with; boxed: Qwen's for mathematics; compact: nano's (default for nano)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"), help="cuda where"
+        " there is one if not given")
+    add("--dtype", default="auto", choices=("auto", "fp32", "bf16"), help="of weights and activations; auto: bf16 where"
+        " it pays")
+    add("--slots", type=whole(1, 2**16), default=64, help="responses generated at once")
+    add("--kv_gb", type=real(0.001, 1e5), default=4.0, help="memory for keys and values")
+
+    add = parser.add_argument_group("who answers, if a server").add_argument
     add("--endpoint", metavar="URL", help="ask a server with OpenAI's interface (vLLM, SGLang, llama.cpp, ollama, a"
         " service), such as http://localhost:8000/v1, and load no model; a key is taken from OPENAI_API_KEY")
     add("--endpoint_model", metavar="NAME", help="the server's name of the model; the only one it has if not given")
@@ -86,27 +104,28 @@ def make_parser() -> argparse.ArgumentParser:
     add("--timeout", type=real(0.001, 10**6), default=600.0, help="endpoint: seconds to wait for a response")
     add("--bare", action="store_true", help="endpoint: only what OpenAI's own interface has, for services that refuse"
         " the rest: no beginning of the answer, four stops at most, the service's own top_k and penalties")
+    add("--top_p", type=real(0.0001, 1), default=1.0, help="endpoint: sample from the most likely tokens with this much"
+        " of the probability")
+
+    add = parser.add_argument_group("how").add_argument
     add("--n", type=whole(1, 2**12), default=1, help="samples per problem")
     add("--temperature", type=real(0, 100), default=0.0, help="0: greedy; AIME and AMC are then also sampled --averaged"
         " times")
     add("--averaged", type=whole(0, 2**12), help=f"samples of AIME and AMC at {suite.AVERAGE_TEMPERATURE} beside the"
         " greedy one; 16 if not given")
-    add("--example", action="store_true", help="azr and chat: show CRUXEval and task files with the worked example of"
-        " runs with --example")
+    add("--max_new_tokens", type=whole(1, 2**20), help="longest response; by task if not given")
     add("--stop_at_answer", action=argparse.BooleanOptionalAction, default=True, help="a response ends at </answer>"
         " where an answer part is asked for, as in training")
-    add("--top_p", type=real(0.0001, 1), default=1.0, help="endpoint: sample from the most likely tokens with this much"
-        " of the probability")
-    add("--system", metavar="TEXT", help="the system's turn of chat prompts, in place of a style's own")
-    add("--template_args", default="{}", metavar="JSON", help="what else the chat template is told, such as"
-        " '{\"enable_thinking\": false}'")
-    add("--max_new_tokens", type=whole(1, 2**20), help="longest response; by task if not given")
     add("--seed", type=whole(-2**62, 2**62), default=0, help="fixes every draw")
-    add("--limit", type=whole(1), help="only the first items of every task")
-    add("--lcb_from", default="2024-10-01", help="LiveCodeBench: first contest date")
-    add("--lcb_to", default="9999", help="LiveCodeBench: last contest date")
+
+    add = parser.add_argument_group("how it is judged").add_argument
     add("--lenient", action="store_true", help="CRUXEval and LiveCodeBench execution: expressions count too, as in the"
         " official scorers; such answers can cheat")
+    add("--workers", type=whole(1, 1024), default=host.cores(), help="executor processes")
+    add("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
+
+    add = parser.add_argument_group("what is written, and other work").add_argument
+    add("--out", type=Path, help="the folder for samples, verdicts and the summary; one in evals/ if not given")
     add("--stage", choices=("all", "prompts", "generate", "score"), default="all", help="only make responses, or only"
         " judge them; prompts: write them into prompts.jsonl, for any other engine (format: benchmarks/endpoint.py)")
     add("--samples", type=Path, help="with --stage score: judge these and not --out's: answers to prompts.jsonl, ours or"
@@ -115,14 +134,6 @@ def make_parser() -> argparse.ArgumentParser:
     add("--selfcheck", action="store_true", help="judge the data's own answers; all should pass")
     add("--fetch", type=Path, metavar="DIR", help="download the files of --tasks (all if not given) into DIR")
     add("--export_evalplus", type=Path, metavar="FILE", help="write --out's programs as evalplus' JSONL")
-    add("--slots", type=whole(1, 2**16), default=64, help="responses generated at once")
-    add("--kv_gb", type=real(0.001, 1e5), default=4.0, help="memory for keys and values")
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"), help="cuda where"
-        " there is one if not given")
-    add("--dtype", default="auto", choices=("auto", "fp32", "bf16"), help="of weights and activations; auto: bf16 where"
-        " it pays")
-    add("--workers", type=whole(1, 1024), default=host.cores(), help="executor processes")
-    add("--require", choices=LEVELS, default="kernel", help="the least sandbox to run programs in")
     return parser
 
 

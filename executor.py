@@ -637,12 +637,14 @@ def main(argv: list[str]) -> None:
         print("usage: python executor.py ARGUMENTS ... < program.py\n\nRuns the program's f once for each ARGUMENTS,"
               " such as \"[1, 2], 'a'\", in the sandbox.")
         return
+    if not argv:
+        raise UserError("give the arguments of a call of f, such as \"[1, 2], 'a'\"; '' if it takes none")
     calls = []
     for text in argv:
         try:
             calls.append(parse_arguments(text))
         except ValueError as error:
-            raise UserError(f"{text}: not the arguments of a call of f ({error})") from error
+            raise UserError(f"{text!r}: not the arguments of a call of f ({error})") from error
     program = sys.stdin.buffer.read().decode(errors="replace")
     with Executor(workers=1, require="weak") as executor:
         print(f"sandbox: {executor.level}")

@@ -84,6 +84,9 @@ def find(name: str) -> str:
     if (local / "adapter_config.json").is_file():
         raise ModelError(f"--model {name}: an adapter, not a whole model; give {base_of_adapter(local)} as --model (and"
                          " the adapter to eval.py as --adapter)")
+    if (policy := local / "checkpoint" / "policy").is_dir():
+        raise ModelError(f"--model {name}: a run's folder, not a model; make one with python -m tools export {name} OUT"
+                         f" --merge, or give eval.py --adapter {policy}")
     if not (local / "config.json").is_file():
         held = "is empty" if not any(local.iterdir()) else "holds no config.json"
         gguf = ", and GGUF files are for llama.cpp alone" if [*local.glob("*.gguf")] else ""
@@ -314,6 +317,9 @@ def add_adapter(model: nn.Module, rank: int, alpha: float, adapter: Path | None,
 
 
 def adapter_loads(adapter: Path | None):
+    if adapter is None:
+        return one_line("no LoRA adapter fits the model", "it needs plain linear layers of the usual names, or"
+                        " --lora_rank 0")
     return one_line(f"the adapter {adapter} cannot be loaded", "it needs intact files of peft's, and the model that it"
                     " was trained on")
 
@@ -322,8 +328,10 @@ def read_adapter_config(adapter: Path):
     """LoRA's configuration, without parts that the forward pass leaves out."""
     import peft
     if not (adapter / "adapter_config.json").is_file():
-        whole = "; it holds a whole model: give it as --model" if (adapter / "config.json").is_file() else ""
-        raise ModelError(f"the adapter {adapter}: no adapter_config.json there{whole}")
+        inside = next((adapter / part for part in ("policy", "checkpoint/policy") if (adapter / part).is_dir()), None)
+        hint = f"; give {inside}" if inside else "; it holds a whole model: give it as --model" if \
+            (adapter / "config.json").is_file() else ""
+        raise ModelError(f"the adapter {adapter}: no adapter_config.json there{hint}")
     with adapter_loads(adapter):
         saved, plain = json.loads((adapter / "adapter_config.json").read_bytes()), peft.LoraConfig()
         if saved.get("peft_type") != "LORA":

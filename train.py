@@ -691,7 +691,7 @@ def main(argv: list[str]) -> None:
                 runfolder.remove_if_empty(folder)
             elif not run:  # --model or --heldout_tasks may have been wrong
                 runfolder.write_file(folder / "config.json", earlier)
-            if folder.exists() or not isinstance(error, UserError):
+            if run or not isinstance(error, UserError):  # else the same command would fail again
                 error.add_note(runfolder.way_on(folder))
             if isinstance(error, torch.OutOfMemoryError):
                 error.add_note("lower --micro_tokens (update), --kv_gb or --slots (generation), or add"

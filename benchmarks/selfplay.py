@@ -163,18 +163,21 @@ def estimates(before: Scores | None, after: Scores, mine: list[int]) -> list[tup
 
 def accuracy_table(before: Scores | None, after: Scores, free: Scores | None = None) -> str:
     """Markdown: accuracy in percent, change in points; all columns are of the same tasks. `free`: of the model before
-    training too, as `zero_token` has them."""
+    training too, as `zero_token` has them. The ends of a change have a decimal, as its verdict is read from them: [0.3,
+    4.9] is none that holds 0, and [0, 5] would be."""
     columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
     if free:
         columns.insert(4, "without training")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (type, depth), mine in groups(after.tasks).items():
-        found, signs = estimates(before, after, mine), ["", "", "+"]
+        found, forms = estimates(before, after, mine), [("", None), ("", None), ("+", 1)]
         if free:
             found.insert(1, estimates(None, free, mine)[0])
-            signs.insert(1, "")
-        told = [f"{100 * value:{sign}.1f} [{round(100 * low)}, {round(100 * high)}]"
-                for (value, low, high), sign in zip(found, signs)]
+            forms.insert(1, ("", None))
+        told = []
+        for numbers, (sign, digits) in zip(found, forms):
+            low, high = (round(100 * end, digits) + 0 for end in numbers[1:])  # + 0: no -0.0
+            told.append(f"{100 * numbers[0]:{sign}.1f} [{low}, {high}]")
         lines.append(f"| {' | '.join([type, depth, str(len(mine)), *told])} |")
     return "\n".join(lines) + "\n"
 

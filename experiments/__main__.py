@@ -2,6 +2,7 @@
 import command
 command.starting(__name__)
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -19,14 +20,16 @@ from sandbox import host
 
 def parse_plan(argv: list[str]) -> Plan:
     parser = Parser(prog="python -m experiments", description=experiments.__doc__.strip().split("\n\n")[0],
-                    epilog="`python -m experiments takeoff --help` tells of a third, with a real model and options of"
-                    " its own.")
-    parser.add_argument("name", choices=EXPERIMENTS)
+                    epilog="\n".join(textwrap.fill(f"Arms of {name}: {', '.join(map(repr, arms))}", 118)
+                                     for name, arms in EXPERIMENTS.items())
+                    + "\n`python -m experiments takeoff --help` tells of a third, with a real model and its own options.")
+    parser.add_argument("name", choices=EXPERIMENTS, help="self-play against controls; or with one thing changed")
     parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="seeds 0, 1, ... for every arm")
     parser.add_argument("--steps", type=whole(1), default=60, help="training steps of an arm")
-    parser.add_argument("--arms", nargs="+", help="only these")
+    parser.add_argument("--arms", nargs="+", help="only these, each in quotes; all if not given")
     parser.add_argument("--preset", default="nano", choices=[name for name, preset in PRESETS.items()
-                                                             if "heldout_tasks" in preset])
+                                                             if "heldout_tasks" in preset],
+                        help="the model and its sizes")
     parser.add_argument("--eval_every", type=whole(0), default=10, help="steps between points of the curves")
     parser.add_argument("--limit", type=whole(1), default=4200, help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=whole(1, 1024), default=host.cores(), help="arms that run at once")

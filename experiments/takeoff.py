@@ -71,8 +71,7 @@ class Plan:
 
 
 def parse_plan(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
-    parser = Parser(prog="python -m experiments takeoff", description=__doc__.strip(),
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m experiments takeoff", description=__doc__.strip())
     parser.add_argument("--model", help="a folder or a hub name")
     parser.add_argument("--seed_tasks", help="a task file to start from and, for the solver, to train on")
     parser.add_argument("--heldout", default=str(HERE / "nano" / "heldout.jsonl"), help="a task file to measure on")
@@ -83,7 +82,7 @@ def parse_plan(argv: list[str]) -> tuple[argparse.Namespace, Plan]:
     parser.add_argument("--tokens", type=whole(0, 10**15), default=0, help="generated tokens at which every arm ends")
     parser.add_argument("--budget_s", type=real(0), default=0, help="seconds for an arm with evaluations; 0: no end")
     parser.add_argument("--eval_every", type=whole(1), default=25, help="steps between evaluations")
-    parser.add_argument("--arms", default=",".join(ARMS), help=f"of {','.join(ARMS)}")
+    parser.add_argument("--arms", default=",".join(ARMS), help="only these, with commas")
     parser.add_argument("--jobs", type=whole(1, 1024), default=1, help="arms that run side by side")
     parser.add_argument("--data", help="the folder with CRUXEval's file, as eval.py's --data")
     parser.add_argument("--out", type=Path, help="runs/takeoff-MODEL if not given")
@@ -198,8 +197,14 @@ def tokens_of(folder: Path) -> int:
 
 
 def run_arms(plan: Plan) -> None:
-    for arm in plan.arms:  # what cannot work is told before anything is run
-        config.parse(arm_flags(plan, arm))
+    try:
+        for arm in plan.arms:  # what cannot work is told before anything is run
+            config.parse(arm_flags(plan, arm))
+    except UserError:
+        if not (plan.out / "runs").exists():  # the mended command may have other options, and measure on other tasks
+            for name in ("plan.json", "heldout.jsonl", "cruxeval.jsonl"):
+                (plan.out / name).unlink(missing_ok=True)
+        raise
     with ThreadPoolExecutor(plan.jobs) as pool:
         running = {pool.submit(run_commands, plan, commands_left(plan, arm), plan.out / "runs" / arm, plan.out)
                    for arm in plan.arms}

@@ -60,14 +60,15 @@ MEASURES = [
             ("reward/{role}/{type}",)),
     Measure("valid", "curves", "Valid proposals", "share valid",
             "Share of proposals that passed the checks (the gate): well-formed, parsed, allowed imports, ran, gave the"
-            " same value twice.",
+            " same value in every process.",
             ("valid/{type}",)),
     Measure("gate", "curves", "Why proposals fail", "share of proposals",
             "Share of all proposals that failed these checks, by reason, most frequent reasons only.",
             ("gate/{type}/*",)),
     Measure("learnability", "curves", "Learnability over time", "answers solved, of n",
-            "Each column is a stretch of steps, each row a number of solved probe answers; the darker, the larger the"
-            " share of that stretch's valid tasks. Top and bottom row teach nothing.", ("solved_of_*/{type}",), "heat"),
+            "Each column is a stretch of steps, each row a number of solved probe answers; the stronger the blue, the"
+            " larger the share of that stretch's valid tasks. Top and bottom row teach nothing.",
+            ("solved_of_*/{type}",), "heat"),
     Measure("length", "curves", "Response length", "tokens",
             "Mean number of sampled tokens a response, the end token included.", ("length/{role}/{type}",)),
     Measure("cut_off", "curves", "Responses cut off", "share",
@@ -257,9 +258,10 @@ def draw_panel(axes, measure: Measure, panel: Panel, ink: str) -> None:
         spine.set_color(ink)
     if measure.y.startswith("share"):
         axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    elif measure.name == "kl":
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}" if value else "0")
     else:
-        axes.ticklabel_format(axis="y", style="sci" if measure.name == "kl" else "plain", scilimits=(-3, 4),
-                              useOffset=False)
+        axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     if "accuracy/{type}" in measure.keys and panel.lines:
         axes.set_ylim(bottom=0)  # a small change is not to look like a large one
     if panel.lines:

@@ -52,9 +52,8 @@ def overview(run: History, number_of: dict[int, int], curve: str = "", title: st
     where = [[key, value] for key, value in run.machine.items() if value is not None] or [["not recorded", "-"]]
     out.append("<div class=three>" + rows_table("Time and tokens by phase", ["what", "total"], spent)
                + rows_table("Machine and commit", ["what", "value"], where)
-               + (rows_table(f"Options{' that differ from the preset' if run.preset else ''}",
-                             ["option", "here", "preset"], changed)
-                  if changed else "<p>All options as in the preset.</p>") + "</div>")
+               + rows_table(f"Options{' that differ from the preset' if run.preset else ''}",
+                            ["option", "here", "preset"], changed or [["none", "-", "-"]]) + "</div>")
     return "".join(out)
 
 

@@ -44,17 +44,18 @@ SIZES = {  # what is not given, by where and what is run
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(prog="python -m speed", description=__doc__.split("\n\n")[0],
+    parser = Parser(prog="python -m speed", description=__doc__.partition("\n\nFigures")[0].strip(),
                     epilog="`python -m speed gpu --help` tells of one more, with options of its own.")
-    parser.add_argument("what", choices=(*WHAT, "all"))
+    parser.add_argument("what", choices=(*WHAT, "all"), help="see above")
     add, switch = parser.add_argument, argparse.BooleanOptionalAction
     add("--model", help="a folder or a hub name")
     add("--shape", choices=measure.SHAPES, default="nano", help="random weights of this shape, if no --model is given")
-    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cuda where there is one if not given")
     add("--dtype", choices=("fp32", "bf16"), help="of both sides; bf16 where it pays if not given")
     add("--compile", action=switch, help="torch.compile of our layers; on with CUDA")
-    add("--repeats", type=whole(1, 1000), default=3)
-    add("--seed", type=whole(-2**62, 2**62), default=0)
+    add("--repeats", type=whole(1, 1000), default=3, help="of each side, in turn")
+    add("--seed", type=whole(-2**62, 2**62), default=0, help="of prompts, lengths and random weights")
     add("--publish", action="store_true", help="merge the figures into results/speed-MACHINE.json, not that of runs/")
     add("--slots", type=whole(1, 2**16), help="ours, responses at once; 32 on a CPU (nano 256), 128 on CUDA")
     add("--batches", type=whole(1, 2**16), nargs="+", help="batch sizes that generate may choose from")
@@ -62,15 +63,15 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         help="generate's implementations to choose from: sdpa, and eager on a CPU")
     add("--continuous", action=switch, default=True, help="try transformers' continuous batching")
     add("--llamacpp", action=switch, default=True, help="try llama.cpp, on a CPU with llama-cpp-python and gguf")
-    add("--kv_gb", type=real(0.001, 1e5), default=4.0)
+    add("--kv_gb", type=real(0.001, 1e5), default=4.0, help="ours, memory for keys and values")
     add("--prompts", type=whole(1, 2**16), help="unique prompts")
     add("--n", type=whole(1, 2**12), default=8, help="responses to each")
     for name in ("prompt_min", "prompt_max", "response_median", "response_max"):
-        add(f"--{name}", type=whole(4, 2**20), help="tokens")
-    add("--update_rows", type=whole(1, 2**16), default=1)
-    add("--update_n", type=whole(1, 2**12), default=1, help="responses to each prompt")
-    add("--update_prompt", type=whole(1, 2**20), default=512)
-    add("--update_response", type=whole(1, 2**20), default=4096)
+        add(f"--{name}", type=whole(4, 2**20), help="tokens of texts that are drawn")
+    add("--update_rows", type=whole(1, 2**16), default=1, help="update: prompts in a pass")
+    add("--update_n", type=whole(1, 2**12), default=1, help="update: responses to each of them")
+    add("--update_prompt", type=whole(1, 2**20), default=512, help="update: tokens of a prompt")
+    add("--update_response", type=whole(1, 2**20), default=4096, help="update: tokens of a response")
     add("--checkpoint_layers", action=switch, default=True, help="update: recompute layers, on both sides")
     add("--step_batch", type=whole(1, 2**16), help="step: B; 32 for nano, 64 on CUDA, else 2")
     add("--data", default=os.environ.get("AZR_DATA"), help="executor: folder with azr_seeds/")

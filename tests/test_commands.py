@@ -192,10 +192,33 @@ def test_every_option_of_every_command_at_its_extremes(name, here, monkeypatch):
     assert not list(filter(None, bad))
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if not name.startswith("work")])  # a command calls those
+def test_help_explains_every_option_with_its_default_on_two_screens(name, here, monkeypatch):
+    run, needed, _ = COMMANDS[name]
+    parser = parser_of(run, needed, monkeypatch)
+    assert not [action.dest for action in parser._actions if not action.help]
+    lines = parser.format_help().splitlines()
+    assert len(lines) <= 100 and max(map(len, lines)) <= 120
+    for action in parser._actions:
+        if action.option_strings and isinstance(action.default, int) and not isinstance(action.default, bool):
+            assert f"[{action.default}]" in " ".join(lines), action.dest
+
+
+def test_an_option_with_a_slip_is_told_what_it_may_stand_for(here, capsys):
+    for run, word, meant in ((train.run_main, "--step=3", "--steps"), (train.run_main, "-steps", "--steps"),
+                             (run_eval, "--temprature=1", "--temperature"), (report.main, "--outt=x", "--out")):
+        with contextlib.suppress(SystemExit):
+            run([*(["x"] if run is report.main else []), word])
+        assert f"(is {meant} meant?)" in capsys.readouterr().err
+    train.run_main(["--bogus", "--model"])
+    assert "meant" not in capsys.readouterr().err
+
+
 def test_the_executor_as_a_command(here):
     def run(words):
         return command.run("executor.py", executor_module.main, words)
     assert not list(filter(None, (outcome(run, text) for text in [*EXTREMES[str], "1, x", "(", "--help"])))
+    assert not outcome(lambda _: run([])) and run([]) == 2
 
 
 def test_how_threads_wait_is_set_once_and_is_the_users_to_say(monkeypatch):

@@ -225,7 +225,8 @@ def test_show_prints_a_response_whole_and_steers_no_terminal(answered, capsys):
     assert "\x1b" not in said
     assert command.main(["show", str(answered), "--kind", "probe", "--number", "-1"]) == 0
     assert "verdict: wrong" in capsys.readouterr().out
-    for flags in (["--kind", "probe", "--number", "9"], ["--line", "1", "--input", "3"]):
+    for flags in (["--kind", "probe", "--number", "9"], ["--line", "1", "--input", "3"], ["--input", "3"],
+                  ["--list", "--verdict", "corect"], ["--id", "nobody"]):
         assert command.main(["show", str(answered), *flags]) == 2 and capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit):
         command.main(["show", str(answered), "--step", "soon"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import damaged
+import loading
 import model as M
 import runfolder
 from config import Config
@@ -267,3 +268,13 @@ def test_train_ends_with_one_line_and_the_name_stays_free(whole, tmp_path, name)
     assert done.returncode == 2 and re.search(says, done.stderr) and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("train.py: --model ")
     assert not (tmp_path / "runs" / "a").exists()
+
+
+def test_an_adapter_that_lies_deeper_in_a_run_is_pointed_at(tmp_path):
+    (tmp_path / "checkpoint" / "policy").mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="a run's folder"):
+        loading.find(str(tmp_path))
+    for folder in (tmp_path, tmp_path / "checkpoint"):
+        with pytest.raises(ModelError, match="adapter_config.json there; give .*checkpoint/policy$"):
+            loading.read_adapter_config(folder)

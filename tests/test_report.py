@@ -303,6 +303,8 @@ def with_table(made, tmp_path, rows: str) -> read.History:
      "| induction | all | 400 | 10.0 [7, 13] | 10.5 [8, 14] | +0.5 [-3, 4] |\n"
      "| mean | all | 800 | 15.0 [13, 17] | 24.3 [22, 26] | +9.3 [7, 12] |\n",
      "It got better: deduction +18 [14, 22]; induction no change (+0 [-3, 4]); mean +9 [7, 12]", ""),
+    ("| deduction | all | 400 | 20.0 [16, 24] | 22.6 [19, 27] | +2.6 [0.3, 4.9] |\n",
+     "It got better: deduction +2.6 [0.3, 4.9]", ""),
     ("| deduction | all | 400 | 40.0 [36, 44] | 18.0 [15, 22] | -22.0 [-27, -17] |\n",
      "It got worse: deduction worse, -22 [-27, -17]",
      "Held-out accuracy of deduction halved: 40% to 18%, -22 [-27, -17] points, on 400 held-out tasks."),

@@ -123,7 +123,7 @@ def test_tables_have_the_papers_order_a_mean_and_an_interval_of_every_change():
     assert rows[0] == ["type", "depth", "tasks", "before", "after", "change"]
     assert [row[0] for row in rows[2:6]] == ["deduction", "abduction", "induction", "mean"] and rows[5][2] == "120"
     assert [row[:2] for row in rows[6:9]] == [["deduction", "1"], ["deduction", "2"], ["deduction", "3"]]
-    intervals = [tuple(map(int, row[5].split("[")[1].rstrip("]").split(", "))) for row in rows[2:]]
+    intervals = [tuple(map(float, row[5].split("[")[1].rstrip("]").split(", "))) for row in rows[2:]]
     assert all(low < high for low, high in intervals) and "+0.0 [" in rows[4][5]
     assert rows[5][5].startswith(f"+{100 * sum(b - a for a, b in zip(before.correct, after.correct)) / 120:.1f} [")
 

@@ -19,7 +19,7 @@ def work(argv: list[str]) -> int:
         return 0
     if not argv or argv[0] not in COMMANDS:
         known = ", ".join(f"python -m tools {name} ..." for name in COMMANDS)
-        print(f"tools: {f'no command {argv[0]!r}' if argv else 'which one?'} There are {known}", file=sys.stderr)
+        print(f"tools: {f'no command {argv[0]!r};' if argv else 'which one?'} there are {known}", file=sys.stderr)
         return 2
     return import_module(f"tools.{argv[0]}").main(argv[1:])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import tasks
-from command import Parser, UserError
+from command import Parser, UserError, real, whole
 from config import Config
 from model import ModelError, Policy, chat_template, decode, encode
 from sampler import generate
@@ -57,18 +57,19 @@ def read_message() -> str | None:
 
 
 def main(argv: list[str]) -> None:
-    parser = Parser(prog="python -m tools chat", description="Answer messages in the terminal.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--max_new_tokens", type=int, help="longest answer; the run's if not given")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = Parser(prog="python -m tools chat", description="Asks the trained model: a message a line, each answered"
+                    " by itself; from a file with < FILE.\nnano knows no English: it takes what samples.jsonl has as"
+                    " prompts, without <think> and with \\n for a new line.")
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("--max_new_tokens", type=whole(1, 2**20), help="longest answer; the run's if not given")
+    parser.add_argument("--temperature", type=real(0, 100), default=0.0, help="0: greedy")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
+                        choices=("cpu", "cuda"), help="cuda where there is one if not given")
     parser.add_argument("--model", help="the model that the run was trained from, if it is elsewhere by now")
     parser.add_argument("--no_probe", action="store_true", help="do not compare logits with transformers' first")
     args = parser.parse_args(argv)
-    if not ((args.max_new_tokens is None or args.max_new_tokens > 0) and 0 <= args.temperature < float("inf")):
-        parser.error("--max_new_tokens must be at least 1, --temperature 0 or more")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(f"--device {args.device}: there is no CUDA device here")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: there is no CUDA device here")
     try:
         chat(args.run, args.max_new_tokens, args.temperature, args.device, args.model, not args.no_probe)
     except ModelError as error:

@@ -272,7 +272,6 @@ def doctor(cfg: Config, sizes: argparse.Namespace, given: list[str], executor: E
 
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools doctor", description=__doc__.strip(),
-                    formatter_class=argparse.RawDescriptionHelpFormatter,
                     epilog="All other options are those of train.py: --model, --seed_tasks ...")
     parser.add_argument("--tasks", type=whole(1, 2**16), default=8, help="tasks of each type to solve, in each setting")
     parser.add_argument("--answers", type=whole(1, 2**12), default=8, help="answers to each of them")

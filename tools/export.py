@@ -126,8 +126,8 @@ def card(config: Config, folder: Path, adapter_only: bool, nf4: bool) -> str:
 def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m tools export",
                     description="Write a folder that transformers, vLLM and llama.cpp can load.")
-    parser.add_argument("run", type=Path)
-    parser.add_argument("out", type=Path)
+    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("out", type=Path, help="the folder to write; it must not exist")
     parser.add_argument("--merge", action="store_true", help="all weights, not the adapter alone")
     parser.add_argument("--model", help="the model that the run was trained from, if it is elsewhere by now")
     args = parser.parse_args(argv)

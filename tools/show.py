@@ -112,7 +112,10 @@ def show_responses(args: argparse.Namespace) -> None:
     """Of a run folder: a list of the chosen responses, or one of them."""
     if not args.source.is_dir():
         raise UserError("--list and filters are for run folders; of a task file --number picks a task")
-    rows = chosen(read_samples(args.source / "samples.jsonl", 1), args)
+    everything = read_samples(args.source / "samples.jsonl", 1)
+    rows, verdicts = chosen(everything, args), sorted({row["verdict"] for row in everything})
+    if args.verdict is not None and args.verdict not in verdicts:
+        raise UserError(f"--verdict {args.verdict}: {args.source} has none; it has {', '.join(verdicts)}")
     if args.list:
         print(f"{'line':>7}  {'step':>5}  {'kind':<8} {'type':<10} {'reward':>6}  {'solved':>6}  {'task':<10}"
               f"  {'verdict':<24}  program or answer")
@@ -125,6 +128,8 @@ def show_responses(args: argparse.Namespace) -> None:
 
 def pick(rows: list, args: argparse.Namespace):
     """The one of them that --number says."""
+    if not rows:
+        raise UserError(f"{args.source}: nothing in it is of what was asked for")
     if not 1 <= abs(args.number) <= len(rows):
         raise UserError(f"--number {args.number}: {args.source} has {len(rows)} of them")
     return rows[args.number - (args.number > 0)]
@@ -166,6 +171,8 @@ def main(argv: list[str]) -> None:
         if args.program or args.input:
             raise UserError("--program goes with a task that --number picks, not with filters")
         return show_responses(args)
+    if args.input is not None and not args.program:
+        raise UserError("--input goes with --program FILE")
     with Executor(1, require=args.require) as executor:
         task = pick(load_any(args.source, executor), args)
         print(printable(task_text(task)))
