@@ -772,7 +772,8 @@ def task_from_state(data: dict) -> Task:
 
 def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> list[Task]:
     """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing, and `group` may
-    stand beside them); ValueError names the line that is wrong, or holds a marker. Files may come from anywhere: their texts are read in the executor."""
+    stand beside them); ValueError names the line that is wrong, or holds a marker. Files may come from anywhere: their
+    texts are read in the executor."""
     rows = []
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
