@@ -138,7 +138,8 @@ class Help(argparse.RawDescriptionHelpFormatter):
         if not action.help or not action.option_strings or default is None or default is False or \
                 default in ("", argparse.SUPPRESS):
             return action.help
-        shown = f"{default:g}" if type(default) is float else " ".join(default) if isinstance(default, list) else default
+        shown = " ".join(default) if isinstance(default, list) else default
+        shown = f"{default:g}" if type(default) is float else shown
         return f"{action.help} [{str(shown).replace(f'{HERE}/', '').replace('%', '%%')}]"
 
 

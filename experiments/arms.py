@@ -43,7 +43,7 @@ TRIALS = {
     "niches, solver only": ["--references_from", "niches", "--train_propose", "False"],
     "mixed references": ["--references_from", "mixed"],
     "graded learnability": ["--learnability", "graded"],
-    "roles weigh the same": ["--solve_weight", "0.125"],  # eight probes a proposal: else the proposer's rows are a ninth
+    "roles weigh the same": ["--solve_weight", "0.125"],  # a proposal has eight probes: else its row is a ninth
     "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals
 }
 PAPER = ["--solve_tasks", "this"]

@@ -333,8 +333,8 @@ def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",
            "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * ", " // ",
-           " % ", " > ", " == ", " if ", " else ", " for v in x", " for a, b in zip(x, x[1:])", " for i, v in enumerate(x)",
-           "sorted(", "abs(", "len(", "sum(", "max(", "min(", "str(", "set(", "list(range(", ".count(", ".find(",
+           " % ", " > ", " == ", " if ", " else ", " for v in x", " for a, b in zip(x, x[1:])",
+           " for i, v in enumerate(x)", "sorted(", "abs(", "len(", "sum(", "max(", "min(", "str(", "set(", "list(range(", ".count(", ".find(",
            ".replace(", ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list",
            "str", " steps", "\n"]
 HEADERS = [f"{role} {type}\n" for role in ("propose", "solve") for type in TYPES]
