@@ -20,12 +20,12 @@ HERE = Path(__file__).resolve().parent.parent
 CURVE_TASKS = 300        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
 PASS_TASKS, PASS_N = 420, 64   # tasks and answers for pass@k ...
-PASS_ARMS = ("azr", "solver only")  # ... of these, and of the model before training
+PASS_ARMS = ("self-play", "solver only")  # ... of these, and of the model before training
 
 # Arms: flags of train.py beside the preset's. In the place of a word in capitals a file of tasks is made, by work.py.
 SUPERVISED = ["supervise, see work.py"]
 LEARNS = {
-    "azr": [],
+    "self-play": [],
     "solver only": ["--train_propose", "False"],       # proposals of the current policy, without their gradient
     "frozen proposer": ["--propose_from", "start"],
     "grammar": ["--propose_from", "GRAMMAR"],          # the warm start's own tasks, fresh ones, none dull
@@ -33,11 +33,11 @@ LEARNS = {
     "random solver reward": ["--control", "random"],
     "more warm start": SUPERVISED,                     # on careful text alone
 }
-# Fresh solvers on as many tasks of four pools, made from azr's and the frozen proposer's runs of the same seed.
+# Fresh solvers on as many tasks of four pools, made from self-play's and the frozen proposer's runs of the same seed.
 SWAP = {name: ["--propose_from", name.upper()] for name in ("early", "late", "frozen", "matched")}
 # What might make the proposer matter more; "solver only" shows whether it does.
 TRIALS = {
-    "azr": [],
+    "self-play": [],
     "solver only": LEARNS["solver only"],
     "niches": ["--references_from", "niches"],
     "niches, solver only": ["--references_from", "niches", "--train_propose", "False"],
@@ -48,7 +48,7 @@ TRIALS = {
 }
 PAPER = ["--solve_tasks", "this"]
 ABLATIONS = {
-    "azr": [],
+    "self-play": [],
     "paper: fresh answers, six baselines": PAPER,
     "deduction only": ["--types", "deduction"],
     "no induction": ["--types", "deduction", "abduction"],
@@ -68,9 +68,9 @@ ABLATIONS = {
     "lambda 3": ["--solve_weight", "3"],
 }
 EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "trials": TRIALS, "ablations": ABLATIONS}
-# Arms whose runs an arm is made from, by its flags' last word. `supervise` takes its number of tokens from azr's.
-NEEDS = {SUPERVISED[0]: ("azr",), "EARLY": ("azr",), "LATE": ("azr",), "FROZEN": ("frozen proposer",),
-         "MATCHED": ("azr",)}
+# Arms whose runs an arm is made from, by its flags' last word. `supervise` takes its number of tokens from self-play's.
+NEEDS = {SUPERVISED[0]: ("self-play",), "EARLY": ("self-play",), "LATE": ("self-play",), "FROZEN": ("frozen proposer",),
+         "MATCHED": ("self-play",)}
 POOLS = {"GRAMMAR", "EVEN", "EARLY", "LATE", "FROZEN", "MATCHED"}
 
 
@@ -101,8 +101,11 @@ def subject(preset: str) -> str:
 
 def run_folder(plan: Plan, arm: str, seed: int | str) -> Path:
     """Another number of steps is another run: the learning rate has another schedule. Experiments share their runs."""
-    slug = re.sub("[^a-z0-9.]+", "_", arm.lower())
-    return Path("runs") / f"arm-{subject(plan.preset)}-{plan.steps}-{slug}-{seed}"
+    return Path("runs") / f"arm-{subject(plan.preset)}-{plan.steps}-{slug(arm)}-{seed}"
+
+
+def slug(arm: str) -> str:
+    return re.sub("[^a-z0-9.]+", "_", arm.lower())
 
 
 def start_folder(plan: Plan) -> Path:
@@ -155,7 +158,7 @@ def commands_left(plan: Plan, arm: str, seed: int) -> list[list[str]]:
     if flags == SUPERVISED:
         if not (folder / "checkpoint").exists():
             left.append(["-m", "experiments.work", "supervise", str(folder), "--like",
-                         str(run_folder(plan, "azr", seed)), "--seed", str(seed)])
+                         str(run_folder(plan, "self-play", seed)), "--seed", str(seed)])
     elif (step := last_step(folder)) < plan.steps:
         if step >= 0:
             left.append([str(HERE / "train.py"), "--resume", str(folder), "--steps", str(plan.steps)])

@@ -20,7 +20,7 @@ from experiments.arms import (EXPERIMENTS, HERE, PASS_N, PASS_TASKS, SAMPLED, SA
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 RARE = ("dose 0.3%", "dose 1%")  # groups of nano's held-out file where something is to be learned and can be
-AGAINST = {"swap": "late"}       # the arm that an experiment compares the others with; azr where it is not told
+AGAINST = {"swap": "late"}       # the arm that an experiment compares the others with; else self-play
 
 
 def write_results(plan: Plan) -> str:
@@ -79,7 +79,7 @@ def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dic
 def results_of(plan: Plan) -> dict:
     """For the JSON file."""
     heldout = runfolder.read_lines(Path(PRESETS[plan.preset]["heldout_tasks"]))[:plan.limit]
-    start, against = scores_of(start_folder(plan), plan.limit), AGAINST.get(plan.name, "azr")
+    start, against = scores_of(start_folder(plan), plan.limit), AGAINST.get(plan.name, "self-play")
     everything = {"experiment": plan.name, "preset": plan.preset, "steps": plan.steps, "limit": plan.limit,
                   "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}",
                   "groups": groups_of(heldout), "against": against, "free_how": start["free_how"],

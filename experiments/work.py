@@ -25,7 +25,7 @@ from benchmarks import selfplay
 from command import Parser, whole
 from config import PRESETS, Config, UserError, read_config
 from executor import Executor
-from experiments.arms import PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START
+from experiments.arms import PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START, slug
 from model import encode, load_policy, logprobs, save_policy
 from nano import make
 from tools.export import load_run
@@ -65,7 +65,7 @@ def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -
         match kind:
             case "grammar" | "even":
                 chosen = grammar_tasks(name, count, rng, kind == "even")
-            case "matched":  # to what azr proposes late: the grammar's programs of the same depths
+            case "matched":  # to what self-play proposes late: the grammar's programs of the same depths
                 late = Counter(min(max(task.depth, 1), 4) for task in proposed(runs[0], name, 2 / 3, 1))
                 chosen = grammar_tasks(name, count, rng, depths=late or None)
             case _:
@@ -134,7 +134,7 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
         else:
             how, free = selfplay.zero_token(run, heldout, greedy)
             scores |= {"free": free.correct, "free_how": how}
-        if not trained or any(f"-{arm.replace(' ', '_')}-" in folder.name for arm in PASS_ARMS):
+        if not trained or any(f"-{slug(arm)}-" in folder.name for arm in PASS_ARMS):
             scores["pass"] = selfplay.examine(policy, executor, run.style, heldout[:PASS_TASKS], config.max_new_tokens,
                                               PASS_N, 1.0, seed=2, slots=config.slots).correct
     folder.mkdir(parents=True, exist_ok=True)

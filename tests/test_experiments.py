@@ -120,7 +120,7 @@ def test_what_a_run_proposed_is_told_by_parts_of_its_steps(tmp_path):
     assert first["families"] == {family: family == "clip" for family in make.FAMILIES} and first["distinct"] == 1
 
 
-PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("azr",), preset="nano", eval_every=30, limit=84, jobs=1)
+PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), preset="nano", eval_every=30, limit=84, jobs=1)
 
 
 def test_runs_that_may_not_be_compared_have_other_names_and_an_arm_has_one_in_all_experiments():
@@ -134,20 +134,20 @@ def test_runs_that_may_not_be_compared_have_other_names_and_an_arm_has_one_in_al
 
 def test_what_is_left_of_an_arm_is_done_and_no_more(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / arms.run_folder(PLAN, "azr", 0)
-    start, scoring = arms.commands_left(PLAN, "azr", 0)
+    folder = tmp_path / arms.run_folder(PLAN, "self-play", 0)
+    start, scoring = arms.commands_left(PLAN, "self-play", 0)
     assert "--propose_from" not in start and scoring[2:4] == ["score", str(folder.relative_to(tmp_path))]
     monkeypatch.setattr(arms, "last_step", lambda folder: 30)
-    (resume, _) = arms.commands_left(PLAN, "azr", 0)
+    (resume, _) = arms.commands_left(PLAN, "self-play", 0)
     assert resume[:2] == [str(ROOT / "train.py"), "--resume"]
     monkeypatch.setattr(arms, "last_step", lambda folder: 60)
-    assert len(arms.commands_left(PLAN, "azr", 0)) == 1
+    assert len(arms.commands_left(PLAN, "self-play", 0)) == 1
     folder.mkdir(parents=True)
     (folder / "scores.json").write_text('{"limit": 84}')
-    assert arms.commands_left(PLAN, "azr", 0) == []
-    assert len(arms.commands_left(replace(PLAN, limit=2400), "azr", 0)) == 1
+    assert arms.commands_left(PLAN, "self-play", 0) == []
+    assert len(arms.commands_left(replace(PLAN, limit=2400), "self-play", 0)) == 1
     monkeypatch.setattr(arms, "last_step", lambda folder: 30)
-    assert len(arms.commands_left(PLAN, "azr", 0)) == 2  # trained further: old scores are of another policy
+    assert len(arms.commands_left(PLAN, "self-play", 0)) == 2  # trained further: old scores are of another policy
 
 
 def test_runs_of_other_weights_are_other_runs(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_runs_of_other_weights_are_other_runs(tmp_path, monkeypatch):
             with open(tmp_path / "nano" / changed, "ab") as file:
                 file.write(b" ")
         arms.subject.cache_clear()
-        names.append((arms.run_folder(PLAN, "azr", 0), arms.start_folder(PLAN), arms.pool_file(PLAN, "EVEN", 0)))
+        names.append((arms.run_folder(PLAN, "self-play", 0), arms.start_folder(PLAN), arms.pool_file(PLAN, "EVEN", 0)))
     arms.subject.cache_clear()
     assert all(len(set(kind)) == 3 for kind in zip(*names))
 
@@ -175,7 +175,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
                                                         "sampled": [sampled] * 84, "pass": [32] * 84} | more))
         (folder / "metrics.jsonl").write_text('{"step": 1, "tokens_generated": 1, "tokens_trained": 1}\n')
     scored(tmp_path / arms.start_folder(PLAN), 0, 0, free=[1, 0] * 42, free_how="asked kindly")
-    for arm, seeds, greedy, sampled in (("azr", (0, 1, 2), 0, 1), ("frozen proposer", (0, 1), 1, 0),
+    for arm, seeds, greedy, sampled in (("self-play", (0, 1, 2), 0, 1), ("frozen proposer", (0, 1), 1, 0),
                                         ("grammar", (2, 9), 1, 1)):
         for seed in seeds:
             scored(tmp_path / arms.run_folder(PLAN, arm, seed), greedy, sampled)
@@ -190,7 +190,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     assert all(len(row) == len(heading) for row in rows)
     row = dict(zip(heading, rows[1 + list(everything["arms"]).index("grammar")]))
     assert row["gain"] == row["gain, dose 1%"] == "+100.0 ± 0.0" and row["gain at T = 1"] == "+100.0 ± 0.0"
-    assert row["azr ahead"] == row["azr ahead, 0.3 and 1%"] == "(-100.0 ± 0.0)"
+    assert row["self-play ahead"] == row["self-play ahead, 0.3 and 1%"] == "(-100.0 ± 0.0)"
     results.plot(everything, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
@@ -205,7 +205,7 @@ def test_the_grammar_file_is_drawn_for_each_seed(tmp_path, monkeypatch):
         assert ("--run" in made[0]) == (arm != "grammar")
 
 
-@pytest.mark.parametrize("asked, first", [("swap", ["azr", "frozen proposer"]), ("learns", [])])
+@pytest.mark.parametrize("asked, first", [("swap", ["self-play", "frozen proposer"]), ("learns", [])])
 def test_arms_that_are_made_from_others_runs_come_after_them(asked, first, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     order = []
@@ -227,7 +227,7 @@ def test_an_arm_that_fails_ends_the_experiment(tmp_path, monkeypatch, capsys):
         time.sleep(0.2)  # an arm takes longer than it takes to notice that the one before has failed
         raise UserError("it failed")
     monkeypatch.setattr(command, "run_commands", fail)
-    assert command.main(["learns", "--arms", "azr", "--seeds", "9", "--jobs", "1"]) == 2
+    assert command.main(["learns", "--arms", "self-play", "--seeds", "9", "--jobs", "1"]) == 2
     assert "experiments: it failed" in capsys.readouterr().err and len(asked) < 9
 
 
@@ -240,7 +240,7 @@ def test_a_command_that_fails_is_told_with_its_log(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, says", [
-    (["--arms", "nobody"], "no arm called nobody; choose from: azr"), (["--seeds", "0"], "--seeds must be at least 1"),
+    (["--arms", "nobody"], "no arm called nobody; choose from: self-play"), (["--seeds", "0"], "--seeds must be at least 1"),
     (["--limit", "0"], "--limit must be at least 1")])
 def test_options_that_cannot_work_are_told(tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)
@@ -259,20 +259,20 @@ def test_a_small_experiment_runs_goes_on_and_is_written(tmp_path):
 
     def call(*more):
         return subprocess.run([sys.executable, "-m", "experiments", "learns", "--seeds", "1", "--steps", "2",
-                               "--eval_every", "2", "--limit", "84", "--arms", "azr", "grammar",
+                               "--eval_every", "2", "--limit", "84", "--arms", "self-play", "grammar",
                                "more warm start", *more], cwd=tmp_path, capture_output=True, text=True)
     done = call()
     assert done.returncode == 0, done.stderr
     everything = json.loads((tmp_path / "runs" / "learns.json").read_text())
     assert not (tmp_path / "results").exists(), "nothing is published unless it is asked for"
-    assert list(everything["arms"]) == ["azr", "grammar", "more warm start"]
-    azr = everything["arms"]["azr"]
-    assert set(azr["measures"]["T1"]) == {"before", "after", "gain", "interval"} and azr["curves"][0]["T1"]
+    assert list(everything["arms"]) == ["self-play", "grammar", "more warm start"]
+    ours = everything["arms"]["self-play"]
+    assert set(ours["measures"]["T1"]) == {"before", "after", "gain", "interval"} and ours["curves"][0]["T1"]
     assert everything["arms"]["grammar"]["measures"]["T1"]["ahead_interval"] > 0
     warm = everything["arms"]["more warm start"]["tokens"][0]
-    assert warm["tokens_trained"] >= azr["tokens"][0]["tokens_trained"] > 0
-    assert "| azr | 1 |" in (tmp_path / "runs" / "learns.md").read_text()
+    assert warm["tokens_trained"] >= ours["tokens"][0]["tokens_trained"] > 0
+    assert "| self-play | 1 |" in (tmp_path / "runs" / "learns.md").read_text()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
     assert call("--publish").returncode == 0
-    assert "| azr | 1 |" in (tmp_path / "results" / "learns.md").read_text()
+    assert "| self-play | 1 |" in (tmp_path / "results" / "learns.md").read_text()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*") if path.is_file()}
