@@ -94,7 +94,7 @@ def run(name: str, main: Callable[[list[str]], int | None], argv: list[str]) -> 
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python complains of it once more when it ends
         if text or notes:
             line = "; ".join(" ".join(part.split()) for part in (text, *notes))
-            print(printable(f"{name}: {line}"), file=sys.stderr)  # it may quote a file, and files may come from anywhere
+            print(printable(f"{name}: {line}"), file=sys.stderr)  # it may quote a file from anywhere
         return status
 
 
@@ -138,7 +138,8 @@ class Help(argparse.RawDescriptionHelpFormatter):
         if not action.help or not action.option_strings or default is None or default is False or \
                 default in ("", argparse.SUPPRESS):
             return action.help
-        shown = " ".join(default) if isinstance(default, list) else f"{default:g}" if type(default) is float else default
+        shown = " ".join(default) if isinstance(default, list) else default
+        shown = f"{default:g}" if type(default) is float else shown
         return f"{action.help} [{str(shown).replace(f'{HERE}/', '').replace('%', '%%')}]"
 
 

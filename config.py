@@ -134,6 +134,8 @@ class Config:
     eval_every: int = opt(0, "steps between held-out evaluations; 0: only at the end", least=0, scope="machine")
     curve_limit: int = opt(0, "held-out tasks in them, of all types and depths; 0: as at the end", least=0,
                            scope="machine")
+    zero_token: bool = opt(False, "at the end, also the untrained model made to think, and with its form forgiven",
+                           scope="machine")
     eval_samples: int = opt(0, "answers at --temperature in them, beside the greedy one", least=0, most=2**12,
                             scope="machine")
     eval_tasks: list[str] = opt([], "benchmarks of eval.py to score in them too, greedily", scope="machine")
@@ -154,7 +156,7 @@ PRESETS = {
     "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
                  solve_tasks="probes", max_new_tokens=192, max_prompt_tokens=512, slots=256, steps=40, lr=2e-3,
                  norm_lr=8e-3, lr_final=0.1, micro_tokens=2048, cpu_seconds=0.5, eval_every=10, curve_limit=300,
-                 heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
+                 zero_token=True, heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),
     "0.5b": SMALL | dict(model="Qwen/Qwen2.5-Coder-0.5B-Instruct", references=2, slots=256),
     "1.5b": SMALL | dict(model="Qwen/Qwen2.5-Coder-1.5B-Instruct", references=3, slots=256, max_new_tokens=768,
                          max_prompt_tokens=3072),

@@ -128,8 +128,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, help="the folder for samples, verdicts and the summary; one in evals/ if not given")
     add("--stage", choices=("all", "prompts", "generate", "score"), default="all", help="only make responses, or only"
         " judge them; prompts: write them into prompts.jsonl, for any other engine (format: benchmarks/endpoint.py)")
-    add("--samples", type=Path, help="with --stage score: judge these and not --out's: answers to prompts.jsonl, ours or"
-        " evalplus' JSONL")
+    add("--samples", type=Path, help="with --stage score: judge these and not --out's: answers to prompts.jsonl, ours"
+        " or evalplus' JSONL")
     add("--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="compare two --out folders")
     add("--selfcheck", action="store_true", help="judge the data's own answers; all should pass")
     add("--fetch", type=Path, metavar="DIR", help="download the files of --tasks (all if not given) into DIR")
@@ -289,8 +289,8 @@ def respond(args: argparse.Namespace, works: list[Work], sampling: Sampling, set
         stages.claim(args.out, settings)
         lines = list(endpoint.lines_of(works, sampling, args.endpoint_model, args.bare))
         write_file(args.out / "prompts.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-        print(f"{len(lines)} requests written to {args.out / 'prompts.jsonl'}; judge what answers them with --stage score"
-              " --samples FILE, with FILE in the same folder: its settings.json says how they were asked for")
+        print(f"{len(lines)} requests written to {args.out / 'prompts.jsonl'}; judge what answers them with --stage"
+              " score --samples FILE, with FILE in the same folder: its settings.json says how they were asked for")
         return []
     if args.endpoint:
         server, about = endpoint.connect(args.endpoint, args.endpoint_model, args.bare, args.concurrency, args.timeout)

@@ -52,11 +52,11 @@ class ExecutorError(UserError):
 class Job:
     """One program and the argument tuples (plain literal values) to call its `entry` with.
 
-    With `seeds` of 2 or more what gives a value or an exception also runs under other hash seeds, drawn for the program,
+    With `seeds` of 2 or more what gives a value or an exception also runs under other hash seeds, drawn for a program,
     in reversed order under every second one.  Calls that stand `together` are worth nothing apart: the first that gives
     no value ends the job, and the rest shares its outcome.  `limits`: CPU seconds of one call and of all together, in
     place of the executor's; the first call that ends the process, for instance by running out of them, then ends the
-    job, and the rest is refused.  A value for which `show` needs more than `most` characters is too_big, if not by a few.
+    job, and the rest is refused. A value that `show` writes in more than `most` characters is too_big, if not by a few.
     """
     program: str
     inputs: tuple[tuple, ...]

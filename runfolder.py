@@ -72,8 +72,8 @@ def write_file(path: Path, text: str) -> None:
 
 def read_lines(path: Path, every: int = 1, most: int | None = None) -> list[dict | None]:
     """The objects of a JSONL file, or its first `most`, without a last line that is still being written. Of a file that
-    is too large to be held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of a
-    line; the others are None. UserError names a line that is no object."""
+    is too large to be held, `every` keeps the steps that are multiples of it (and 0), told without reading the rest of
+    a line; the others are None. UserError names a line that is no object."""
     objects, start = [], b'{"step": '
     with open(path, "rb") as lines:
         for number, line in enumerate(islice(lines, most), 1):
@@ -183,7 +183,8 @@ def finished(cfg: Config, folder: Path) -> bool:
         step = json.loads((folder / "checkpoint" / "state.json").read_text())["step"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # find_checkpoint tells
         return False
-    return isinstance(step, int) and (folder / "heldout.md").exists() and (step >= cfg.steps or 0 < cfg.budget_tokens <= tokens_made(folder))
+    return (isinstance(step, int) and (folder / "heldout.md").exists()
+            and (step >= cfg.steps or 0 < cfg.budget_tokens <= tokens_made(folder)))
 
 
 def set_table_aside(folder: Path) -> None:

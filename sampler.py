@@ -494,8 +494,8 @@ def samples_of(rollout: Rollout, rows: list[int], counts: list[int]) -> list[Sam
         if rollout.rows[b].stopped or sample.ids and sample.ids[-1] in rollout.policy.stop_ids:
             sample.finish = "stop"
     if not math.isfinite(sum(sum(sample.logps) for sample in samples)):
-        raise ModelError("log-probs in sampling are not finite (nan or inf): the model's weights are damaged, or training"
-                         " has run away and a new run with a lower --lr may hold")
+        raise ModelError("log-probs in sampling are not finite (nan or inf): the model's weights are damaged, or"
+                         " training has run away and a new run with a lower --lr may hold")
     return samples
 
 

@@ -49,6 +49,7 @@ class Task:
     key: str = ""               # parsing.inspect_program: the program up to layout and names
     depth: int = 0              # its statements, without defs and returns
     heldout: bool = False       # kept for evaluation: neither trained on nor shown
+    group: str = ""             # held-out files: a name for a row of their own in tables
 
     @cached_property
     def id(self) -> str:
@@ -759,8 +760,9 @@ def task_from_state(data: dict) -> Task:
 
 
 def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> list[Task]:
-    """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing); ValueError names
-    the line that is wrong, or holds a marker. Files may come from anywhere: their texts are read in the executor."""
+    """Reads a task file (JSON lines as written by `task_to_json`; message and step may be missing, and `group` may
+    stand beside them); ValueError names the line that is wrong, or holds a marker. Files may come from anywhere: their
+    texts are read in the executor."""
     rows = []
     with open(path, "rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -770,20 +772,23 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
                     raise ValueError("inputs and outputs are lists")
                 texts = [("inspect_program", data["program"]), *(("parse_arguments", text) for text in data["inputs"]),
                          *(("parse_literal", text) for text in data["outputs"])]
-                n_inputs, message, step = len(data["inputs"]), data.get("message", ""), data.get("step", 0)
-                if not all(isinstance(text, str) for text in (message, *(text for _, text in texts))):
-                    raise ValueError("program, inputs, outputs and message are texts")
+                n_inputs, step = len(data["inputs"]), data.get("step", 0)
+                message, group = data.get("message", ""), data.get("group", "")
+                if not all(isinstance(text, str) for text in (message, group, *(text for _, text in texts))):
+                    raise ValueError("program, inputs, outputs, message and group are texts")
+                if len(group) > 40 or "|" in group or not group.isprintable():
+                    raise ValueError("a group has at most 40 printable characters, no | among them")
                 "".join((message, *(text for _, text in texts))).encode()  # lone surrogates: no tokenizer takes them
                 if data["type"] not in TYPES or n_inputs != len(data["outputs"]):
                     raise ValueError("unknown type, or inputs and outputs differ in number")
                 if (n_inputs < 2) if TYPES[data["type"]].given_program else (n_inputs != 1):
                     raise ValueError("induction needs at least two inputs, the other types exactly one")
-                rows.append((number, data["type"], n_inputs, message, int(step), texts))
+                rows.append((number, data["type"], n_inputs, message, group, int(step), texts))
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: not a task ({type(error).__name__}: {error})") from error
     values_of = iter(read([text for row in rows for text in row[-1]], executor))
     tasks = []
-    for number, name, n_inputs, message, step, texts in rows:
+    for number, name, n_inputs, message, group, step, texts in rows:
         facts, *values = [next(values_of) for _ in texts]
         bad = next((run.error or run.kind for run in (facts, *values) if run.kind != "ok"), None)
         if bad or not are_facts(facts.value) or not facts.value["key"]:
@@ -792,7 +797,7 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         if TYPES[name].observe is raised and not isinstance(values[-1], str):
             raise ValueError(f"{path}, line {number}: not a task (the output is the name of an exception)")
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
-                          facts.value["key"], facts.value["depth"]))
+                          facts.value["key"], facts.value["depth"], group=group))
         if holds(tasks[-1], markers):
             raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks

@@ -464,7 +464,7 @@ def plan_update(run: Training) -> None:
 
 def refuse_infinite(run: Training, what: str, values: torch.Tensor) -> None:
     if not torch.isfinite(values).all():
-        raise UserError(f"step {run.step}: {what} in the update are not finite (nan or inf), and nothing of this step was"
+        raise UserError(f"step {run.step}: {what} in the update are not finite (nan or inf), and nothing of it was"
                         " saved; the weights have run away: a new run with a lower --lr may hold")
 
 

@@ -4,6 +4,7 @@ as tables (train.py, summary.py). Nothing here loads the tables of benchmarks, u
 """
 import hashlib
 import json
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from numpy import average
 from tqdm import tqdm
 
@@ -18,7 +20,7 @@ import runfolder
 import tasks
 from config import Config, UserError
 from executor import Executor
-from model import Policy, decode, encode
+from model import Policy, decode, encode, forward, head_logits, pad
 from sampler import generate
 from tasks import TYPES, Buffers, Style, Task
 
@@ -62,17 +64,26 @@ def to_ids(policy: Policy, style: Style, prompt: str) -> list[int]:
 
 
 def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task], max_new_tokens: int,
-            n: int = 1, temperature: float = 0.0, seed: int = 0, leniently: bool = False, **sampling) -> Scores:
+            n: int = 1, temperature: float = 0.0, seed: int = 0, leniently: bool = False, not_first: str = "",
+            **sampling) -> Scores:
     """n answers to each task, judged; greedy ones if not told otherwise. An answer counts if it is correct and
     well-formed (`leniently`: and whatever its form, apart); a task whose prompt does not fit into the model counts as
-    never solved. `sampling` goes to `generate`: slots, kv_gb."""
+    never solved. No answer begins as `not_first` does: its first token is the likeliest of the others. `sampling` goes
+    to `generate`: slots, kv_gb."""
     prompts = [to_ids(policy, style, tasks.solve_prompt(style, task)) for task in heldout]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
+    first = {}
+    if not_first:
+        first = dict(zip(fits, other_tokens(policy, [prompts[i] for i in fits], encode(policy, not_first)[0])))
+        prompts = [prompt + ([first[i]] if i in first else []) for i, prompt in enumerate(prompts)]
+        max_new_tokens -= 1
     with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
         samples = generate(policy, [prompts[i] for i in fits], n, max_new_tokens, temperature, seed,
                            progress=lambda made: bar.update(made - bar.n), stops=style.stops, **sampling)
     asked = [i for i in fits for _ in range(n)]
-    texts = [decode(policy, sample.ids) for answers in samples for sample in answers]
+    begun = [[first[i]] if first else [] for i in asked]
+    texts = [decode(policy, start + sample.ids)
+             for start, sample in zip(begun, (sample for answers in samples for sample in answers))]
     answers, correct, anyhow = [(heldout[i], text) for i, text in zip(asked, texts)], [0] * len(heldout), None
     strict = [verdict.correct and verdict.well_formed for verdict in tasks.verify(answers, executor)]
     for i, right in zip(asked, strict):
@@ -83,6 +94,18 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
         for i, right, meant in zip(asked, strict, lenient.verify(answers, executor)):
             anyhow[i] += right or meant
     return Scores(heldout, correct, n, anyhow)
+
+
+@torch.no_grad()
+def other_tokens(policy: Policy, prompts: list[list[int]], forbidden: int) -> list[int]:
+    """The likeliest token after each prompt but for this one."""
+    chosen = []
+    for some in tasks.chunks(prompts, 32):
+        hidden_BTD = forward(policy, *pad(some, policy.device))
+        logits_BV = head_logits(policy, hidden_BTD[range(len(some)), [len(prompt) - 1 for prompt in some]])
+        logits_BV[:, forbidden] = -torch.inf
+        chosen += logits_BV.argmax(-1).tolist()
+    return chosen
 
 
 def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffers, limit: int, max_new_tokens: int,
@@ -102,14 +125,24 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
 
 
 def groups(some: list[Task]) -> dict[tuple[str, str], list[int]]:
-    """(type, depth) -> numbers of the tasks of each row of a table: of each type, of all, of each type and depth."""
+    """(type, depth) -> numbers of the tasks of each row of a table: of each type, of all, of each type and depth. Where
+    the file names groups, a row of each type and of all stands for each, with the group's name for a depth."""
     of_cells = cells(some)
     totals = {type: [i for cell, mine in of_cells.items() if cell[0] == type for i in mine]
               for type in dict.fromkeys(type for type, _ in of_cells)}
     if len(totals) > 1:
         totals["mean"] = list(range(len(some)))
+    of_groups = {(type, name): [i for i in mine if some[i].group == name]
+                 for name in group_names(some) for type, mine in totals.items()}
     return {(type, "all"): mine for type, mine in totals.items()} | {
-        (type, f"{depth}+" if depth == DEEPEST else str(depth)): mine for (type, depth), mine in of_cells.items()}
+        (type, f"{depth}+" if depth == DEEPEST else str(depth)): mine for (type, depth), mine in of_cells.items()
+    } | {row: mine for row, mine in of_groups.items() if mine}
+
+
+def group_names(some: list[Task]) -> list[str]:
+    """In the order of the numbers in them."""
+    return sorted({task.group for task in some if task.group},
+                  key=lambda name: ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", name)], name))
 
 
 def estimates(before: Scores | None, after: Scores, mine: list[int]) -> list[tuple[float, float, float]]:
@@ -128,14 +161,21 @@ def estimates(before: Scores | None, after: Scores, mine: list[int]) -> list[tup
     return told
 
 
-def accuracy_table(before: Scores | None, after: Scores) -> str:
-    """Markdown: accuracy in percent, change in points; both columns are of the same tasks. The ends of a change have a
-    decimal, as its verdict is read from them: [0.3, 4.9] is none that holds 0, and [0, 5] would be."""
+def accuracy_table(before: Scores | None, after: Scores, free: Scores | None = None) -> str:
+    """Markdown: accuracy in percent, change in points; all columns are of the same tasks. `free`: of the model before
+    training too, as `zero_token` has them. The ends of a change have a decimal, as its verdict is read from them: [0.3,
+    4.9] is none that holds 0, and [0, 5] would be."""
     columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
+    if free:
+        columns.insert(4, "without training")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (type, depth), mine in groups(after.tasks).items():
+        found, forms = estimates(before, after, mine), [("", None), ("", None), ("+", 1)]
+        if free:
+            found.insert(1, estimates(None, free, mine)[0])
+            forms.insert(1, ("", None))
         told = []
-        for numbers, (sign, digits) in zip(estimates(before, after, mine), (("", None), ("", None), ("+", 1))):
+        for numbers, (sign, digits) in zip(found, forms):
             low, high = (round(100 * end, digits) + 0 for end in numbers[1:])  # + 0: no -0.0
             told.append(f"{100 * numbers[0]:{sign}.1f} [{low}, {high}]")
         lines.append(f"| {' | '.join([type, depth, str(len(mine)), *told])} |")
@@ -151,9 +191,10 @@ def changes(before: Scores, after: Scores) -> dict[str, tuple[float, float, floa
 # ----------------------------------------------------------------------------------------------------------------
 # What a run of train.py (its Training) evaluates: every --eval_every steps, and at its end
 
-def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0, leniently: bool = False) -> Scores:
+def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0, leniently: bool = False,
+               not_first: str = "") -> Scores:
     return examine(run.policy, run.executor, run.style, heldout, run.cfg.max_new_tokens, n, temperature, run.cfg.seed,
-                   leniently, slots=run.cfg.slots, kv_gb=run.kv_gb)
+                   leniently, not_first, slots=run.cfg.slots, kv_gb=run.kv_gb)
 
 
 def evaluations(run) -> dict:
@@ -182,10 +223,13 @@ def evaluations(run) -> dict:
 
 
 def by_type(first: Scores | None, now: Scores) -> dict[str, dict[str, list[float]]]:
-    """For metrics.jsonl: (share, low, high) of each type and of their mean, and how far it is from the first
-    evaluation, which is told on the screen too."""
+    """For metrics.jsonl: (share, low, high) of each type and of their mean, also by the groups that the file names, and
+    how far it is from the first evaluation, which is told on the screen too."""
     totals = {type: mine for (type, depth), mine in groups(now.tasks).items() if depth == "all"}
     scores = {"heldout_by_type": {type: estimates(None, now, mine)[0] for type, mine in totals.items()}}
+    if names := group_names(now.tasks):
+        scores["heldout_by_group"] = {name: estimates(None, now, [i for i, task in enumerate(now.tasks)
+                                                                  if task.group == name])[0] for name in names}
     if first:
         from benchmarks.stats import verdict
         scores["heldout_change"] = changes(first, now)
@@ -204,7 +248,19 @@ def examined_at(run, heldout: list[Task], step: int) -> Scores | None:
     """Greedy answers to these tasks, if they were asked for at this step already."""
     line = read_evaluations(run.folder).get(step)
     same = line and line.get("tasks") == hash_of_tasks(heldout)  # not of another --heldout_tasks or --eval_limit
-    return Scores(heldout, line["heldout"]["strict"]) if same else None
+    return Scores(heldout, line["heldout"]["strict"], lenient=line["heldout"]["lenient"]) if same else None
+
+
+def zero_token(run, heldout: list[Task], before: Scores) -> tuple[str, Scores]:
+    """(how, greedy answers) of the run's policy, which is the one before training, where one token or a kinder judge
+    does what training might be praised for: answers that may not end their thinking at once, or whose form is forgiven.
+    Whichever solves most."""
+    thinking = examine_in(run, heldout, leniently=True, not_first="</think>")
+    ways = {"as it is": before.correct, "its form forgiven": before.lenient,
+            "it may not begin with </think>": thinking.correct,
+            "it may not begin with </think>, its form forgiven": thinking.lenient}
+    how = max((name for name in ways if ways[name]), key=lambda name: sum(ways[name]))
+    return how, Scores(heldout, ways[how])
 
 
 def hash_of_tasks(some: list[Task]) -> str:
@@ -236,11 +292,16 @@ def before_and_after(run, starting_policy: AbstractContextManager, say: Callable
         sets = {f"Held-out tasks of {cfg.heldout_tasks}": run.heldout_file[:cfg.eval_limit],
                 "Tasks of this run's own held-out programs": own}
         say(f"evaluating on {sum(map(len, sets.values()))} held-out tasks, before and after")
-        before = {title: examined_at(run, heldout, 0) or examine_in(replace(run, policy=policy), heldout)
+        start = replace(run, policy=policy)
+        before = {title: examined_at(run, heldout, 0) or examine_in(start, heldout, leniently=cfg.zero_token)
                   for title, heldout in sets.items() if heldout}
+        free = {title: zero_token(start, sets[title], scores) for title, scores in before.items() if cfg.zero_token}
     for title, heldout in sets.items():
         if heldout:
             after = examined_at(run, heldout, run.step) or examine_in(run, heldout)
-            text += (f"{title}, after {run.step} steps:\n\n{verdict(changes(before[title], after))}.\n\n"
-                     f"{accuracy_table(before[title], after)}\n")
+            how, best = free.get(title, ("", None))
+            told = (f"Without training: greedy answers of the model before training, where {how}; the best of four ways"
+                    " to ask it.\n\n") if how else ""
+            text += (f"{title}, after {run.step} steps:\n\n{verdict(changes(before[title], after))}.\n\n{told}"
+                     f"{accuracy_table(before[title], after, best)}\n")
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"

@@ -108,7 +108,7 @@ def benchmark_work(name: str, data: Path | None, limit: int | None, window: tupl
 
 def selfplay_work(name: str, executor: Executor, style: Style, limit: int | None) -> Work:
     path = Path(name)
-    items = taskfiles.selfplay_items(path, executor)[:limit]
+    items = taskfiles.selfplay_items(path, executor, limit)
     file = path / "checkpoint" / "state.json" if path.is_dir() else path
     facts = {"files": [{"file": name, "sha256": sha256_of(file)}], "count": len(items), "version": "self-play"}
     return Work(name, name, taskfiles.selfplay_kind(style), items, facts, 192 if style.name == "compact" else 2048)

@@ -47,8 +47,8 @@ def bootstrap(values: list[float], clusters: list[str], weights: list[float] | N
 
 
 def interval(values: list[float], clusters: list[str], weights: list[float] | None = None) -> tuple[float, float]:
-    """95% interval of the (weighted) mean of one value in [0, 1] per problem: Wilson's, with as many independent verdicts
-    as would have the standard error that the values have; where it is 0, with as many as there are clusters."""
+    """95% interval of the (weighted) mean of one value in [0, 1] per problem: Wilson's, with as many independent
+    verdicts as would have the standard error that the values have; where it is 0, with as many as there are clusters."""
     mean, distinct = float(np.average(values, weights=weights)), len(set(clusters))
     if independent(set(values), clusters, weights):
         return wilson(sum(values), len(values))

@@ -15,10 +15,10 @@ from sandbox.values import show
 from tasks import TYPES, Style, Task
 
 
-def selfplay_items(path: Path, executor: Executor) -> list[Item]:
-    """The tasks of a task file (as nano's), of a run's folder (what it set aside; train.py itself makes the tasks on
-    held-out programs that a proposer must be given, and shows them in heldout.md) or of an official AZR seed file.
-    ValueError, OSError."""
+def selfplay_items(path: Path, executor: Executor, limit: int | None = None) -> list[Item]:
+    """The first tasks of a task file (as nano's), of a run's folder (what it set aside; train.py itself makes the tasks
+    on held-out programs that a proposer must be given, and shows them in heldout.md) or of an official AZR seed file.
+    ValueError, also for a task whose outputs are not what its program gives; OSError."""
     try:
         if path.is_dir():
             state = json.loads((path / "checkpoint" / "state.json").read_text())
@@ -27,7 +27,10 @@ def selfplay_items(path: Path, executor: Executor) -> list[Item]:
         elif "snippet" in first_row(path):
             loaded = official_tasks(path, executor)
         else:
-            loaded = tasks.load_tasks(str(path), executor)
+            loaded = tasks.load_tasks(str(path), executor)[:limit]
+            for number, fault in enumerate(tasks.check_tasks(loaded, executor), 1):
+                if fault:
+                    raise ValueError(f"{path}, line {number}: not a valid task ({fault}); mend the line or leave it out")
     except (OSError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError,
             UnicodeDecodeError) as error:
         raise ValueError(f"{path}: neither a file of tasks nor a run's folder ({type(error).__name__}: {error})") \
@@ -35,7 +38,7 @@ def selfplay_items(path: Path, executor: Executor) -> list[Item]:
     if not loaded:
         raise ValueError(f"{path}: no tasks")
     # By content, not by place: a run goes on, and responses to earlier tasks must not be judged as those to others.
-    by_id = {f"{task.type}/{task.id}": task for task in loaded}
+    by_id = {f"{task.type}/{task.id}": task for task in loaded[:limit]}
     return [Item(id, {"task": task}, task.key) for id, task in by_id.items()]
 
 

@@ -45,6 +45,9 @@ MEASURES = [
     Measure("heldout", "first", "Held-out accuracy", "share correct",
             "Greedy answers to tasks that stay the same and are never trained on; band of one run: 95% interval.",
             ("accuracy/{type}",)),
+    Measure("groups", "curves", "Held-out accuracy by group", "share correct",
+            "The same answers by the groups that the held-out file names (--heldout_tasks), all task types together.",
+            ("of_group/*",)),
     Measure("solve_rate", "curves", "Solve rate", "share correct",
             "The share of all answers of a step, probes included, that were right: to tasks that the proposer has just"
             " made. When they get harder it falls, though the model gets better, and when they get easier it rises."

@@ -128,6 +128,8 @@ def note_heldout(history: History, line: dict) -> None:
         told = (line.get("heldout_by_type") or {}).get(name) or ([float(np.mean(rates))] if rates else [])
         for key, value in zip(("accuracy", "low/accuracy", "high/accuracy"), told):
             add_point(history, f"{key}/{name}", line["step"], value)
+    for name, told in (line.get("heldout_by_group") or {}).items():
+        add_point(history, f"of_group/{name}", line["step"], told[0])
 
 
 def note_gate_shares(history: History) -> None:

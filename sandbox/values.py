@@ -6,6 +6,7 @@ all of exactly these types: a subclass brings methods of its own.
 import collections
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Collection
 
@@ -104,6 +105,7 @@ def check_hashes(items: Collection) -> None:
 TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z", dict: "d"}
 CONTAINERS = {tag: kind for kind, tag in TAGS.items()}
 encode_scalar = json.JSONEncoder().encode
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def to_wire(value, most: int = MAX_VALUE) -> str:
@@ -123,6 +125,8 @@ def to_wire(value, most: int = MAX_VALUE) -> str:
             if value.bit_length() > MAX_INT_BITS:
                 raise ValueError("integer too long")
             return f'["i","{value:#x}"]'
+        if kind is str and not value.isascii() and SURROGATE.search(value):  # JSON makes one character of two of them
+            return f'["u","{value.encode("utf-8", "surrogatepass").hex()}"]'
         if kind in SCALARS:
             return encode_scalar(value)
         if kind is bytes:
@@ -166,10 +170,12 @@ def from_wire(tree, depth: int = MAX_DEPTH):
             raise ValueError("untagged long integer")
         return tree if tree == tree else float("nan")  # not json's own: two in a set are two
     tag, *rest = tree
-    if tag in ("i", "b", "c"):
+    if tag in ("i", "b", "c", "u"):
         if tag == "c":
             return complex(*rest)
         (text,) = rest
+        if tag == "u":
+            return bytes.fromhex(text).decode("utf-8", "surrogatepass")
         value = int(text, 16) if tag == "i" else bytes.fromhex(text)
         if tag == "i" and value.bit_length() > MAX_INT_BITS:
             raise ValueError("integer too long")

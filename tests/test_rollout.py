@@ -15,6 +15,7 @@ import torch
 
 import model as M
 import sampler as S
+from benchmarks import selfplay
 from model import load_policy, logprobs
 from sampler import add, advance, draw, generate, idle, start_rollout
 from test_model import prompts_of, sampled_logps, trained_like
@@ -453,3 +454,16 @@ def test_a_response_ends_with_the_token_that_completes_a_stop(endless):
             assert sample.finish == ("stop" if stop in "".join(pieces) else "length")
             assert len(sample.logps) == wanted
     assert any(s.finish == "stop" for group in stopped for s in group)
+
+
+def test_an_answer_made_to_begin_otherwise_is_the_greedy_one_without_that_token(policy, tokenizer):
+    """What `not_first` samples: the likeliest other token, and after it what greedy decoding makes of it."""
+    prompts = [[5, 9, 30], [7], [40] * 12]
+    first = [sample.ids[0] for (sample,) in S.generate(policy, prompts, 1, 1, 0.0)]
+    for prompt, chosen in zip(prompts, first):
+        (other,) = selfplay.other_tokens(policy, [prompt], chosen)
+        with torch.no_grad():
+            logits_V = policy.model(torch.tensor([prompt])).logits[0, -1]
+        assert logits_V.topk(2).indices.tolist() == [chosen, other]
+    absent = next(number for number in range(len(tokenizer)) if number not in first)
+    assert selfplay.other_tokens(policy, prompts, absent) == first, "of unlike lengths together"

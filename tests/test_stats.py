@@ -1,6 +1,7 @@
 """Statistics against closed forms, and the comparison of two evaluations."""
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -125,6 +126,19 @@ def test_tables_have_the_papers_order_a_mean_and_an_interval_of_every_change():
     intervals = [tuple(map(float, row[5].split("[")[1].rstrip("]").split(", "))) for row in rows[2:]]
     assert all(low < high for low, high in intervals) and "+0.0 [" in rows[4][5]
     assert rows[5][5].startswith(f"+{100 * sum(b - a for a, b in zip(before.correct, after.correct)) / 120:.1f} [")
+
+
+def test_tables_have_rows_of_the_groups_that_a_file_names_and_what_costs_nothing():
+    some = [replace(task, group=("dose 10%", "dose 3%", "")[i % 3]) for i, task in enumerate(made_tasks(40))]
+    scores = [selfplay.Scores(some, [value] * len(some)) for value in (0, 1, 1)]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")]
+            for line in selfplay.accuracy_table(*scores).splitlines()]
+    assert rows[0] == ["type", "depth", "tasks", "before", "without training", "after", "change"]
+    named = [row for row in rows if row[1].startswith("dose")]
+    assert [row[1] for row in named if row[0] == "mean"] == ["dose 3%", "dose 10%"], "by the numbers in them"
+    assert all(int(row[2]) == sum(task.group == row[1] and row[0] in (task.type, "mean") for task in some)
+               for row in named)
+    assert rows[2][3].startswith("0.0") and rows[2][4].startswith("100.0") and rows[2][6].startswith("+100.0")
 
 
 def test_intervals_of_tables_count_programs():

@@ -376,7 +376,11 @@ def test_selfplay_files_of_three_kinds(executor, tmp_path):
         (tmp_path / "odd").write_bytes(text)
         with pytest.raises(ValueError, match="odd: neither a file of tasks"):
             taskfiles.selfplay_items(tmp_path / "odd", executor)
-    [item] = taskfiles.selfplay_items(plain, executor)
+    with open(plain, "a") as file:
+        file.write(json.dumps(row | {"outputs": ["3"]}) + "\n")
+    with pytest.raises(ValueError, match=r"tasks.jsonl, line 2: not a valid task \(f\(1\) is 2, not 3\)"):
+        taskfiles.selfplay_items(plain, executor)
+    [item] = taskfiles.selfplay_items(plain, executor, 1)
     form = "t</think><answer>```output\n{}\n```</answer>"
     answers = {form.format(2): "pass", form.format(3): "wrong", "```output\n2\n```": "no_answer", "": "no_answer",
                form.format("1 + 1"): "error"}

@@ -936,6 +936,8 @@ def test_task_files_are_read_in_order(tmp_path, ex):
     # Message and step may be left out.
     path.write_text(json.dumps({"type": "deduction", "program": PLUS_ONE, "inputs": ["1"], "outputs": ["2"]}))
     assert tasks.load_tasks(str(path), ex) == [make_task("deduction", PLUS_ONE, ((1,), 2))]
+    path.write_text(good_line(group="dose 1%", family="clip"))  # what is not known is left alone
+    assert [task.group for task in tasks.load_tasks(str(path), ex)] == ["dose 1%"]
 
 
 @pytest.mark.parametrize("line", [
@@ -944,7 +946,8 @@ def test_task_files_are_read_in_order(tmp_path, ex):
     good_line(inputs=["1) or (True"]), good_line(program="def f(x) return x"), good_line(program=None),
     good_line(inputs=None), good_line(inputs=["1", "2"]), good_line(outputs=[1]), good_line(inputs=[], outputs=[]),
     # One call each: the prompt would show the first only, and verification expects as many runs as outputs.
-    good_line(inputs=["1", "2"], outputs=["2", "3"])], ids=range(16))
+    good_line(inputs=["1", "2"], outputs=["2", "3"]),
+    good_line(group=3), good_line(group="a | b"), good_line(group="x" * 41), good_line(group="a\nb")], ids=range(20))
 def test_a_wrong_line_of_a_task_file_is_named(tmp_path, ex, line):
     path = tmp_path / "tasks.jsonl"
     path.write_text(f"{good_line()}\n{line}\n{good_line()}\n")

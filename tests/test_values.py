@@ -18,7 +18,7 @@ VALUES = [
     "a'\"\\\n\0\ud800é\U0001f600", b"", b"\x00\xff'", [], [1, [2, [3]]], (), (1,), (1, (2,)),
     set(), {1, 2.5}, {"b", "a"}, {True, "x", None, (1, 2)}, frozenset(), frozenset({1}),
     {frozenset({frozenset()}), frozenset()}, {}, {1: {"a": [nan]}, (1, "b"): {2}}, {nan: nan},
-    eval("[" * 50 + "]" * 50),
+    eval("[" * 50 + "]" * 50), "\ud800\udfff", {"\udbff\udc00": "\u00e9\udc00", "\U0010fc00": b""},
 ]
 
 

@@ -143,7 +143,7 @@ def build_parser() -> Parser:
         prog="python -m tools show", description=__doc__.strip(),
         epilog="Without a filter: a valid task as its solver sees it. Ranges: 3, 3:7, 3: and :7.")
     parser.add_argument("source", type=Path, help="a task file or a run folder")
-    parser.add_argument("--number", type=whole(-10**9), default=1, help="which one, from 1; negative counts from the end")
+    parser.add_argument("--number", type=whole(-10**9), default=1, help="which one, from 1; negative: from the end")
     parser.add_argument("--list", action="store_true", help="a line a response of the run")
     parser.add_argument("--type", choices=tasks.TYPES, help="only this task type")
     parser.add_argument("--role", choices=ROLES, help="only the proposer's or the solver's")
