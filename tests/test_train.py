@@ -63,7 +63,9 @@ def test_a_run_leaves_its_files(whole):
     assert {"role", "kind", "type", "prompt", "text", "reward", "verdict", "finish"} <= set(samples[0])
     assert (whole / "checkpoint" / "policy" / "adapter_model.safetensors").is_file()
     assert (whole / "checkpoint.old" / "state.json").is_file()
-    assert "| type | depth | tasks | before | after | change |" in (whole / "heldout.md").read_text()
+    table = (whole / "heldout.md").read_text()
+    assert "| type | depth | tasks | before | without training | after | change |" in table
+    assert "the best of four ways to ask it" in table, "and which of them it is"
     assert "</html>" in (whole / "report.html").read_text()
     assert json.loads((whole / "machine.json").read_text())["commit"]
     assert json.loads((whole / "preset.json").read_text())["batch_size"] == PRESETS["nano"]["batch_size"]
