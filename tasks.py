@@ -466,8 +466,9 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
     refers to nothing that differs between two runs (sandbox/determinism.py), runs on every input in two processes with
-    different hash seeds, or in eight where hashes or addresses may show, and returns the same plain, short value in
-    all. Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    different hash seeds, or in eight and with sets in other orders where hashes or addresses may show, and returns the
+    same plain, short value in all. Else its Gated holds the reason. Seeding does not ask for the think/answer format
+    (as in the official code).
     """
     drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]  # then tasks or Gated
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]

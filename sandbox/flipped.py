@@ -1,9 +1,9 @@
 """A program in which every set that is gone through gives its elements in another order: does its value change?
 
-Two to eight hash seeds miss an unfair coin: "is this word the first of the set of these seven?" is no under all of eight
-seeds three times in ten.  Here each of the seven comes first once.  Sets of numbers keep their order, which is the same
-under every hash seed.  What a set is gone through by is replaced in the syntax tree where that is plain to see; no
-argument of the program's own functions is, and no operand of a set's operators, since they want sets.
+Two to eight hash seeds miss an unfair coin: "is this word the first of the set of these seven?" is no under all of
+eight seeds three times in ten.  Here each of the seven comes first once.  Sets of numbers keep their order, which is
+the same under every hash seed.  What a set is gone through by is replaced in the syntax tree where that is plain to
+see; no argument of the program's own functions is, and no operand of a set's operators, since they want sets.
 """
 import ast
 from collections.abc import Callable, Iterator
@@ -11,15 +11,16 @@ from decimal import Decimal
 from fractions import Fraction
 
 ORDERS = 8  # the last element first, then the one before it, and so on
-HEAD = """from sandbox.flipped import elements as {0}, each as {0}_each, popped as {0}_pop, text as {0}_text, called as {0}_called
+HEAD = """
+from sandbox.flipped import elements as {0}, each as {0}_each, popped as {0}_pop, text as {0}_text, called as {0}_call
 def {0}_f(order, *arguments):
-    return {0}_called(order, f, arguments)
+    return {0}_call(order, f, arguments)
 """
 NUMBERS = {int, float, bool, complex, Decimal, Fraction}  # their hashes are the same in every process
 TEXTS = {"str", "repr", "ascii", "format", "format_map"}
 # How many of its arguments a function goes through.
-TAKEN = dict.fromkeys("""accumulate batched combinations combinations_with_replacement Counter cycle deque dict enumerate
-    fromkeys groupby heapify islice iter list mode multimode OrderedDict pairwise permutations sorted sum tee
+TAKEN = dict.fromkeys("""accumulate batched combinations combinations_with_replacement Counter cycle deque dict
+    enumerate fromkeys groupby heapify islice iter list mode multimode OrderedDict pairwise permutations sorted sum tee
     tuple""".split(), 1) | dict.fromkeys("""chain compress dropwhile extend extendleft filter filterfalse join map merge
     nlargest nsmallest product starmap takewhile update zip zip_longest""".split(), 99) | {"reduce": 2}
 

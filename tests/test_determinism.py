@@ -642,10 +642,16 @@ def test_sets_whose_order_does_not_show_pass(ex):
 
 def test_the_order_of_a_set_shows_in_an_input_too_and_under_names_that_the_helpers_have(ex, monkeypatch):
     monkeypatch.setattr(tasks, "MANY_SEEDS", 1)
-    shadowed = "list = map = str = len\ndef flip(x):\n    return [w for w in x][0]\ndef f(x):\n    return flip(x) == 'a'"
-    proposals = [(ABDUCTION, response(("python", program), ("input", text)), None) for program in (shadowed, "def f(x):\n    return [*x][0] == 'a'")
+    shadowed = ("list = map = str = len\ndef flip(x):\n    return [w for w in x][0]\n"
+                "def f(x):\n    return flip(x) == 'a'")
+    first = "def f(x):\n    return [*x][0] == 'a'"
+    proposals = [(ABDUCTION, response(("python", program), ("input", text)), None) for program in (shadowed, first)
                  for text in ("{'a', 'b', 'c', 'd'}", "{1, 2, 3}", "'abc'")]
     assert [gated.reason for gated in tasks.gate(proposals, ex)] == ["not deterministic", "valid", "valid"] * 2
+    for second, reason in (("{'b', 'a', 'c'}", "not deterministic"), ("{2, 3}", "valid")):  # of several inputs, one
+        text = response(("input", "'abc'"), ("input", second), ("message", "m"))
+        reference = Task("deduction", first, (("a",),), (True,))
+        assert tasks.gate([(tasks.INDUCTION, text, reference)], ex, n_inputs=2)[0].reason == reason
 
 
 def test_a_run_in_another_order_that_fails_says_nothing(ex):
