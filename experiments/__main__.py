@@ -24,7 +24,7 @@ def parse_plan(argv: list[str]) -> Plan:
     parser = Parser(prog="python -m experiments", description=experiments.__doc__.strip().split("\n\n")[0],
                     epilog="\n".join(textwrap.fill(f"Arms of {name}: {', '.join(map(repr, arms))}", 118)
                                      for name, arms in EXPERIMENTS.items())
-                    + "\n`python -m experiments takeoff --help` tells of a third, with a real model and its own options.")
+                    + "\n`python -m experiments takeoff --help` tells of one with a real model and its own options.")
     parser.add_argument("name", choices=EXPERIMENTS, help="self-play against controls; or with one thing changed")
     parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="seeds 0, 1, ... for every arm")
     parser.add_argument("--steps", type=whole(1), default=30, help="training steps of an arm")
