@@ -228,7 +228,8 @@ def heat_of(label: str, runs: list[History], type: str, last: int) -> Panel | No
     counts = np.zeros((int(key.split("/")[0].rsplit("_", 1)[1]) + 1, -(-(last + 1) // width)))
     for run in runs:
         for step, of_step in zip(*run.lists.get(key, ([], []))):
-            counts[:, min(step // width, counts.shape[1] - 1)] += of_step
+            if len(of_step) == len(counts):  # a line may be damaged
+                counts[:, min(step // width, counts.shape[1] - 1)] += of_step
     total = counts.sum(0)
     shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
     return Panel(f"{label} {type}".strip(), heat=shares, width=width) if total.any() else None
