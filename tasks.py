@@ -21,14 +21,15 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import cycle, islice
 
 from sandbox import parsing
 from executor import Executor, Job, Outcome
 from sandbox.determinism import ALLOWED_IMPORTS
+from sandbox.flipped import ORDERS
 from sandbox.values import MAX_VALUE, same_value, show
 
 MAX_PROGRAM_CHARS = 4_000
@@ -469,8 +470,9 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
 
     A task is valid if it is well-formed, parses, defines f, imports only from the allow-list, takes literal arguments,
     refers to nothing that differs between two runs (sandbox/determinism.py), runs on every input in two processes with
-    different hash seeds, or in eight where hashes or addresses may show, and returns the same plain, short value in
-    all. Else its Gated holds the reason. Seeding does not ask for the think/answer format (as in the official code).
+    different hash seeds, or in eight and with sets in other orders where hashes or addresses may show, and returns the
+    same plain, short value in all. Else its Gated holds the reason. Seeding does not ask for the think/answer format
+    (as in the official code).
     """
     drafts: list = [read_draft(*proposal, n_inputs, strict_format) for proposal in proposals]  # then tasks or Gated
     texts = [text for draft in drafts if isinstance(draft, tuple) for text in texts_of(draft)]
@@ -481,19 +483,26 @@ def gate(proposals: list[tuple[TaskType, str, Task | None]], executor: Executor,
                 facts, *inputs = [next(outcomes) for _ in texts_of(draft)]
                 drafts[i] = check_draft(proposals[i][0], draft, facts, inputs, step)
                 many = facts.value["may_show"] or any(map(holds_set, drafts[i].inputs))
-                suspects += [drafts[i]] * (many == "address")
+                suspects += [("flipped", i)] * bool(many) + [("watched", i)] * (many == "address")
                 jobs.append(Job(drafts[i].program, drafts[i].inputs, seeds=MANY_SEEDS if many else 2,
                                 together=len(drafts[i].inputs) > 1, most=MAX_VALUE_CHARS))
             except Rejected as rejected:
                 drafts[i] = Gated(None, str(rejected), rejected.why)
-    texts = read([("watched", task.program) for task in suspects], executor)
-    watches = [(task.program, Job(text.value[0], task.inputs, text.value[1], together=True))
-               for task, text in zip(suspects, texts) if text.kind == "ok" and are_texts(text.value)]
-    ran = executor.run(jobs + [job for _, job in watches])
-    shown = {program for (program, _), runs in zip(watches, ran[len(jobs):]) if any(run.value is True for run in runs)}
-    ran = iter(ran)
-    return [draft if isinstance(draft, Gated) else check_outcomes(draft, next(ran), markers, draft.program in shown)
-            for draft in drafts]
+    texts = read([(reader, drafts[i].program) for reader, i in suspects], executor)
+    changed = [(suspect, text.value) for suspect, text in zip(suspects, texts)
+               if text.kind == "ok" and are_texts(text.value)]
+    ran = iter(executor.run(jobs + [changed_job(reader, drafts[i], *text) for (reader, i), text in changed]))
+    runs = {i: next(ran) for i, draft in enumerate(drafts) if isinstance(draft, Task)}
+    more = {suspect: next(ran) for suspect, _ in changed}
+    return [draft if isinstance(draft, Gated) else check_outcomes(
+        draft, runs[i], markers, any(run.value is True for run in more.get(("watched", i), ())),
+        more.get(("flipped", i), ())) for i, draft in enumerate(drafts)]
+
+
+def changed_job(reader: str, task: Task, program: str, entry: str) -> Job:
+    """A run of the program as `flipped` or `watched` have changed it; the former's function takes an order, too."""
+    inputs = tuple((order, *args) for order in range(ORDERS) for args in task.inputs)
+    return Job(program, inputs if reader == "flipped" else task.inputs, entry, together=True, most=MAX_VALUE_CHARS)
 
 
 def are_texts(value: object) -> bool:
@@ -560,15 +569,20 @@ def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outco
                 facts.value["niche"])
 
 
-def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = (), address: bool = False) -> Gated:
+def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = (), address: bool = False,
+                   flipped: Sequence[Outcome] = ()) -> Gated:
     """The gate's end: the task with its outputs, if its program ran as a task must. `address`: on the way it made the
-    text of an object that has none but its address."""
+    text of an object that has none but its address. `flipped`: runs on all inputs with sets in one order, in the next
+    order and so on; one without a value in brackets has failed, and says nothing."""
     if address:
         return Gated(None, "not deterministic", "it makes a text of an object, and the object's address is part of it")
     kept = list(map(TYPES[task.type].observe, outcomes))
     bad = next((outcome for outcome in kept if outcome.kind != "ok"), None)
     if bad is not None:
         return Gated(None, GATE_REASONS.get(bad.kind, bad.kind), bad.error if bad.kind == "nondeterministic" else "")
+    for outcome, run in zip(cycle(outcomes), flipped):
+        if outcome.kind == run.kind == "ok" and run.value is not None and not same_value([outcome.value], run.value):
+            return Gated(None, "not deterministic", "its value changes with the order of a set: sort it")
     task = replace(task, outputs=tuple(outcome.value for outcome in kept))
     if any(len(show(value)) > MAX_VALUE_CHARS for value in task.outputs):
         return Gated(None, "value too long")

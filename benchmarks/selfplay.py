@@ -256,9 +256,9 @@ def zero_token(run, heldout: list[Task], before: Scores) -> tuple[str, Scores]:
     does what training might be praised for: answers that may not end their thinking at once, or whose form is forgiven.
     Whichever solves most."""
     thinking = examine_in(run, heldout, leniently=True, not_first="</think>")
-    ways = {"as it is": before.correct, "its form forgiven": before.lenient,
-            "it may not begin with </think>": thinking.correct,
-            "it may not begin with </think>, its form forgiven": thinking.lenient}
+    ways = {"as it is": before.correct, "with its form forgiven": before.lenient,
+            "not allowed to begin with </think>": thinking.correct,
+            "not allowed to begin with </think>, with its form forgiven": thinking.lenient}
     how = max((name for name in ways if ways[name]), key=lambda name: sum(ways[name]))
     return how, Scores(heldout, ways[how])
 
@@ -300,8 +300,8 @@ def before_and_after(run, starting_policy: AbstractContextManager, say: Callable
         if heldout:
             after = examined_at(run, heldout, run.step) or examine_in(run, heldout)
             how, best = free.get(title, ("", None))
-            told = (f"Without training: greedy answers of the model before training, where {how}; the best of four ways"
-                    " to ask it.\n\n") if how else ""
+            told = (f"Without training: greedy answers of the model before training, {how}: the best of four ways to"
+                    " ask it.\n\n") if how else ""
             text += (f"{title}, after {run.step} steps:\n\n{verdict(changes(before[title], after))}.\n\n{told}"
                      f"{accuracy_table(before[title], after, best)}\n")
     return text or "No held-out tasks: give --heldout_tasks, or train longer so that some are set aside.\n"

@@ -30,7 +30,7 @@ def selfplay_items(path: Path, executor: Executor, limit: int | None = None) -> 
             loaded = tasks.load_tasks(str(path), executor)[:limit]
             for number, fault in enumerate(tasks.check_tasks(loaded, executor), 1):
                 if fault:
-                    raise ValueError(f"{path}, line {number}: not a valid task ({fault}); mend the line or leave it out")
+                    raise ValueError(f"{path}, line {number}: not a valid task ({fault}); mend it or leave it out")
     except (OSError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError,
             UnicodeDecodeError) as error:
         raise ValueError(f"{path}: neither a file of tasks nor a run's folder ({type(error).__name__}: {error})") \

@@ -46,8 +46,8 @@ MEASURES = [
             "Greedy answers to tasks that stay the same and are never trained on; band of one run: 95% interval.",
             ("accuracy/{type}",)),
     Measure("groups", "curves", "Held-out accuracy by group", "share correct",
-            "The same answers by the groups that the held-out file names, all task types together. nano's are doses:"
-            " the percent of statements in its first training that were of a task's kind.", ("of_group/*",)),
+            "The same answers by the groups that the held-out file names (--heldout_tasks), all task types together.",
+            ("of_group/*",)),
     Measure("solve_rate", "curves", "Solve rate", "share correct",
             "The share of all answers of a step, probes included, that were right: to tasks that the proposer has just"
             " made. When they get harder it falls, though the model gets better, and when they get easier it rises."
@@ -228,7 +228,8 @@ def heat_of(label: str, runs: list[History], type: str, last: int) -> Panel | No
     counts = np.zeros((int(key.split("/")[0].rsplit("_", 1)[1]) + 1, -(-(last + 1) // width)))
     for run in runs:
         for step, of_step in zip(*run.lists.get(key, ([], []))):
-            counts[:, min(step // width, counts.shape[1] - 1)] += of_step
+            if len(of_step) == len(counts):  # a line may be damaged
+                counts[:, min(step // width, counts.shape[1] - 1)] += of_step
     total = counts.sum(0)
     shares = np.where(total > 0, counts / np.maximum(total, 1), np.nan)
     return Panel(f"{label} {type}".strip(), heat=shares, width=width) if total.any() else None

@@ -11,6 +11,7 @@ import warnings
 
 from sandbox import determinism
 from sandbox.determinism import Refused, judge, watched  # noqa: F401 (a reader)
+from sandbox.flipped import flipped  # noqa: F401 (a reader)
 
 MAX_TEXT = 20_000  # characters of a literal
 MAX_DEPTH = 50  # nested containers

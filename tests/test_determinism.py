@@ -541,7 +541,7 @@ def test_more_processes_judge_where_order_or_addresses_can_show(ex, monkeypatch)
     gate(list(programs), ex)
     assert {job.program: job.seeds for job in seen if job.program in programs} == programs
     tasks.gate([(ABDUCTION, response(("python", "def f(x):\n    return 1"), ("input", "[{2: ({3},)}]")), None)], ex)
-    assert seen[-1].seeds == 8
+    assert [job.seeds for job in seen if job.entry == "f"][-1] == 8
 
 
 DEEP = """
@@ -565,6 +565,101 @@ def f(x):
 def test_where_memory_and_stack_end_differs_between_the_processes(ex):
     outcomes = ex.run([Job(program, ((1,),), seeds=2) for program in (DEEP, LARGE)])
     assert all(outcome.kind in ("nondeterministic", "timeout") for (outcome,) in outcomes)
+
+
+# ----------------------------------------------------------------------------------------------------------------
+# Unfair coins: a set's order shows, but most hash seeds agree
+
+COINS = """
+return str(frozenset([1, 'b']))
+return list(set('abcdefg'))[0] == 'a'
+s = {'ab', 'cd', 'ef', 3}; s.pop(); return 'ab' in s
+return ''.join({c + c for c in 'abcde'}).startswith('bb')
+return min({'ab', 'cd', 'ef', 'ghi', 'jk'}, key=len) == 'ab'
+return sorted({'ab', 'cd', 'ef', 'gh', 'ijk'}, key=len)[2] == 'cd'
+return f"{set('abcdefg')}".startswith("{'a'")
+return next(iter({'a', 'b', 'c', 'd', 'e', 'f'})) == 'd'
+return list({'a': 1, 'b': 2, 'c': 3, 'd': 4}.keys() & set('abcz'))[0] == 'a'
+a, *_, b = set('vwxyz'); return (a, b) == ('v', 'w') or a == 'z'
+return '%s' % set('abcdefg') < "{'b'"
+return '{}'.format([set('abcdefg'), 1])[3] == 'c'
+return list(map(list, [set('abcdefg')]))[0][0] == 'b'
+return [a == 'g' for a, *b in [set('abcdefg')]]
+r = []; r += set('abcdefg'); return r[-1] == 'd'
+return {c: i for i, c in enumerate(set('abcdefg'))}['c'] == 4
+"""
+PLAIN_SETS = """
+return len({'a', 'b', x})
+return 'a' in {'a', 'bb'}, {'a'} <= {'a', 'b'}
+return sorted({'b', 'a', 'c'}), sorted({w: 1 for w in {'b', 'a'}}.items())
+return sum(len(w) for w in {'a', 'bb', 'ccc'}), sum({1, 2, x})
+return min({'b', 'a'}), max({'a', 'bb', 'cc'}, key=lambda w: (len(w), w))
+return sorted({'a', 'b'} | {'c'}), {'a', 'b'} & {'b'}, {'a'} ^ {'b', 'c'}
+n = 0; n += sum(1 for w in set('hello') if w > 'h'); return n
+return list({5, 30, 2, 9}), str({30, 5, 9}), {30, 5}.pop(), f'{ {7, 300, 8} }'
+return list({(1, 2), (3, 4), (0, 9)}), list({1.5, 2, True}), str(frozenset([frozenset([8, 1]), frozenset([3])]))
+return {w.upper() for w in {'a', 'b', 'c'}}
+return set(list({'a', 'b', 'c'})), frozenset({'a', 'b'}), [{'b', 'a'}, {1: {'c', 'd'}}]
+return {w: len(w) for w in {'a', 'bb'}}, dict.fromkeys({'a', 'b'})
+s = set('hello'); s.remove('h'); s.discard('q'); s.update('xy'); return len(s), s
+s = {'a'}; t = s; s |= {'b'}; s.update(['c'], {'d'}); return t
+s = {'a', 'b', 'c'}; n = [s.pop(), s.pop(), s.pop()]; return sorted(n), s, {'z'}.pop()
+return all(w.isalpha() for w in {'a', 'b'}), any(map(str.isupper, {'a', 'b'}))
+return len(str({'a', 'b', 'c'})), len(f"{set('abc')!r}"), len('%s' % {'a', 'b'})
+return sorted(list(s)[0] for s in map(set, 'abc')), sorted(zip(*[{'a'}, {'b'}]))
+return {'a', 'b'} == set(['b', 'a']), {'a'}.isdisjoint({'b', 'c'}), [{'a', 'b'}].index({'b', 'a'})
+return g({'a', 'b'}, {'b', 'c'}), A({'a', 'b'}).extend({'c', 'd'})
+"""
+OWN = """
+class A:
+    def __init__(self, items):
+        self.items = items
+    def extend(self, more):
+        self.items = self.items | more
+        return self.items
+def g(a, b):
+    return a - b, len(a | b)
+"""
+
+
+def programs_of(lines: str) -> list[str]:
+    return [OWN * ("g(" in line) + "def f(x):\n    " + line for line in lines.strip().split("\n")]
+
+
+def test_unfair_coins_are_refused_whatever_the_hash_seeds_say(monkeypatch):
+    monkeypatch.setattr(tasks, "MANY_SEEDS", 1)
+    for seed in range(3):
+        with Executor(workers=1, cpu_seconds=0.5, require="weak", seed=seed) as running:
+            for program, gated in zip(programs_of(COINS), gate(programs_of(COINS), running), strict=True):
+                assert (gated.reason, gated.why) == (
+                    "not deterministic", "its value changes with the order of a set: sort it"), (seed, program)
+
+
+def test_sets_whose_order_does_not_show_pass(ex):
+    for program, gated in zip(programs_of(PLAIN_SETS), gate(programs_of(PLAIN_SETS), ex), strict=True):
+        assert gated.reason == "valid", (program, gated.why)
+
+
+def test_the_order_of_a_set_shows_in_an_input_too_and_under_names_that_the_helpers_have(ex, monkeypatch):
+    monkeypatch.setattr(tasks, "MANY_SEEDS", 1)
+    shadowed = ("list = map = str = len\ndef flip(x):\n    return [w for w in x][0]\n"
+                "def f(x):\n    return flip(x) == 'a'")
+    first = "def f(x):\n    return [*x][0] == 'a'"
+    proposals = [(ABDUCTION, response(("python", program), ("input", text)), None) for program in (shadowed, first)
+                 for text in ("{'a', 'b', 'c', 'd'}", "{1, 2, 3}", "'abc'")]
+    assert [gated.reason for gated in tasks.gate(proposals, ex)] == ["not deterministic", "valid", "valid"] * 2
+    for second, reason in (("{'b', 'a', 'c'}", "not deterministic"), ("{2, 3}", "valid")):  # of several inputs, one
+        text = response(("input", "'abc'"), ("input", second), ("message", "m"))
+        reference = Task("deduction", first, (("a",),), (True,))
+        assert tasks.gate([(tasks.INDUCTION, text, reference)], ex, n_inputs=2)[0].reason == reason
+
+
+def test_a_run_in_another_order_that_fails_says_nothing(ex):
+    programs = ["def f(x):\n    for w in {'a', 'b', 'c'}:\n        y = w\n    return g({'a', 'b'})\ndef g(s):\n"
+                "    for t in [s, {'c', 'd'}]:\n        s = s | t\n    return len(s)",
+                "def list(s):\n    return s | {'c'}\ndef f(x):\n    return list({'a', 'b'})",
+                "def f(x):\n    return {'a'} | h(max={'b', 'c'})\ndef h(max):\n    return max | {'d'}"]
+    assert [gated.reason for gated in gate(programs, ex)] == ["valid"] * 3
 
 
 # ----------------------------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def test_chat_reads_bytes_that_are_no_text(run, monkeypatch, capsys):
 def test_options_of_chat_that_cannot_work_are_told(tmp_path, capsys, flags):
     with pytest.raises(SystemExit):
         command.main(["chat", str(tmp_path), *flags])
-    assert "--max_new_tokens" in capsys.readouterr().err.splitlines()[-1]
+    assert flags[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path, capsys):

@@ -56,6 +56,7 @@ FOUND = [  # once; each must stay one line for the user, or a page
     ("folders", with_field("metrics.jsonl", "tokens_generated", '"many"')),
     ("folders", with_field("metrics.jsonl", "length/solve/deduction", "[1]")),
     ("folders", with_field("metrics.jsonl", "solved_of_2/deduction", "[null]")),
+    ("folders", with_field("metrics.jsonl", "solved_of_2/deduction", "[1, 0]")),
     ("folders", with_field("samples.jsonl", "task", '{"type": "deduction", "inputs": [null]}')),
     ("folders", ((("checkpoint/checksums.json", b"[]"),),)), ("folders", ((("machine.json", b"[" * 5000),),)),
     ("folders", ((("checkpoint/checksums.json", b"{}"), ("checkpoint/optimizer.pt", b"cut")),)),
