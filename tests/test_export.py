@@ -182,6 +182,10 @@ def test_show_prints_a_task_and_what_the_gate_says(shown, tmp_path, capsys):
     assert "gate: import not allowed" in said_of("import os\ndef f(x):\n    return x")
     assert command.main(["show", str(shown), "--number", "2", "--require", "weak"]) == 0
     assert "def f(x):" in capsys.readouterr().out
+    false = json.loads(lines[0]) | {"outputs": ["'neither this'"]}
+    (tmp_path / "false.jsonl").write_text(json.dumps(false) + "\n")
+    assert command.main(["show", str(tmp_path / "false.jsonl"), "--require", "weak"]) == 0
+    assert "Not a valid task: f(" in capsys.readouterr().out
     (tmp_path / "p.py").write_bytes(b"\xff\x84")
     assert command.main(["show", str(tmp_path / "few.jsonl"), "--require", "weak", "--program",
                        str(tmp_path / "p.py"), "--input", ""]) == 0

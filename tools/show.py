@@ -176,6 +176,8 @@ def main(argv: list[str]) -> None:
     with Executor(1, require=args.require) as executor:
         task = pick(load_any(args.source, executor), args)
         print(printable(task_text(task)))
+        if args.source.is_file() and (fault := tasks.check_tasks([task], executor)[0]):
+            print(printable(f"\nNot a valid task: {fault}"))
         if args.program:
             given = sys.stdin.buffer.read() if str(args.program) == "-" else args.program.read_bytes()
             texts = [arguments(task.inputs[0]) if args.input is None else args.input]
