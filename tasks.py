@@ -794,6 +794,8 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
                     raise ValueError("program, inputs, outputs, message and group are texts")
                 if len(group) > 40 or "|" in group or not group.isprintable():
                     raise ValueError("a group has at most 40 printable characters, no | among them")
+                if group == "all" or group.rstrip("+").isdigit():  # tables have it in one column with depths
+                    raise ValueError(f"a group cannot be called {group}, as other rows of tables are")
                 "".join((message, *(text for _, text in texts))).encode()  # lone surrogates: no tokenizer takes them
                 if data["type"] not in TYPES or n_inputs != len(data["outputs"]):
                     raise ValueError("unknown type, or inputs and outputs differ in number")
