@@ -13,13 +13,12 @@ from types import UnionType
 from typing import Literal, Union, get_args, get_origin
 
 import command
-from command import UserError
+from command import HERE, UserError
 import torch
 
 from sandbox import host
 from tasks import TYPES
 
-HERE = Path(__file__).resolve().parent
 MOST = 2.0**62  # of numbers without a bound of their own: fits into what C makes of them
 
 

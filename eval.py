@@ -35,14 +35,13 @@ from benchmarks.stages import (Sampling, Work, complain, export_evalplus, genera
                                read_object, scorer, whole_lines)
 from benchmarks.suite import BENCHMARKS, GROUPS
 from benchmarks.summary import compare, summarise
-from command import Parser, UserError, real, whole
+from command import HERE, Parser, UserError, real, whole
 from executor import LEVELS, Executor
 from model import load_policy
 from runfolder import sha256_of, write_file
 from sandbox import host
 from tasks import Style
 
-HERE = Path(__file__).resolve().parent
 NANO = HERE / "nano"
 
 

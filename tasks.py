@@ -21,7 +21,7 @@ import json
 import random
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import cycle, islice
@@ -509,19 +509,21 @@ def are_texts(value: object) -> bool:
     return type(value) is list and list(map(type, value)) == [str, str]
 
 
+def parts(value, in_set: bool = False) -> Iterator[tuple[object, bool]]:
+    """All that a value consists of, itself first, each with whether a set is around it."""
+    yield value, in_set
+    if isinstance(value, (list, tuple, set, frozenset, dict)):
+        in_set = in_set or isinstance(value, (set, frozenset))
+        for item in (item for pair in value.items() for item in pair) if isinstance(value, dict) else value:
+            yield from parts(item, in_set)
+
+
 def holds_set(value) -> bool:
-    if isinstance(value, dict):
-        return any(holds_set(item) for pair in value.items() for item in pair)
-    return isinstance(value, (set, frozenset)) or isinstance(value, (list, tuple)) and any(map(holds_set, value))
+    return any(isinstance(part, (set, frozenset)) for part, _ in parts(value))
 
 
-def nan_in_set(value, inside: bool = False) -> bool:
-    if isinstance(value, dict):
-        return any(nan_in_set(item, inside) for pair in value.items() for item in pair)
-    if isinstance(value, (list, tuple, set, frozenset)):
-        inside = inside or isinstance(value, (set, frozenset))
-        return any(nan_in_set(item, inside) for item in value)
-    return inside and value != value
+def nan_in_set(value) -> bool:
+    return any(in_set and isinstance(part, (float, complex)) and part != part for part, in_set in parts(value))
 
 
 def read_draft(type: TaskType, response: str, reference: Task | None, n_inputs: int, strict: bool) -> tuple | Gated:
@@ -803,6 +805,8 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
                     raise ValueError("program, inputs, outputs, message and group are texts")
                 if len(group) > 40 or "|" in group or not group.isprintable():
                     raise ValueError("a group has at most 40 printable characters, no | among them")
+                if group == "all" or group.rstrip("+").isdigit():  # tables have it in one column with depths
+                    raise ValueError(f"a group cannot be called {group}, as other rows of tables are")
                 "".join((message, *(text for _, text in texts))).encode()  # lone surrogates: no tokenizer takes them
                 if data["type"] not in TYPES or n_inputs != len(data["outputs"]):
                     raise ValueError("unknown type, or inputs and outputs differ in number")
@@ -836,6 +840,13 @@ def check_tasks(some: list[Task], executor: Executor) -> list[str]:
         proposals = [(TYPES[some[i].type], as_proposal(some[i]), some[i]) for i in mine]
         found |= zip(mine, gate(proposals, executor, n_inputs=count, strict_format=False))
     return [fault_of(task, found[i]) for i, task in enumerate(some)]
+
+
+def refuse_faults(path: str, some: list[Task], executor: Executor) -> None:
+    """ValueError names the first of a file's first tasks that is not valid."""
+    for number, fault in enumerate(check_tasks(some, executor), 1):
+        if fault:
+            raise ValueError(f"{path}, line {number}: not a valid task ({fault}); mend the line or leave it out")
 
 
 def as_proposal(task: Task) -> str:

@@ -72,18 +72,17 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
     to `generate`: slots, kv_gb."""
     prompts = [to_ids(policy, style, tasks.solve_prompt(style, task)) for task in heldout]
     fits = [i for i, prompt in enumerate(prompts) if len(prompt) + max_new_tokens <= policy.max_length]
-    first = {}
+    begun = [[] for _ in prompts]
     if not_first:
-        first = dict(zip(fits, other_tokens(policy, [prompts[i] for i in fits], encode(policy, not_first)[0])))
-        prompts = [prompt + ([first[i]] if i in first else []) for i, prompt in enumerate(prompts)]
+        others = other_tokens(policy, [prompts[i] for i in fits], encode(policy, not_first)[0])
+        for i, token in zip(fits, others):
+            begun[i] = [token]
         max_new_tokens -= 1
     with tqdm(desc=f"evaluate {len(heldout)}", unit="tok", leave=False, position=1, disable=None) as bar:
-        samples = generate(policy, [prompts[i] for i in fits], n, max_new_tokens, temperature, seed,
+        samples = generate(policy, [prompts[i] + begun[i] for i in fits], n, max_new_tokens, temperature, seed,
                            progress=lambda made: bar.update(made - bar.n), stops=style.stops, **sampling)
     asked = [i for i in fits for _ in range(n)]
-    begun = [[first[i]] if first else [] for i in asked]
-    texts = [decode(policy, start + sample.ids)
-             for start, sample in zip(begun, (sample for answers in samples for sample in answers))]
+    texts = [decode(policy, begun[i] + sample.ids) for i, answers in zip(fits, samples) for sample in answers]
     answers, correct, anyhow = [(heldout[i], text) for i, text in zip(asked, texts)], [0] * len(heldout), None
     strict = [verdict.correct and verdict.well_formed for verdict in tasks.verify(answers, executor)]
     for i, right in zip(asked, strict):
@@ -165,19 +164,17 @@ def accuracy_table(before: Scores | None, after: Scores, free: Scores | None = N
     """Markdown: accuracy in percent, change in points; all columns are of the same tasks. `free`: of the model before
     training too, as `zero_token` has them. The ends of a change have a decimal, as its verdict is read from them: [0.3,
     4.9] is none that holds 0, and [0, 5] would be."""
-    columns = ["type", "depth", "tasks", *(["before", "after", "change"] if before else ["accuracy"])]
-    if free:
-        columns.insert(4, "without training")
+    measured = ["before", *["without training"] * bool(free), "after", "change"] if before else ["accuracy"]
+    columns = ["type", "depth", "tasks", *measured]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for (type, depth), mine in groups(after.tasks).items():
-        found, forms = estimates(before, after, mine), [("", None), ("", None), ("+", 1)]
+        found, told = estimates(before, after, mine), []
         if free:
             found.insert(1, estimates(None, free, mine)[0])
-            forms.insert(1, ("", None))
-        told = []
-        for numbers, (sign, digits) in zip(found, forms):
-            low, high = (round(100 * end, digits) + 0 for end in numbers[1:])  # + 0: no -0.0
-            told.append(f"{100 * numbers[0]:{sign}.1f} [{low}, {high}]")
+        for column, (value, *ends) in zip(measured, found):
+            sign, digits = ("+", 1) if column == "change" else ("", None)
+            low, high = (round(100 * end, digits) + 0 for end in ends)  # + 0: no -0.0
+            told.append(f"{100 * value:{sign}.1f} [{low}, {high}]")
         lines.append(f"| {' | '.join([type, depth, str(len(mine)), *told])} |")
     return "\n".join(lines) + "\n"
 
@@ -225,11 +222,12 @@ def evaluations(run) -> dict:
 def by_type(first: Scores | None, now: Scores) -> dict[str, dict[str, list[float]]]:
     """For metrics.jsonl: (share, low, high) of each type and of their mean, also by the groups that the file names, and
     how far it is from the first evaluation, which is told on the screen too."""
-    totals = {type: mine for (type, depth), mine in groups(now.tasks).items() if depth == "all"}
+    rows = groups(now.tasks)
+    totals = {type: mine for (type, depth), mine in rows.items() if depth == "all"}
     scores = {"heldout_by_type": {type: estimates(None, now, mine)[0] for type, mine in totals.items()}}
     if names := group_names(now.tasks):
-        scores["heldout_by_group"] = {name: estimates(None, now, [i for i, task in enumerate(now.tasks)
-                                                                  if task.group == name])[0] for name in names}
+        every = list(totals)[-1]  # the mean, or the only type
+        scores["heldout_by_group"] = {name: estimates(None, now, rows[every, name])[0] for name in names}
     if first:
         from benchmarks.stats import verdict
         scores["heldout_change"] = changes(first, now)
@@ -259,7 +257,7 @@ def zero_token(run, heldout: list[Task], before: Scores) -> tuple[str, Scores]:
     ways = {"as it is": before.correct, "with its form forgiven": before.lenient,
             "not allowed to begin with </think>": thinking.correct,
             "not allowed to begin with </think>, with its form forgiven": thinking.lenient}
-    how = max((name for name in ways if ways[name]), key=lambda name: sum(ways[name]))
+    how = max(ways, key=lambda name: sum(ways[name]))
     return how, Scores(heldout, ways[how])
 
 

@@ -28,9 +28,7 @@ def selfplay_items(path: Path, executor: Executor, limit: int | None = None) -> 
             loaded = official_tasks(path, executor)
         else:
             loaded = tasks.load_tasks(str(path), executor)[:limit]
-            for number, fault in enumerate(tasks.check_tasks(loaded, executor), 1):
-                if fault:
-                    raise ValueError(f"{path}, line {number}: not a valid task ({fault}); mend it or leave it out")
+            tasks.refuse_faults(str(path), loaded, executor)
     except (OSError, KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError,
             UnicodeDecodeError) as error:
         raise ValueError(f"{path}: neither a file of tasks nor a run's folder ({type(error).__name__}: {error})") \
@@ -58,19 +56,19 @@ def official_tasks(path: Path, executor: Executor) -> list[Task]:
     out (about 2%). TypeError where a part is of another type."""
     proposals = []
     for row in read_rows(path):
-        given = row["inputs"] if "inputs" in row else [row["input"]]
-        if not all(isinstance(part, list) for part in (given, row["imports"])):
+        given_program = "inputs" in row  # to its proposer
+        inputs = row["inputs"] if given_program else [row["input"]]
+        if not all(isinstance(part, list) for part in (inputs, row["imports"])):
             raise TypeError("imports and inputs are lists")
         program = "\n".join([*row["imports"], row["snippet"]])
-        if "inputs" in row and len(given) < 2:  # shown and hidden ones are needed
-            continue
-        if "inputs" in row:  # of a program that the proposer was given
-            blocks = [tasks.fence("input", text) for text in row["inputs"]] + [tasks.fence("message", row["message"])]
-            count, reference = len(row["inputs"]), Task("", program, (), ())
+        blocks, reference = [tasks.fence("input", text) for text in inputs], None
+        if given_program:
+            blocks, reference = [*blocks, tasks.fence("message", row["message"])], Task("", program, (), ())
         else:
-            blocks, count, reference = [tasks.fence("python", program), tasks.fence("input", row["input"])], 1, None
-        proposals += [(count, (type, "\n".join(blocks), reference)) for type in TYPES.values()
-                      if type.paper and type.given_program == ("inputs" in row)]
+            blocks = [tasks.fence("python", program), *blocks]
+        if not given_program or len(inputs) > 1:  # else none would be hidden
+            proposals += [(len(inputs), (type, "\n".join(blocks), reference)) for type in TYPES.values()
+                          if type.paper and type.given_program == given_program]
     distinct: dict[tuple, Task] = {}
     for count in sorted({count for count, _ in proposals}):
         group = [proposal for n, proposal in proposals if n == count]

@@ -115,19 +115,23 @@ def absolute(word: str) -> str:
 # What the arms share
 
 def prepare(plan: Plan, dry: bool) -> None:
-    """The folder with the tasks to measure on; UserError if it was made for something else."""
+    """The folder with the tasks to measure on; UserError if it was made for something else, or where an arm's options
+    cannot work. plan.json comes last: until it is there the rest is made anew."""
     plan.out.mkdir(parents=True, exist_ok=True)
     asked = {name: value for name, value in json.loads(json.dumps(asdict(plan), default=str)).items()
              if name not in ("out", "arms", "steps", "tokens", "budget_s", "jobs")}
     kept = plan.out / "plan.json"
-    if kept.exists() and json.loads(kept.read_text()) != asked:
+    begun = kept.exists()
+    if begun and json.loads(kept.read_text()) != asked:
         raise UserError(f"{plan.out} was made with other options ({kept}); choose another --out, or remove it")
-    runfolder.write_file(kept, json.dumps(asked, indent=1) + "\n")
-    if not (plan.out / "heldout.jsonl").exists():
+    if not begun or not (plan.out / "heldout.jsonl").exists():
         rows = runfolder.read_lines(Path(plan.heldout))
         write_rows(plan.out / "heldout.jsonl", draw_evenly(rows, plan.limit))
-    if plan.data and not (plan.out / "cruxeval.jsonl").exists():
+    if plan.data and not (begun and (plan.out / "cruxeval.jsonl").exists()):
         write_rows(plan.out / "cruxeval.jsonl", draw_evenly(cruxeval_rows(plan.data), plan.limit if dry else None))
+    for arm in plan.arms:
+        config.parse(arm_flags(plan, arm))
+    runfolder.write_file(kept, json.dumps(asked, indent=1) + "\n")
 
 
 def write_rows(path: Path, rows: list[dict]) -> None:
@@ -179,7 +183,7 @@ def commands_left(plan: Plan, arm: str) -> list[list[str]]:
     folder, left = plan.out / "runs" / arm, []
     state, table = folder / "checkpoint" / "state.json", folder / "heldout.md"
     ended = state.exists() and table.exists() and table.stat().st_mtime >= state.stat().st_mtime
-    wanting = last_step(folder) < plan.steps and (not plan.tokens or tokens_of(folder) < plan.tokens)
+    wanting = last_step(folder) < plan.steps and (not plan.tokens or runfolder.tokens_made(folder) < plan.tokens)
     if not ended or wanting and not plan.budget_s:
         if last_step(folder) >= 0:
             left.append([str(HERE / "train.py"), "--resume", str(folder), *when(plan)])
@@ -191,20 +195,7 @@ def commands_left(plan: Plan, arm: str) -> list[list[str]]:
     return left
 
 
-def tokens_of(folder: Path) -> int:
-    """Generated in all steps of a run."""
-    return sum(line.get("tokens_generated", 0) for line in runfolder.read_lines(folder / "metrics.jsonl"))
-
-
 def run_arms(plan: Plan) -> None:
-    try:
-        for arm in plan.arms:  # what cannot work is told before anything is run
-            config.parse(arm_flags(plan, arm))
-    except UserError:
-        if not (plan.out / "runs").exists():  # the mended command may have other options, and measure on other tasks
-            for name in ("plan.json", "heldout.jsonl", "cruxeval.jsonl"):
-                (plan.out / name).unlink(missing_ok=True)
-        raise
     with ThreadPoolExecutor(plan.jobs) as pool:
         running = {pool.submit(run_commands, plan, commands_left(plan, arm), plan.out / "runs" / arm, plan.out)
                    for arm in plan.arms}

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import sys
 
-from sandbox.parsing import parse_arguments, parse_program, tree_key
+from sandbox.parsing import parse_arguments, parse_program, tree_key, walk
 
 try:
     from radon.complexity import cc_visit_ast
@@ -45,7 +45,7 @@ def measure(program: str, text: str) -> dict:
     if cc_visit_ast:
         facts["cyclomatic"] = sum(block.complexity for block in cc_visit_ast(tree))
         facts["halstead"] = round(h_visit_ast(tree).total.volume, 1)
-    facts["key"] = tree_key(tree)
+    facts["key"] = tree_key(walk(tree))
     facts["fingerprint"] = fingerprint(tree)
     code = compile(program, "<program>", "exec", dont_inherit=True)
     args = parse_arguments(text)

@@ -593,9 +593,14 @@ class Watched(ast.NodeTransformer):
         return node
 
 
-def watched(program: str) -> list[str]:
-    """[a program, the name of its function that calls f and says whether a text with an address was made on the way]"""
-    name = "watch"
+def unused(program: str, name: str) -> str:
+    """The name, longer where the program may hold it."""
     while name in program:
         name += "_"
+    return name
+
+
+def watched(program: str) -> list[str]:
+    """[a program, the name of its function that calls f and says whether a text with an address was made on the way]"""
+    name = unused(program, "watch")
     return [WATCH.format(name=name) + ast.unparse(Watched(name).visit(ast.parse(program))), f"{name}_f"]

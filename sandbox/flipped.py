@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
 
+from sandbox.determinism import unused
+
 ORDERS = 8  # the last element first, then the one before it, and so on
 HEAD = """
 from sandbox.flipped import elements as {0}, each as {0}_each, popped as {0}_pop, text as {0}_text, called as {0}_call
@@ -23,6 +25,7 @@ TAKEN = dict.fromkeys("""accumulate batched combinations combinations_with_repla
     enumerate fromkeys groupby heapify islice iter list mode multimode OrderedDict pairwise permutations sorted sum tee
     tuple""".split(), 1) | dict.fromkeys("""chain compress dropwhile extend extendleft filter filterfalse join map merge
     nlargest nsmallest product starmap takewhile update zip zip_longest""".split(), 99) | {"reduce": 2}
+MAPPED = {*TAKEN, *TEXTS, "min", "max"}  # that `map` may hand sets to
 
 order = 0  # of this process: a child that runs one program
 
@@ -120,8 +123,7 @@ class Flipped(ast.NodeTransformer):
             change("_each", 1)
         elif name in ("min", "max") and len(node.args) == 1:
             change("", 1)
-        elif name == "map" and (how := getattr(node.args[0] if node.args else None, "id", "")) in TAKEN | {
-                "min": 1, "max": 1} | dict.fromkeys(TEXTS) and how not in self.own:
+        elif name == "map" and (how := getattr(node.args[0] if node.args else None, "id", "")) in MAPPED - self.own:
             first = node.args.pop(0)
             change("_each", 99, ast.Name(self.name + "_text" * (how in TEXTS), ast.Load()))
             node.args.insert(0, first)
@@ -131,8 +133,6 @@ class Flipped(ast.NodeTransformer):
 
 def flipped(program: str) -> list[str]:
     """[the program, the name of its function that takes the number of an order, and f's arguments: see `called`]"""
-    name, tree = "flip", ast.parse(program)
-    while name in program:
-        name += "_"
+    name, tree = unused(program, "flip"), ast.parse(program)
     own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     return [HEAD.format(name) + ast.unparse(Flipped(name, own).visit(tree)), f"{name}_f"]

@@ -133,14 +133,15 @@ def inspect_program(program: str) -> dict:
     facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": "", "niche": ""}
     try:
         tree = parse_program(program)
+        nodes = walk(tree)
         facts["depth"] = sum(isinstance(node, ast.stmt) and not isinstance(node, (ast.FunctionDef, ast.Return))
-                             for node in walk(tree))
+                             for node in nodes)
         try:
             facts["may_show"] = judge(tree)
         except Refused as refused:
             facts["reason"], facts["why"] = refused.args
         facts["niche"] = niche_of(tree)
-        facts["key"] = tree_key(tree)  # last: it renames what the program binds
+        facts["key"] = tree_key(nodes)  # last: it renames what the program binds
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else ""
         return facts | {"key": "", "depth": 0, "niche": "", "reason": "does not parse", "why": why}
@@ -163,10 +164,10 @@ BINDS = determinism.BINDS | {ast.alias: "asname"}
 MENTIONS = BINDS | {ast.Name: "id", ast.keyword: "arg"}
 
 
-def tree_key(tree: ast.Module) -> str:
-    """A hash of the program up to layout, comments, docstrings and the names it binds. Renames `tree` in place."""
+def tree_key(nodes: list[ast.AST]) -> str:
+    """A hash of the program up to layout, comments, docstrings and the names it binds, of what `walk` gives of its
+    tree, which is renamed in place."""
     names = {"f": "f"}
-    nodes = walk(tree)
     for node in nodes:  # first what the program binds, so that builtins keep their names
         bound = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else \
             getattr(node, BINDS.get(type(node), ""), None)
@@ -180,7 +181,7 @@ def tree_key(tree: ast.Module) -> str:
             node.names = [names.get(name, name) for name in node.names]
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    return hashlib.sha256(flat(tree).encode()).hexdigest()
+    return hashlib.sha256(flat(nodes[0]).encode()).hexdigest()
 
 
 def walk(tree: ast.Module) -> list[ast.AST]:
@@ -207,4 +208,4 @@ def flat(node) -> str:
 
 
 def program_key(program: str) -> str:
-    return tree_key(parse_program(program))
+    return tree_key(walk(parse_program(program)))

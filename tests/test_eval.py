@@ -251,7 +251,7 @@ def test_fetch_goes_on_after_a_failure(tmp_path, monkeypatch, capsys):
     (["--compare", "none", "none"], "none: no verdicts.jsonl"),
     (["--tasks", "few.jsonl", "--model", "./none", "--prompt", "azr"], "no such folder"),
     (["--tasks", "few.jsonl", "--prompt", "base"], "--prompt base is not for"),
-    (["--limit", "0"], "limit must be at least 1"), (["--max_new_tokens", "0"], "at least 1"),
+    (["--limit", "0"], "--limit must be at least 1"), (["--max_new_tokens", "0"], "at least 1"),
     (["--temperature", "nan"], "--temperature"), (["--kv_gb", "0"], "--kv_gb"), (["--tasks", ","], "names no task"),
     (["--tasks", "lcb", "--lcb_from", "May"], "--lcb_from must be a date"),
     (["--export_evalplus", "x", "--stage", "generate"], "--export_evalplus"),

@@ -947,7 +947,8 @@ def test_task_files_are_read_in_order(tmp_path, ex):
     good_line(inputs=None), good_line(inputs=["1", "2"]), good_line(outputs=[1]), good_line(inputs=[], outputs=[]),
     # One call each: the prompt would show the first only, and verification expects as many runs as outputs.
     good_line(inputs=["1", "2"], outputs=["2", "3"]),
-    good_line(group=3), good_line(group="a | b"), good_line(group="x" * 41), good_line(group="a\nb")], ids=range(20))
+    good_line(group=3), good_line(group="a | b"), good_line(group="x" * 41), good_line(group="a\nb"),
+    good_line(group="all"), good_line(group="5+")], ids=range(22))
 def test_a_wrong_line_of_a_task_file_is_named(tmp_path, ex, line):
     path = tmp_path / "tasks.jsonl"
     path.write_text(f"{good_line()}\n{line}\n{good_line()}\n")
