@@ -345,13 +345,15 @@ def ask_from_buffer(run: Training, rollout: Rollout, newest: int, asked: list[Ro
 
 
 def probe_from_buffer(run: Training, rollout: Rollout, proposals: list[Row]) -> list[Row]:
-    """n answers to as many tasks of the buffer as B valid proposals of a type are short: with --solve_tasks probes the
-    solver learns while the proposer fails."""
+    """n answers to earlier tasks: to as many as B valid proposals of a type are short (with --solve_tasks probes the
+    solver learns while the proposer fails), and to --replay x B that were last solved sometimes but not always."""
     rows = []
     for name in run.cfg.types:
+        rng, earlier = run.rng(f"more {name}"), [task for task in run.buffers.train[name] if task.step < run.step]
         lacking = run.cfg.batch_size - sum(row.type == name and bool(row.probes) for row in proposals)
-        earlier = [task for task in run.buffers.train[name] if task.step < run.step]
-        drawn = run.rng(f"more {name}").sample(earlier, min(lacking, len(earlier)))
+        drawn = rng.sample(earlier, min(lacking, len(earlier)))
+        frontier = [task for task in earlier if 0 < run.buffers.rates.get(task.id, 0) < 1]
+        drawn += rng.sample(frontier, min(round(run.cfg.replay * run.cfg.batch_size), len(frontier)))
         for number, task in enumerate(drawn):
             rows += ask(run, rollout, task, "solve", f"more {name} {number}", run.cfg.n_probes)
     return rows

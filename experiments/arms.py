@@ -42,6 +42,7 @@ TRIALS = {
     "niches": ["--references_from", "niches"],
     "niches, solver only": ["--references_from", "niches", "--train_propose", "False"],
     "mixed references": ["--references_from", "mixed"],
+    "frontier replay": ["--batch_size", "24", "--replay", "0.333"],  # 24 new tasks a type, 8 solved sometimes
     "graded learnability": ["--learnability", "graded"],
     "roles weigh the same": ["--solve_weight", "0.125"],  # a proposal has eight probes: else its row is a ninth
     "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals

@@ -31,18 +31,23 @@ from nano import make
 from tools.export import load_run
 
 
-def grammar_tasks(type: str, count: int, rng: random.Random, even: bool = False,
-                  depths: dict[int, int] | None = None) -> list[tasks.Task]:
-    """Tasks of the warm start's own grammar, none held out and none dull: of its doses or, `even`, each with one
-    statement of a family, all families alike; of its depths, or in these proportions."""
-    drawn = []
-    for _ in range(count):
-        wishes = make.draw_wishes(make.pick(depths or make.DEPTHS, rng), rng)
-        if even:
-            wishes = [None] * len(wishes)
-            wishes[rng.randrange(len(wishes))] = rng.choice(list(make.FAMILIES))
-        drawn.append(make.draw_example("solve", type, wishes, rng, heldout_behaviours())[0])
-    return drawn
+def grammar_tasks(type: str, wishes: list[list[str | None]], rng: random.Random) -> list[tasks.Task]:
+    """A fresh task of nano's grammar, not a held-out one, for each list of families of its statements."""
+    return [make.draw_example("solve", type, some, rng, heldout_behaviours())[0] for some in wishes]
+
+
+def even_wishes(rng: random.Random) -> list[str | None]:
+    """One statement is of a family, all families alike, also that which no proposal of the warm start has."""
+    wishes = [None] * make.pick(make.DEPTHS, rng)
+    wishes[rng.randrange(len(wishes))] = rng.choice(list(make.FAMILIES))
+    return wishes
+
+
+def wishes_like(task: tasks.Task, rng: random.Random) -> list[str | None]:
+    """Of as many statements as the task's program has, with the same families."""
+    depth = min(max(task.depth, 1), 4)
+    families = sorted(make.families_in(task.program))[:depth]
+    return rng.sample([*families, *[None] * (depth - len(families))], depth)
 
 
 @lru_cache
@@ -63,11 +68,14 @@ def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -
     rng, lines = random.Random(f"pool {kind} {seed}"), []
     for name in make.TYPES:
         match kind:
-            case "grammar" | "even":
-                chosen = grammar_tasks(name, count, rng, kind == "even")
-            case "matched":  # to what self-play proposes late: the grammar's programs of the same depths
-                late = Counter(min(max(task.depth, 1), 4) for task in proposed(runs[0], name, 2 / 3, 1))
-                chosen = grammar_tasks(name, count, rng, depths=late or None)
+            case "grammar":
+                chosen = grammar_tasks(name, [make.draw_wishes(make.pick(make.DEPTHS, rng), rng, "propose")
+                                             for _ in range(count)], rng)
+            case "even":
+                chosen = grammar_tasks(name, [even_wishes(rng) for _ in range(count)], rng)
+            case "matched":  # to what self-play proposes late: its depths and families, and nothing else of it
+                late = proposed(runs[0], name, 2 / 3, 1)
+                chosen = grammar_tasks(name, [wishes_like(rng.choice(late), rng) for _ in range(count)], rng)
             case _:
                 found = proposed(runs[0], name, *{"early": (0, 1 / 3), "late": (2 / 3, 1), "frozen": (0, 1)}[kind])
                 if len(found) < count:

@@ -44,14 +44,15 @@ from tasks import Task, arguments, fence  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
-DOSES = {"neighbours": 10.0, "clip": 3.0, "mirror": 1.0, "splice": 0.3, "place": 0.1, "branch": 0.0}  # percent of all
-                                                                     # statements; --rotate moves them on by families
-DULL = {"propose": 0.3, "solve": 0.05}  # shares of programs that return their argument, by role
+DOSES = {"branch": 10.0, "cap": 3.0, "ends": 1.0, "splice": 0.3, "without": 0.1, "wrap": 0.0}  # percent of all statements
+                                                     # in what the solver learns from; --rotate moves them on
+PROPOSED = 1.5                          # percent of proposals' statements that are of a family, each but that at dose 0
+DULL = {"propose": 0.1, "solve": 0.05}  # shares of programs that return their argument, by role
 COPIES = 0.75                           # share of proposals of several statements that take one from a reference
 BAD = {"propose": 0.1, "solve": 0.06}   # shares of responses whose form is damaged, a fifth of which never end
 TYPES = [name for name, type in tasks.TYPES.items() if type.paper]  # that nano knows: new ones would change its tokens
-ROLES = {"solve deduction": 0.22, "solve abduction": 0.20, "solve induction": 0.28,
-         "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.10}
+ROLES = {"solve deduction": 0.24, "solve abduction": 0.22, "solve induction": 0.30,
+         "propose deduction": 0.08, "propose abduction": 0.08, "propose induction": 0.08}
 N_INPUTS = 6            # induction examples: 3 shown, 3 hidden
 STYLE = tasks.Style("compact", N_INPUTS)
 MAX_REFERENCES = 2
@@ -64,27 +65,24 @@ LONGEST = 192            # tokens of a response without an end: nano's --max_new
 # The grammar. A statement is `x = EXPRESSION`; {k} small, {j} any, {m} multiplier, {s} {t} letters.
 
 EXPRESSIONS = {
-    ("int", "int"): ["x + {j}", "x - {j}", "x * {m}", "x // {m}", "x % {k}", "abs(x)", "{j} - x", "max(x, {j})",
-                     "min(x, {j})", "x + {k} if x > {j} else x - {k}", "x // 2 if x % 2 == 0 else x + {k}"],
-    ("int", "list"): ["[x, {j}]", "[x, x + {k}]", "[{j}, x, {j}]", "list(range(x % {k}))"],
-    ("int", "str"): ["str(x)", "{s} * (x % {k})"],
+    ("int", "int"): ["x + {j}", "x - {j}", "x * 2", "x // 2", "abs(x)", "max(x, {j})", "min(x, {j})"],
+    ("int", "list"): ["[x, {j}]", "[{j}, x]", "[{j}, x, {j}]"],
+    ("int", "str"): ["str(x)"],
     ("list", "list"): ["sorted(x)", "x[::-1]", "x + [{j}]", "[{j}] + x", "x[1:]", "x[:-1]", "x[:{m}]",
-                       "[v + {j} for v in x]", "[v * {m} for v in x]", "[v % {k} for v in x]",
-                       "[v for v in x if v > {j}]", "[v for v in x if v % 2 == 0]", "sorted(set(x))"],
-    ("list", "int"): ["sum(x)", "len(x)", "max(x)", "min(x)", "x[0]", "x[-1]", "x.count({j})"],
+                       "[v + {j} for v in x]", "[v for v in x if v > {j}]"],
+    ("list", "int"): ["len(x)", "max(x)", "min(x)", "x[0]", "x[-1]"],
     ("list", "str"): ["''.join(str(v) for v in x)"],
-    ("str", "str"): ["x[::-1]", "x + {t}", "{t} + x", "x.upper()", "x.replace({s}, {s})", "x * {m}", "x[1:]", "x[:-1]",
-                     "''.join(sorted(x))", "x[:{m}]"],
-    ("str", "int"): ["len(x)", "x.count({s})", "x.find({s})"],
-    ("str", "list"): ["[len(x), x.count({s})]"],
+    ("str", "str"): ["x[::-1]", "x + {t}", "{t} + x", "x.upper()", "x[1:]", "x[:-1]", "x[:{m}]"],
+    ("str", "int"): ["len(x)"],
+    ("str", "list"): ["[len(x), {j}]"],
 }
-FAMILIES = {  # all from list to list, each with an operation that EXPRESSIONS lacks
-    "neighbours": ["[a + b + {j} for a, b in zip(x, x[1:])]", "[b - a + {j} for a, b in zip(x, x[1:])]"],
-    "clip": ["[min(v, {j}) for v in x]", "[max(v, {j}) for v in x]"],
-    "mirror": ["[abs(v - {j}) for v in x]"],
-    "splice": ["x[:{m}] + [{j}] + x[{m}:]"],
-    "place": ["[v + i + {j} for i, v in enumerate(x)]", "[v * i + {j} for i, v in enumerate(x)]"],
+FAMILIES = {  # all from list to list, each of a form that EXPRESSIONS lacks, with little to compute and many numbers
     "branch": ["[v - {k} if v > {j} else v for v in x]"],
+    "cap": ["[{j} if v > {j} else v for v in x]"],
+    "ends": ["[x[0], {j}, {j}, x[-1]]"],
+    "splice": ["x[:{m}] + [{j}] + x[{m}:]"],
+    "without": ["[v for v in x if v != {j}] + [{j}]"],
+    "wrap": ["[{j}] + x + [{j}]"],
 }
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
 LETTERS = "abcd"
@@ -103,7 +101,7 @@ def fill(text: str, rng: random.Random) -> str:
     text = text.replace("{m}", str(rng.randint(2, 4)))
     while "{" in text:
         letters = "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 2)))
-        for hole, value in (("{j}", rng.randint(0, 12)), ("{k}", rng.randint(2, 9)), ("{s}", repr(letters[0])),
+        for hole, value in (("{j}", rng.randint(0, 9)), ("{k}", rng.randint(2, 9)), ("{s}", repr(letters[0])),
                             ("{t}", repr(letters))):
             if hole in text:
                 text = text.replace(hole, str(value), 1)
@@ -113,7 +111,7 @@ def fill(text: str, rng: random.Random) -> str:
 
 def draw_value(kind: str, rng: random.Random):
     if kind == "int":
-        return rng.randint(-5, 25)
+        return rng.randint(0, 15)
     if kind == "list":
         return [rng.randint(0, 9) for _ in range(rng.randint(1, 5))]
     return "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 6)))
@@ -132,9 +130,9 @@ def trace(statements: list[str], value) -> list | None:
             value = eval(COMPILED[text], BUILTINS, {"x": value})
         except (ValueError, IndexError):
             return None
-        if (abs(value) > 9999 if isinstance(value, int) else len(value) > 10):
+        if (abs(value) > 99 if isinstance(value, int) else len(value) > 10):
             return None
-        if isinstance(value, list) and any(abs(v) > 9999 for v in value):
+        if isinstance(value, list) and any(abs(v) > 99 for v in value):
             return None
         values.append(value)
     return values
@@ -192,9 +190,10 @@ def pattern_of(template: str) -> re.Pattern:
 PATTERNS = {family: list(map(pattern_of, templates)) for family, templates in FAMILIES.items()}
 
 
-def draw_wishes(depth: int, rng: random.Random) -> list[str | None]:
-    """The family of each statement, by DOSES; None is the grammar at large."""
-    doses = DOSES | {None: 100 - sum(DOSES.values())}
+def draw_wishes(depth: int, rng: random.Random, role: str = "solve") -> list[str | None]:
+    """The family of each statement, by DOSES or, in proposals, PROPOSED; None is the grammar at large."""
+    doses = DOSES if role == "solve" else {family: PROPOSED * (dose > 0) for family, dose in DOSES.items()}
+    doses = doses | {None: 100 - sum(doses.values())}
     return [pick(doses, rng) for _ in range(depth)]
 
 
@@ -265,7 +264,7 @@ def draw_references(type: str, rng: random.Random, avoid: set[tuple]) -> list[Ta
     """What a proposer of a program is shown: tasks, or sometimes the identity, which seeding begins with."""
     if rng.random() < 0.05:
         return [tasks.identity_task(tasks.TYPES[type])]
-    return [draw_example("solve", type, draw_wishes(pick(DEPTHS, rng), rng), rng, avoid)[0]
+    return [draw_example("solve", type, draw_wishes(pick(DEPTHS, rng), rng, "propose"), rng, avoid)[0]
             for _ in range(rng.randint(1, MAX_REFERENCES))]
 
 
@@ -320,7 +319,7 @@ def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool
     something."""
     role, type = pick(ROLES, rng).split()
     dull = not careful and rng.random() < DULL[role]
-    wishes = [] if dull else draw_wishes(pick(DEPTHS, rng), rng)
+    wishes = [] if dull else draw_wishes(pick(DEPTHS, rng), rng, role)
     _, prompt, response = draw_example(role, type, wishes, rng, avoid)
     return prompt, damage(response, rng) if not careful and rng.random() < BAD[role] else response
 
@@ -332,11 +331,9 @@ def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool
 
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",
-           "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * ", " // ",
-           " % ", " > ", " == ", " if ", " else ", " for v in x", " for a, b in zip(x, x[1:])",
-           " for i, v in enumerate(x)", "sorted(", "abs(", "len(", "sum(", "max(", "min(", "str(", "set(", "list(range(", ".count(", ".find(",
-           ".replace(", ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list",
-           "str", " steps", "\n"]
+           "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * 2", " // 2",
+           " > ", " != ", " if ", " else ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(", ".upper()",
+           "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list", "str", " steps", "\n"]
 HEADERS = [f"{role} {type}\n" for role in ("propose", "solve") for type in TYPES]
 
 
@@ -445,8 +442,8 @@ def draw_heldout(rng: random.Random) -> list[list[tuple]]:
                 wishes = [None] * depth
                 wishes[rng.randrange(depth)] = family
                 drawn = draw_program(wishes, True, rng, behaviours)
-                kinds, statements = drawn[1:3]
-                if is_new(kinds[0], statements):
+                kinds, statements, value = drawn[1:4]
+                if is_new(kinds[0], statements) and draw_inputs(kinds, statements, value, rng):
                     cell.append((family, *drawn))
                     behaviours.add(behaviour(kinds[0], tuple(statements)))
             cells.append(cell)
@@ -479,7 +476,7 @@ def draw_fitting(kinds, statements, rng):
 def main(argv: list[str]) -> None:
     parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=command.whole(1), default=8_000, help="optimizer steps")
+    parser.add_argument("--steps", type=command.whole(1), default=10_000, help="optimizer steps")
     parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")
     parser.add_argument("--lr", type=command.real(0, 100), default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")

@@ -151,13 +151,14 @@ def test_a_program_has_the_families_that_were_wished_for():
     assert not make.families_in("def f(q):\n    return [v - 30 if w > 4 else v for v, w in q]")
 
 
-def test_doses_are_the_shares_of_statements():
+@pytest.mark.parametrize("role", ["solve", "propose"])
+def test_doses_are_the_shares_of_statements(role):
     rng, seen = random.Random(0), Counter()
     for _ in range(20_000):
-        seen.update(make.draw_wishes(1, rng))
+        seen.update(make.draw_wishes(1, rng, role))
     assert sorted(make.DOSES.values()) == [0, 0.1, 0.3, 1, 3, 10] and set(make.DOSES) == set(make.FAMILIES)
     for family, percent in make.DOSES.items():
-        share = percent / 100
+        share = (percent if role == "solve" else make.PROPOSED * (percent > 0)) / 100
         assert abs(seen[family] / 20_000 - share) <= 4 * math.sqrt(share * (1 - share) / 20_000), family
 
 
