@@ -124,18 +124,17 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
 
 
 def groups(some: list[Task]) -> dict[tuple[str, str], list[int]]:
-    """(type, depth) -> numbers of the tasks of each row of a table: of each type, of all, of each type and depth. Where
-    the file names groups, a row of each type and of all stands for each, with the group's name for a depth."""
+    """(type, depth) -> numbers of the tasks of each row of a table: of each type, of all; where the file names groups
+    of all in each, with the group's name for a depth; of each type and depth."""
     of_cells = cells(some)
     totals = {type: [i for cell, mine in of_cells.items() if cell[0] == type for i in mine]
               for type in dict.fromkeys(type for type, _ in of_cells)}
     if len(totals) > 1:
         totals["mean"] = list(range(len(some)))
-    of_groups = {(type, name): [i for i in mine if some[i].group == name]
-                 for name in group_names(some) for type, mine in totals.items()}
+    every = list(totals)[-1:]  # the mean, or the only type
     return {(type, "all"): mine for type, mine in totals.items()} | {
-        (type, f"{depth}+" if depth == DEEPEST else str(depth)): mine for (type, depth), mine in of_cells.items()
-    } | {row: mine for row, mine in of_groups.items() if mine}
+        (type, name): [i for i in totals[type] if some[i].group == name] for type in every for name in group_names(some)
+    } | {(type, f"{depth}+" if depth == DEEPEST else str(depth)): mine for (type, depth), mine in of_cells.items()}
 
 
 def group_names(some: list[Task]) -> list[str]:

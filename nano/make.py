@@ -5,10 +5,11 @@ A language model needs to know Python and the answer format before self-play can
 model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, of one
 or two statements and rarely three, rendered in all six role formats (propose and solve, for deduction, abduction and
 induction). No human data. Solutions think: the value after each statement. What it does not know is graded on purpose,
-so that a reader can see where self-play reaches: six families of statements come at doses from 10% of all statements
-down to none (DOSES), depth 3 comes in 1% of the programs, a third of the proposals return their argument, from which a
-solver learns nothing, and one response in twelve is badly formed or never ends (BAD). Proposals borrow from the tasks
-that they are shown, as those of large models do: so what a run keeps in its buffers shapes what it proposes.
+so that a reader can see where self-play reaches: six families of statements come at doses from 10% of all statements in
+solutions down to none (DOSES), but alike in proposals (PROPOSED), for one can write what one cannot run in one's head.
+Depth 3 comes in 1% of the programs, a tenth of the proposals return their argument, from which a solver learns nothing,
+and one response in twelve is badly formed or never ends (BAD). Proposals borrow from the tasks that they are shown, as
+those of large models do: so what a run keeps in its buffers shapes what it proposes.
 
     python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; under an hour
     python nano/make.py --compile --out nano            # in the place of the one that is here
@@ -31,6 +32,7 @@ import re
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import torch
 from tokenizers import AddedToken
@@ -208,8 +210,11 @@ class Copy:
 def draw_program(wishes: list[str | Copy | None], heldout: bool, rng: random.Random,
                  avoid: set[tuple] = frozenset()):
     """(program, kinds, statements, an input, its trace) with statements of these families, or these very ones, on the
-    wanted side of the held-out split and of no behaviour in `avoid`."""
-    while True:
+    wanted side of the held-out split and of no behaviour in `avoid`. A copied statement that never runs where it has to
+    stand, as one that leaves an empty list to `x[0]`, is given up."""
+    for tries in count():
+        if tries == 500:
+            wishes = [None if isinstance(wish, Copy) else wish for wish in wishes]
         kinds, statements = [rng.choice(("int", "list", "str"))], []
         for wish in wishes:
             if kinds[-1] != (wish.before if isinstance(wish, Copy) else "list" if wish else kinds[-1]):
@@ -476,7 +481,7 @@ def draw_fitting(kinds, statements, rng):
 def main(argv: list[str]) -> None:
     parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=command.whole(1), default=10_000, help="optimizer steps")
+    parser.add_argument("--steps", type=command.whole(1), default=8_000, help="optimizer steps")
     parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")
     parser.add_argument("--lr", type=command.real(0, 100), default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")

@@ -151,6 +151,12 @@ def test_a_program_has_the_families_that_were_wished_for():
     assert not make.families_in("def f(q):\n    return [v - 30 if w > 4 else v for v, w in q]")
 
 
+def test_a_copied_statement_that_can_never_run_where_it_has_to_stand_is_given_up():
+    wishes = [make.Copy("[v for v in x if v > 9]", "list", "list"), "ends"]  # leaves nothing to take the first of
+    program, _, statements, *_ = make.draw_program(wishes, False, random.Random(0))
+    assert make.families_in(program) == {"ends"} and len(statements) == 2
+
+
 @pytest.mark.parametrize("role", ["solve", "propose"])
 def test_doses_are_the_shares_of_statements(role):
     rng, seen = random.Random(0), Counter()
