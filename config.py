@@ -351,7 +351,7 @@ def check(cfg: Config) -> None:
          "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
         (cfg.advantage != "grpo" or cfg.solve_tasks == "probes",
          "--advantage grpo compares a task's probes with each other; add --solve_tasks probes"),
-        (not cfg.replay or cfg.solve_tasks == "probes", "--replay probes earlier tasks again; add --solve_tasks probes"),
+        (not cfg.replay or cfg.solve_tasks == "probes", "--replay probes tasks again; add --solve_tasks probes"),
         (cfg.solve_tasks != "probes" or cfg.n_probes > 1, "--solve_tasks probes compares probes: --n_probes 2 or more"),
         (cfg.control != "shuffled" or cfg.train_propose and cfg.propose_from == "policy",
          "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),

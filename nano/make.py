@@ -46,9 +46,9 @@ from tasks import Task, arguments, fence  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
-DOSES = {"branch": 10.0, "cap": 3.0, "ends": 1.0, "splice": 0.3, "without": 0.1, "wrap": 0.0}  # percent of all statements
-                                                     # in what the solver learns from; --rotate moves them on
-PROPOSED = 1.5                          # percent of proposals' statements that are of a family, each but that at dose 0
+DOSES = {"branch": 10.0, "cap": 3.0, "ends": 1.0, "splice": 0.3, "without": 0.1, "wrap": 0.0}  # by family, percent of
+                                        # statements in solutions; --rotate moves them on
+PROPOSED = 1.5                          # percent of statements in proposals, for each family but that at dose 0
 DULL = {"propose": 0.1, "solve": 0.05}  # shares of programs that return their argument, by role
 COPIES = 0.75                           # share of proposals of several statements that take one from a reference
 BAD = {"propose": 0.1, "solve": 0.06}   # shares of responses whose form is damaged, a fifth of which never end
@@ -64,7 +64,7 @@ HELDOUT_PER_CELL = 150   # programs per family (and none) and depth in heldout.j
 LONGEST = 192            # tokens of a response without an end: nano's --max_new_tokens
 
 # ----------------------------------------------------------------------------------------------------------------
-# The grammar. A statement is `x = EXPRESSION`; {k} small, {j} any, {m} multiplier, {s} {t} letters.
+# The grammar. A statement is `x = EXPRESSION`; {j} is from 0 to 9, {k} from 2, {m} from 2 to 4, {t} one or two letters.
 
 EXPRESSIONS = {
     ("int", "int"): ["x + {j}", "x - {j}", "x * 2", "x // 2", "abs(x)", "max(x, {j})", "min(x, {j})"],
@@ -88,7 +88,7 @@ FAMILIES = {  # all from list to list, each of a form that EXPRESSIONS lacks, wi
 }
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
 LETTERS = "abcd"
-BUILTINS = {f.__name__: f for f in (abs, max, min, list, range, str, sorted, set, sum, len, zip, enumerate)}
+BUILTINS = {f.__name__: f for f in (abs, max, min, str, sorted, len)}
 
 
 def draw_statement(kind: str, family: str | None, rng: random.Random) -> tuple[str, str]:
@@ -103,8 +103,7 @@ def fill(text: str, rng: random.Random) -> str:
     text = text.replace("{m}", str(rng.randint(2, 4)))
     while "{" in text:
         letters = "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 2)))
-        for hole, value in (("{j}", rng.randint(0, 9)), ("{k}", rng.randint(2, 9)), ("{s}", repr(letters[0])),
-                            ("{t}", repr(letters))):
+        for hole, value in (("{j}", rng.randint(0, 9)), ("{k}", rng.randint(2, 9)), ("{t}", repr(letters))):
             if hole in text:
                 text = text.replace(hole, str(value), 1)
                 break
@@ -337,8 +336,9 @@ def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",
            "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * 2", " // 2",
-           " > ", " != ", " if ", " else ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(", ".upper()",
-           "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list", "str", " steps", "\n"]
+           " > ", " != ", " if ", " else ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(",
+           ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list", "str",
+           " steps", "\n"]
 HEADERS = [f"{role} {type}\n" for role in ("propose", "solve") for type in TYPES]
 
 
