@@ -681,7 +681,8 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
         inputs = (*IDENTITY_INPUTS, *((i,) for i in range(2, n_inputs)))[:n_inputs]
     message = "f returns its argument." if type.given_program else ""
     outputs = tuple(type.observe(Outcome("ok", *args)).value for args in inputs)
-    return Task(type.name, IDENTITY, inputs, outputs, message, 0, parsing.program_key(IDENTITY))
+    return Task(type.name, IDENTITY, inputs, outputs, message, 0, parsing.program_key(IDENTITY),
+                niche=parsing.inspect_program(IDENTITY)["niche"])
 
 
 def is_heldout(key: str, fraction: float) -> bool:
@@ -723,7 +724,8 @@ class Buffers:
         over the programs of both other types (paper section 3.2). K = 0 for the paper's ablation without references.
         Among "mixed" tasks: over those that were solved sometimes but not always, where there are enough of them.
         Among "niches": over niches first, then within one, so that what is rarely proposed is shown as often as the
-        rest (as archives of quality diversity do: Mouret and Clune 2015, arXiv 1504.04909)."""
+        rest (as archives of quality diversity do: Mouret and Clune 2015, arXiv 1504.04909); fewer than K while there
+        are fewer niches."""
         pool = [task for name in TYPES if TYPES[name].gives_programs for task in self.train[name]] \
             if type.given_program else self.train[type.name]
         k = 1 if type.given_program else k

@@ -124,8 +124,8 @@ def own_heldout(policy: Policy, executor: Executor, style: Style, buffers: Buffe
 
 
 def groups(some: list[Task]) -> dict[tuple[str, str], list[int]]:
-    """(type, depth) -> numbers of the tasks of each row of a table: of each type, of all; where the file names groups
-    of all in each, with the group's name for a depth; of each type and depth."""
+    """(type, depth) -> numbers of the tasks of each row of a table: a row for each type and one for all; where the file
+    names groups, one for each, with its name in the place of a depth; and one for each type and depth."""
     of_cells = cells(some)
     totals = {type: [i for cell, mine in of_cells.items() if cell[0] == type for i in mine]
               for type in dict.fromkeys(type for type, _ in of_cells)}

@@ -9,9 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 import experiments
+import runfolder
 from command import Parser, whole
 from config import PRESETS
-from experiments import takeoff
+from experiments import results, takeoff
 from experiments.arms import (EXPERIMENTS, Plan, commands_left, needs, run_commands, run_folder, score_command,
                               scores_of, start_folder)
 from experiments.results import write_results
@@ -38,6 +39,11 @@ def parse_plan(argv: list[str]) -> Plan:
     arms = EXPERIMENTS[args.name]
     if unknown := set(args.arms or []) - set(arms):
         parser.error(f"no arm called {', '.join(unknown)}; choose from: {', '.join(arms)}")
+    heldout = runfolder.read_lines(Path(PRESETS[args.preset]["heldout_tasks"]))[:args.limit]
+    if any(len(cell) < 2 for cell in results.cells_of(heldout).values()):
+        parser.error("--limit: a type, group and depth has fewer than two tasks, which give no interval; more of them")
+    if args.name == "swap" and args.steps < 3:
+        parser.error("--steps must be at least 3: pools come from thirds of a run")
     return Plan(**vars(args) | {"arms": tuple(arm for arm in arms if arm in (args.arms or arms))})
 
 

@@ -17,7 +17,7 @@ from config import PRESETS, Config, UserError
 from sandbox import host
 
 HERE = Path(__file__).resolve().parent.parent
-CURVE_TASKS = 300        # held-out tasks of a learning curve's points, which an arm pays for while it trains
+CURVE_TASKS = 294        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
 PASS_TASKS, PASS_N = 420, 64   # tasks and answers for pass@k ...
 PASS_ARMS = ("self-play", "solver only")  # ... of these, and of the model before training
@@ -34,7 +34,9 @@ LEARNS = {
     "more warm start": SUPERVISED,                     # on careful text alone
 }
 # Fresh solvers on as many tasks of four pools, made from self-play's and the frozen proposer's runs of the same seed.
-SWAP = {name: ["--propose_from", name.upper()] for name in ("early", "late", "frozen", "matched")}
+# Without induction, whose tasks are on programs of all steps so far.
+SWAP = {name: ["--types", "deduction", "abduction", "--propose_from", name.upper()]
+        for name in ("early", "late", "frozen", "matched")}
 # What might make the proposer matter more; "solver only" shows whether it does.
 TRIALS = {
     "self-play": [],
@@ -93,16 +95,19 @@ class Plan:
 # Folders. Their names hold all that must be the same where runs are compared.
 
 @lru_cache
-def subject(preset: str) -> str:
-    """The preset with a digest of its weights and its held-out file: with others, kept runs are of no use."""
+def subject(preset: str, flags: tuple[str, ...] = ()) -> str:
+    """The preset with a digest of its options, weights and held-out file, and of an arm's flags: with others, kept runs
+    are of no use."""
     chosen = PRESETS[preset]
     files = [*sorted(Path(chosen["model"]).glob("*.safetensors")), Path(chosen["heldout_tasks"])]
-    return f"{preset}.{hashlib.sha256(''.join(map(runfolder.sha256_of, files)).encode()).hexdigest()[:6]}"
+    options = {name: value for name, value in chosen.items() if name not in ("model", "heldout_tasks")}
+    text = json.dumps([options, flags, *map(runfolder.sha256_of, files)], default=str)
+    return f"{preset}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def run_folder(plan: Plan, arm: str, seed: int | str) -> Path:
     """Another number of steps is another run: the learning rate has another schedule. Experiments share their runs."""
-    return Path("runs") / f"arm-{subject(plan.preset)}-{plan.steps}-{slug(arm)}-{seed}"
+    return Path("runs") / f"arm-{subject(plan.preset, tuple(flags_of(arm)))}-{plan.steps}-{slug(arm)}-{seed}"
 
 
 def slug(arm: str) -> str:

@@ -59,12 +59,14 @@ def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dic
     """Half of the 95% interval of `average` of the differences, one list of them (by task) a seed: seeds and tasks are
     drawn independently, so their variances add. Tasks: each program's residuals are summed before they are squared.
     The chance in one answer is in both terms, so the interval is a little too wide."""
+    sizes = {cell: len({heldout[i]["program"] for i in numbers}) for cell, numbers in cells.items()}
     seeds, residual = len(differences_S), defaultdict(float)
     mean_I = [statistics.mean(column) for column in zip(*differences_S)]
-    for cell in cells.values():
+    for name, cell in cells.items():
         middle = statistics.mean(mean_I[i] for i in cell)
+        unbiased = math.sqrt(sizes[name] / max(1, sizes[name] - 1))
         for i in cell:  # a program may be in several cells
-            residual[heldout[i]["program"]] += (mean_I[i] - middle) / len(cell) / len(cells)
+            residual[heldout[i]["program"]] += unbiased * (mean_I[i] - middle) / len(cell) / len(cells)
     variance = sum(value * value for value in residual.values())
     spread = 0.0
     if seeds > 1:
@@ -164,9 +166,8 @@ def curves_of(lines: list[dict]) -> dict:
                 curves[name].append((line["step"], round(100 * statistics.mean(line[key].values()), 2)))
         for group, (share, *_) in (line.get("heldout_by_group") or {}).items():
             curves[f"greedy {group}"].append((line["step"], round(100 * share, 2)))
-        for key in ("depth", "valid", "solve_rate", "learnability", "distinct", "entropy"):
-            values = [value for name, value in line.items() if value is not None
-                      and (name == key or name in {f"{key}/{type}" for type in tasks.TYPES})]
+        for key in ("depth", "valid", "solve_rate", "learnability", "distinct", "entropy/propose", "entropy/solve"):
+            values = [line[name] for type in tasks.TYPES if line.get(name := f"{key}/{type}") is not None]
             if values:
                 curves[key].append((line["step"], round(statistics.mean(values), 3)))
     return curves
@@ -231,7 +232,7 @@ def pass_table(everything: dict) -> list[str]:
 def proposals_table(everything: dict) -> list[str]:
     """What arms proposed themselves, in the first and the last sixth of their steps."""
     rows = {arm: [of_seed for of_seed in entry["proposed"] if of_seed] for arm, entry in everything["arms"].items()
-            if entry["flags"][:1] != ["--propose_from"] and any(entry["proposed"])}
+            if any(entry["proposed"])}
     if not rows:
         return []
     families = list(next(iter(rows.values()))[0][0]["families"])

@@ -13,7 +13,6 @@ import random
 import sys
 from collections import Counter
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -32,12 +31,18 @@ from tools.export import load_run
 
 
 def grammar_tasks(type: str, wishes: list[list[str | None]], rng: random.Random) -> list[tasks.Task]:
-    """A fresh task of nano's grammar, not a held-out one, for each list of families of its statements."""
-    return [make.draw_example("solve", type, some, rng, heldout_behaviours())[0] for some in wishes]
+    """A task of nano's grammar, on no held-out program, for each list of families of its statements; no task twice,
+    unless fifty draws bring nothing new."""
+    chosen = {}
+    for number, some in enumerate(wishes):
+        drawn = (make.draw_task(type, some, rng)[0] for _ in range(50))
+        task = next((task for task in drawn if task.id not in chosen), None)
+        chosen |= {task.id: task} if task else {number: make.draw_task(type, some, rng)[0]}
+    return list(chosen.values())
 
 
 def even_wishes(rng: random.Random) -> list[str | None]:
-    """One statement is of a family, all families alike, also that which no proposal of the warm start has."""
+    """One statement is of a family, all families alike."""
     wishes = [None] * make.pick(make.DEPTHS, rng)
     wishes[rng.randrange(len(wishes))] = rng.choice(list(make.FAMILIES))
     return wishes
@@ -45,53 +50,49 @@ def even_wishes(rng: random.Random) -> list[str | None]:
 
 def wishes_like(task: tasks.Task, rng: random.Random) -> list[str | None]:
     """Of as many statements as the task's program has, with the same families."""
-    depth = min(max(task.depth, 1), 4)
+    depth = min(task.depth, 4)
     families = sorted(make.families_in(task.program))[:depth]
     return rng.sample([*families, *[None] * (depth - len(families))], depth)
 
 
-@lru_cache
-def heldout_behaviours() -> frozenset:
-    return frozenset(make.behaviours(runfolder.read_lines(Path(PRESETS["nano"]["heldout_tasks"]))))
-
-
 def proposed(folder: Path, type: str, first: float, last: float) -> list[tasks.Task]:
-    """What a run proposed and trained on in this part of its steps, from `first` to `last` of 1; every task once."""
+    """What a run proposed and trained on in this part of its steps, from `first` to `last` of 1."""
     state = json.loads((runfolder.find_checkpoint(folder) / "state.json").read_text())
-    found = {task.id: task for task in tasks.Buffers.from_json(state["buffers"]).train[type]
-             if first * state["step"] < task.step <= last * state["step"]}
-    return list(found.values())
+    return [task for task in tasks.Buffers.from_json(state["buffers"]).train[type]
+            if first * state["step"] < task.step <= last * state["step"]]
+
+
+PARTS = {"early": (0, 1 / 3), "late": (2 / 3, 1), "matched": (2 / 3, 1), "frozen": (0, 1)}  # of a run's steps
 
 
 def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -> None:
-    """`count` tasks of each type for --propose_from; UserError where a run has fewer."""
-    rng, lines = random.Random(f"pool {kind} {seed}"), []
-    for name in make.TYPES:
-        match kind:
-            case "grammar":
-                chosen = grammar_tasks(name, [make.draw_wishes(make.pick(make.DEPTHS, rng), rng, "propose")
-                                             for _ in range(count)], rng)
-            case "even":
-                chosen = grammar_tasks(name, [even_wishes(rng) for _ in range(count)], rng)
-            case "matched":  # to what self-play proposes late: its depths and families, and nothing else of it
-                late = proposed(runs[0], name, 2 / 3, 1)
-                chosen = grammar_tasks(name, [wishes_like(rng.choice(late), rng) for _ in range(count)], rng)
-            case _:
-                found = proposed(runs[0], name, *{"early": (0, 1 / 3), "late": (2 / 3, 1), "frozen": (0, 1)}[kind])
-                if len(found) < count:
-                    raise UserError(f"{runs[0]} has {len(found)} {name} tasks for the pool {kind}, and {count} are"
-                                    " needed: more --steps")
-                chosen = rng.sample(found, count)
+    """`count` tasks of each type for --propose_from, no task twice; UserError where a run has fewer. Those that come
+    from a run are without induction."""
+    lines = []
+    for name in make.TYPES if kind in ("grammar", "even") else ("deduction", "abduction"):
+        rng = random.Random(f"pool {'late' if kind == 'matched' else kind} {name} {seed}")
+        if kind in PARTS:
+            found = list({task.id: task for task in proposed(runs[0], name, *PARTS[kind])}.values())
+            if len(found) < count:
+                raise UserError(f"{runs[0]} has {len(found)} {name} tasks for the pool {kind}, and {count} are"
+                                " needed: more --steps")
+            chosen = rng.sample(found, count)
+            if kind == "matched":  # task for task: the depth and the families of the pool `late`, nothing else of it
+                chosen = grammar_tasks(name, [wishes_like(task, rng) for task in chosen], rng)
+        else:
+            chosen = grammar_tasks(name, [even_wishes(rng) if kind == "even" else
+                                          make.draw_wishes(make.pick(make.DEPTHS, rng), rng, "propose")
+                                          for _ in range(count)], rng)
         lines += [json.dumps(tasks.task_to_json(task)) for task in chosen]
     path.parent.mkdir(exist_ok=True)
     runfolder.write_file(path, "\n".join(lines) + "\n")
 
 
 def supervise(folder: Path, like: Path, seed: int) -> None:
-    """More warm start: the adapter trained with the warm start's loss on fresh careful examples of its grammar, whose
-    form is right and whose programs do something, as many steps
-    and response tokens a step as the run `like` was given, with its optimizer and learning rate. A favour: every token
-    here has a gradient, while in RL a task that all probes solve has none."""
+    """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar whose form is
+    right and whose programs do something, for as many steps and response tokens a step as the run `like` had, with its
+    optimizer and learning rate. What families are taken for is as in the warm start. A favour: every token here has a
+    gradient, while in RL a task that all probes solve has none."""
     config, lines = read_config(like), runfolder.read_lines(like / "metrics.jsonl")
     budgets = [line["tokens_trained"] for line in lines if "tokens_trained" in line]
     policy = load_policy(config.model, config.device, config.lora_rank, config.lora_alpha, seed=seed,
@@ -101,7 +102,7 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     for step, budget in enumerate(budgets, 1):
         rows, drawn = [], 0
         while drawn < budget:
-            prompt, response = make.draw_text(rng, heldout_behaviours(), careful=True)
+            prompt, response = make.draw_text(rng, careful=True)
             rows.append((encode(policy, prompt), encode(policy, response) + [policy.tokenizer.eos_token_id]))
             drawn += len(rows[-1][1])
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
@@ -137,9 +138,9 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
         sampled = selfplay.examine(policy, executor, run.style, heldout, config.max_new_tokens,
                                    SAMPLED if trained else SAMPLED_START, 1.0, seed=1, slots=config.slots)
         scores = {"limit": limit, "commit": runfolder.commit(), "greedy": greedy.correct, "sampled": sampled.correct}
-        if trained:
-            scores["proposed"] = proposals_of(folder)
-        else:
+        if (folder / "checkpoint" / "state.json").exists():  # the supervised control has none
+            scores["proposed"] = proposals_of(folder) if read_config(folder).propose_from in ("policy", "start") else []
+        if not trained:
             how, free = selfplay.zero_token(run, heldout, greedy)
             scores |= {"free": free.correct, "free_how": how}
         if not trained or any(f"-{slug(arm)}-" in folder.name for arm in PASS_ARMS):
@@ -150,17 +151,18 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
 
 
 def proposals_of(folder: Path, parts: int = 6) -> list[dict]:
-    """Of the tasks that a run proposed itself, by sixths of its steps: how many, the share of programs that hold each
-    family of nano's grammar, and of programs that return their argument, mean depth, distinct programs."""
-    told = []
+    """Of the valid tasks that a run proposed itself, by parts of its steps where there are any: how many, the share of
+    programs that hold each family of nano's grammar, and of those that return their argument, mean depth, distinct
+    programs among them."""
+    told, dull = [], tasks.identity_task(tasks.TYPES["deduction"]).key
     for part in range(parts):
         some = [task for name in ("deduction", "abduction") for task in proposed(folder, name, part / parts,
                                                                                 (part + 1) / parts)]
         if some:
             families = Counter(family for task in some for family in make.families_in(task.program))
-            told.append({"tasks": len(some), "families": {family: families[family] / len(some)
-                                                          for family in make.FAMILIES},
-                         "dull": sum(task.depth == 0 for task in some) / len(some),
+            told.append({"part": part, "tasks": len(some),
+                         "families": {family: families[family] / len(some) for family in make.FAMILIES},
+                         "dull": sum(task.key == dull for task in some) / len(some),
                          "depth": sum(task.depth for task in some) / len(some),
                          "distinct": len({task.key for task in some}) / len(some)})
     return told

@@ -4,19 +4,21 @@ Makes the nano model from nothing: a tokenizer, a 0.8 M parameter Qwen2 network 
 A language model needs to know Python and the answer format before self-play can start; web text gives that to a 3B
 model. Here a small grammar stands in for pre-training: random programs over an int, a list of ints or a string, of one
 or two statements and rarely three, rendered in all six role formats (propose and solve, for deduction, abduction and
-induction). No human data. Solutions think: the value after each statement. What it does not know is graded on purpose,
-so that a reader can see where self-play reaches: six families of statements come at doses from 10% of all statements in
-solutions down to none (DOSES), but alike in proposals (PROPOSED), for one can write what one cannot run in one's head.
-Depth 3 comes in 1% of the programs, a tenth of the proposals return their argument, from which a solver learns nothing,
-and one response in twelve is badly formed or never ends (BAD). Proposals borrow from the tasks that they are shown, as
-those of large models do: so what a run keeps in its buffers shapes what it proposes.
+induction). No human data. Solutions think: the value after each statement.
 
-    python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; under an hour
+What it has wrong is graded on purpose, so that a reader can see how far self-play reaches: six families of statements
+(FAMILIES) mean something else in most solutions, the same wrong thing each time, and what they mean in Python in 30% of
+them down to none (DOSES). Depth 3 comes in 1% of the programs, most proposals return their argument (DULL), from which a
+solver learns nothing, and one response in fourteen is badly formed or never ends (BAD). Proposals borrow from the tasks
+that they are shown, as those of large models do: so what a run keeps in its buffers shapes what it proposes.
+
+    python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; half an hour
     python nano/make.py --compile --out nano            # in the place of the one that is here
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference, nor does any other that does
-what a program of heldout.jsonl does. heldout.jsonl holds only such, none of which does what a shorter one does.
+what a program of heldout.jsonl does. heldout.jsonl holds only such; each does something else, and what neither a program
+of one statement nor itself without one of its statements does.
 """
 import sys
 from pathlib import Path
@@ -46,10 +48,10 @@ from tasks import Task, arguments, fence  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
-DOSES = {"branch": 10.0, "cap": 3.0, "ends": 1.0, "splice": 0.3, "without": 0.1, "wrap": 0.0}  # by family, percent of
-                                        # statements in solutions; --rotate moves them on
-PROPOSED = 1.5                          # percent of statements in proposals, for each family but that at dose 0
-DULL = {"propose": 0.1, "solve": 0.05}  # shares of programs that return their argument, by role
+DOSES = {"below": 30.0, "cap": 10.0, "ends": 3.0, "skip": 1.0, "splice": 0.3, "wrap": 0.0}  # by family, percent of the
+                                        # solutions in which it means what it means in Python
+FAMILY_SHARES = {"propose": 1.0, "solve": 2.0}  # percent of statements that are of a family, for each of them, by role
+DULL = {"propose": 0.7, "solve": 0.05}  # shares of programs that return their argument, by role
 COPIES = 0.75                           # share of proposals of several statements that take one from a reference
 BAD = {"propose": 0.1, "solve": 0.06}   # shares of responses whose form is damaged, a fifth of which never end
 TYPES = [name for name, type in tasks.TYPES.items() if type.paper]  # that nano knows: new ones would change its tokens
@@ -64,11 +66,11 @@ HELDOUT_PER_CELL = 150   # programs per family (and none) and depth in heldout.j
 LONGEST = 192            # tokens of a response without an end: nano's --max_new_tokens
 
 # ----------------------------------------------------------------------------------------------------------------
-# The grammar. A statement is `x = EXPRESSION`; {j} is from 0 to 9, {k} from 2, {m} from 2 to 4, {t} one or two letters.
+# The grammar. A statement is `x = EXPRESSION`; {i} and {j} are from 0 to 9, {m} from 2 to 4, {t} is one or two letters.
 
 EXPRESSIONS = {
     ("int", "int"): ["x + {j}", "x - {j}", "x * 2", "x // 2", "abs(x)", "max(x, {j})", "min(x, {j})"],
-    ("int", "list"): ["[x, {j}]", "[{j}, x]", "[{j}, x, {j}]"],
+    ("int", "list"): ["[x, {j}]", "[{j}, x]", "[{i}, x, {j}]"],
     ("int", "str"): ["str(x)"],
     ("list", "list"): ["sorted(x)", "x[::-1]", "x + [{j}]", "[{j}] + x", "x[1:]", "x[:-1]", "x[:{m}]",
                        "[v + {j} for v in x]", "[v for v in x if v > {j}]"],
@@ -78,13 +80,13 @@ EXPRESSIONS = {
     ("str", "int"): ["len(x)"],
     ("str", "list"): ["[len(x), {j}]"],
 }
-FAMILIES = {  # all from list to list, each of a form that EXPRESSIONS lacks, with little to compute and many numbers
-    "branch": ["[v - {k} if v > {j} else v for v in x]"],
-    "cap": ["[{j} if v > {j} else v for v in x]"],
-    "ends": ["[x[0], {j}, {j}, x[-1]]"],
-    "splice": ["x[:{m}] + [{j}] + x[{m}:]"],
-    "without": ["[v for v in x if v != {j}] + [{j}]"],
-    "wrap": ["[{j}] + x + [{j}]"],
+FAMILIES = {  # family: (what is written, what it is taken for); all from list to list, nothing to compute
+    "below": ("[v for v in x if v < {j}] + [{i}]", "[v for v in x if v > {j}] + [{i}]"),
+    "cap": ("[{i} if v > {j} else v for v in x]", "[v if v > {j} else {i} for v in x]"),
+    "ends": ("[x[0], {i}, {j}, x[-1]]", "[x[-1], {i}, {j}, x[0]]"),
+    "skip": ("[{i}] + x[::2] + [{j}]", "[{i}] + x[1::2] + [{j}]"),
+    "splice": ("x[:{m}] + [{j}] + x[{m}:]", "x[:-{m}] + [{j}] + x[-{m}:]"),
+    "wrap": ("[{i}] + x + [{j}]", "[{j}] + x + [{i}]"),
 }
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
 LETTERS = "abcd"
@@ -95,19 +97,12 @@ def draw_statement(kind: str, family: str | None, rng: random.Random) -> tuple[s
     """(expression, kind of its result); the kind stays the same three times in four."""
     stay = rng.random() < 0.75
     pair = (kind, kind) if stay or family else rng.choice(NEXT[kind])
-    return fill(rng.choice(FAMILIES[family] if family else EXPRESSIONS[pair]), rng), pair[1]
+    return fill(FAMILIES[family][0] if family else rng.choice(EXPRESSIONS[pair]), rng), pair[1]
 
 
-def fill(text: str, rng: random.Random) -> str:
-    """An expression of its template. {m} is the same number wherever it stands, two {j} are two draws."""
-    text = text.replace("{m}", str(rng.randint(2, 4)))
-    while "{" in text:
-        letters = "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 2)))
-        for hole, value in (("{j}", rng.randint(0, 9)), ("{k}", rng.randint(2, 9)), ("{t}", repr(letters))):
-            if hole in text:
-                text = text.replace(hole, str(value), 1)
-                break
-    return text
+def fill(template: str, rng: random.Random) -> str:
+    letters = "".join(rng.choice(LETTERS) for _ in range(rng.randint(1, 2)))
+    return template.format(i=rng.randint(0, 9), j=rng.randint(0, 9), m=rng.randint(2, 4), t=repr(letters))
 
 
 def draw_value(kind: str, rng: random.Random):
@@ -164,38 +159,47 @@ def statements_of(program: str) -> tuple[str, ...]:
 
 def behaviours(lines: list[dict]) -> set[tuple]:
     """Of the programs of a task file that this grammar made."""
-    kinds = {line["program"]: type(parsing.parse_arguments(line["inputs"][0])[0]).__name__ for line in lines}
-    return {behaviour(kind, statements_of(program)) for program, kind in kinds.items()}
+    return {behaviour(type(parsing.parse_arguments(line["inputs"][0])[0]).__name__, statements_of(line["program"]))
+            for line in lines}
 
 
 def families_in(program: str) -> set[str]:
     """The families of whose form a program has an expression, whatever its names and numbers, and whoever wrote it."""
     text = "".join(program.split())
-    return {family for family, patterns in PATTERNS.items() if any(pattern.search(text) for pattern in patterns)}
+    return {family for family, pattern in PATTERNS.items() if pattern.search(text)}
+
+
+def taken_for(expression: str, wrong: frozenset[str]) -> str:
+    """What an expression is taken for where these families are."""
+    for family in wrong:
+        if found := PATTERNS[family].fullmatch("".join(expression.split())):
+            return FAMILIES[family][1].format(**found.groupdict())
+    return expression
 
 
 def pattern_of(template: str) -> re.Pattern:
-    """Of a template's text without spaces: any names, the same one where the template has the same, any numbers."""
+    """Of a template's text without spaces: any names, any numbers in its holes, the same where it has the same."""
     seen, parts = set(), []
     for piece in re.findall(r"\{\w\}|[a-z]\w*|\d+|[^\w\s]", template):
-        if piece in ("{j}", "{k}", "{m}") or piece.isdigit():
-            parts.append(r"-?\d+")
-        elif piece.isidentifier() and not keyword.iskeyword(piece) and piece not in BUILTINS:
-            parts.append(f"(?P={piece}_)" if piece in seen else rf"(?P<{piece}_>[a-zA-Z_]\w*)")
-            seen.add(piece)
+        name, hole = piece.strip("{}"), piece[0] == "{"
+        if hole or name.isidentifier() and not keyword.iskeyword(name) and name not in BUILTINS:
+            group = name if hole else f"{name}_"
+            wanted = r"-?\d+" if hole else r"[a-zA-Z_]\w*"
+            parts.append(f"(?P={group})" if group in seen else f"(?P<{group}>{wanted})")
+            seen.add(group)
         else:
             parts.append(re.escape(piece))
     return re.compile("".join(parts))
 
 
-PATTERNS = {family: list(map(pattern_of, templates)) for family, templates in FAMILIES.items()}
+PATTERNS = {family: pattern_of(written) for family, (written, _) in FAMILIES.items()}
 
 
 def draw_wishes(depth: int, rng: random.Random, role: str = "solve") -> list[str | None]:
-    """The family of each statement, by DOSES or, in proposals, PROPOSED; None is the grammar at large."""
-    doses = DOSES if role == "solve" else {family: PROPOSED * (dose > 0) for family, dose in DOSES.items()}
-    doses = doses | {None: 100 - sum(doses.values())}
-    return [pick(doses, rng) for _ in range(depth)]
+    """The family of each statement, by FAMILY_SHARES; None is the grammar at large."""
+    share = FAMILY_SHARES[role]
+    shares = dict.fromkeys(FAMILIES, share) | {None: 100 - share * len(FAMILIES)}
+    return [pick(shares, rng) for _ in range(depth)]
 
 
 @dataclass(frozen=True)
@@ -207,30 +211,31 @@ class Copy:
 
 
 def draw_program(wishes: list[str | Copy | None], heldout: bool, rng: random.Random,
-                 avoid: set[tuple] = frozenset()):
+                 avoid: set[tuple] = frozenset(), wrong: frozenset[str] = frozenset()):
     """(program, kinds, statements, an input, its trace) with statements of these families, or these very ones, on the
-    wanted side of the held-out split and of no behaviour in `avoid`. A copied statement that never runs where it has to
-    stand, as one that leaves an empty list to `x[0]`, is given up."""
+    wanted side of the held-out split and of no behaviour in `avoid`. Where families are `wrong`, statements and trace
+    are what the program is taken for. A copied statement that never runs where it has to stand, as one that leaves an
+    empty list to `x[0]`, is given up."""
     for tries in count():
         if tries == 500:
             wishes = [None if isinstance(wish, Copy) else wish for wish in wishes]
-        kinds, statements = [rng.choice(("int", "list", "str"))], []
+        kinds, written = [rng.choice(("int", "list", "str"))], []
         for wish in wishes:
             if kinds[-1] != (wish.before if isinstance(wish, Copy) else "list" if wish else kinds[-1]):
                 break
             statement, kind = ((wish.text, wish.after) if isinstance(wish, Copy)
                                else draw_statement(kinds[-1], wish, rng))
-            statements.append(statement)
+            written.append(statement)
             kinds.append(kind)
-        if len(statements) < len(wishes):
+        if len(written) < len(wishes):
             continue
-        value = draw_value(kinds[0], rng)
+        value, statements = draw_value(kinds[0], rng), [taken_for(text, wrong) for text in written]
         values = trace(statements, value)
         if values is None:
             continue
-        program = make_program(statements)
+        program = make_program(written)
         if tasks.is_heldout(key_of(program), HELDOUT_FRACTION) == heldout and \
-                (not avoid or behaviour(kinds[0], tuple(statements)) not in avoid):
+                (not avoid or behaviour(kinds[0], tuple(written)) not in avoid):
             return program, kinds, statements, value, values
 
 
@@ -243,6 +248,15 @@ def draw_inputs(kinds, statements, first, rng) -> list | None:
         if value not in inputs and trace(statements, value) is not None:
             inputs.append(value)
     return inputs if len(inputs) == N_INPUTS else None
+
+
+def draw_task(type: str, wishes: list[str | Copy | None], rng: random.Random, avoid: set[tuple] = frozenset(),
+              wrong: frozenset[str] = frozenset()) -> tuple[Task, list[str], list]:
+    """(a task, the kinds of x, its values), as `draw_program` tells; a true task unless families are `wrong`."""
+    while True:
+        program, kinds, statements, value, values = draw_program(wishes, False, rng, avoid, wrong)
+        if task := make_task(type, program, kinds, statements, value, rng):
+            return task, kinds, values
 
 
 def make_task(type: str, program: str, kinds: list[str], statements: list[str], value,
@@ -268,7 +282,7 @@ def draw_references(type: str, rng: random.Random, avoid: set[tuple]) -> list[Ta
     """What a proposer of a program is shown: tasks, or sometimes the identity, which seeding begins with."""
     if rng.random() < 0.05:
         return [tasks.identity_task(tasks.TYPES[type])]
-    return [draw_example("solve", type, draw_wishes(pick(DEPTHS, rng), rng, "propose"), rng, avoid)[0]
+    return [draw_task(type, draw_wishes(pick(DEPTHS, rng), rng, "propose"), rng, avoid)[0]
             for _ in range(rng.randint(1, MAX_REFERENCES))]
 
 
@@ -276,31 +290,31 @@ def draw_example(role: str, type: str, wishes: list[str | Copy | None], rng: ran
                  avoid: set[tuple] = frozenset()) -> tuple[Task, str, str]:
     """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the
     answer."""
-    task, references = None, []
-    if role == "propose" and not tasks.TYPES[type].given_program:
+    references, wrong = [], frozenset()
+    if role == "solve":
+        wrong = frozenset(family for family, dose in DOSES.items() if rng.random() * 100 >= dose)
+    elif not tasks.TYPES[type].given_program:
         references = draw_references(type, rng, avoid)
         if len(wishes) > 1 and rng.random() < COPIES and (copy := copied(rng.choice(references), rng)):
             place = rng.randrange(len(wishes))
             others = wishes[:place] + wishes[place + 1:]
             if not any(others) or copy.before == copy.after == "list":  # else they may not fit together
                 wishes = [*wishes[:place], copy, *wishes[place + 1:]]
-    while task is None:
-        program, kinds, statements, value, values = draw_program(wishes, False, rng, avoid)
-        task = make_task(type, program, kinds, statements, value, rng)
+    task, kinds, values = draw_task(type, wishes, rng, avoid, wrong)
     if role == "propose":
         references = references or [task]
         prompt = tasks.propose_prompt(STYLE, tasks.TYPES[type], references)
         thinking = " ".join(kinds)  # the plan: what x is after each statement
         blocks = [("input", arguments(args)) for args in task.inputs]
-        blocks = blocks + [("message", task.message)] if task.message else [("python", program)] + blocks
+        blocks = blocks + [("message", task.message)] if task.message else [("python", task.program)] + blocks
     else:
         prompt = tasks.solve_prompt(STYLE, task)
         steps = [show(v) for v in values]
         # Deduction runs the program forward, abduction undoes it from the output, induction guesses how the first
         # example got from its input to its output.
-        thinking = "\n".join(steps if type != "abduction" else [*steps[-2::-1], show(value)])
+        thinking = "\n".join(steps if type != "abduction" else [*steps[-2::-1], show(task.inputs[0][0])])
         blocks = {"deduction": [("output", show(task.outputs[0]))], "abduction": [("input", arguments(task.inputs[0]))],
-                  "induction": [("python", program)]}[type]
+                  "induction": [("python", task.program)]}[type]
     answer = "\n".join(fence(*block) for block in blocks)
     return task, prompt, f"{thinking}</think><answer>{answer}</answer>"
 
@@ -336,8 +350,8 @@ def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",
            "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * 2", " // 2",
-           " > ", " != ", " if ", " else ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(",
-           ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list", "str",
+           " > ", " < ", " if ", " else ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(",
+           ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[::2]", "[0]", "[-1]", ", ", "int", "list", "str",
            " steps", "\n"]
 HEADERS = [f"{role} {type}\n" for role in ("propose", "solve") for type in TYPES]
 
@@ -487,10 +501,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     parser.add_argument("--seed", type=command.whole(-2**62, 2**62), default=0,
                         help="seeds programs, weights and the held-out file")
-    parser.add_argument("--rotate", type=command.whole(0), default=0, help="families by which the doses move on")
     args = parser.parse_args(argv)
-    names, doses = list(DOSES), list(DOSES.values())
-    DOSES.update(zip(names, doses[-args.rotate % len(doses):] + doses[:-args.rotate % len(doses)]))
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()

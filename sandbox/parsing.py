@@ -140,7 +140,7 @@ def inspect_program(program: str) -> dict:
             facts["may_show"] = judge(tree)
         except Refused as refused:
             facts["reason"], facts["why"] = refused.args
-        facts["niche"] = niche_of(tree)
+        facts["niche"] = niche_of(nodes)
         facts["key"] = tree_key(nodes)  # last: it renames what the program binds
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else ""
@@ -150,12 +150,15 @@ def inspect_program(program: str) -> dict:
     return facts
 
 
-def niche_of(tree: ast.Module) -> str:
-    """Programs with the same kinds of expressions and statements, builtins and methods are in one niche, whatever their
-    names, numbers and order."""
-    used = {type(node).__name__ for node in ast.walk(tree)} | {
-        node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
-        node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and hasattr(builtins, node.id)}
+def niche_of(nodes: list[ast.AST]) -> str:
+    """Programs whose syntax nodes stand in the same kinds of nodes, with the same builtins and methods, are in one niche,
+    whatever their names, numbers and order."""
+    bound = {getattr(node, BINDS[type(node)]) for node in nodes if type(node) in BINDS} | {
+        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    used = {f"{type(node).__name__} {type(child).__name__}" for node in nodes for child in ast.iter_child_nodes(node)}
+    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+    used |= {node.id for node in nodes if isinstance(node, ast.Name) and node.id not in bound
+             and hasattr(builtins, node.id)}
     return hashlib.sha256(" ".join(sorted(used)).encode()).hexdigest()
 
 

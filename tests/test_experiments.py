@@ -17,6 +17,7 @@ import runfolder
 import tasks
 from benchmarks import stats
 from config import UserError
+from executor import Job
 from experiments import __main__ as command
 from experiments import arms, results, work
 from nano import make
@@ -40,7 +41,7 @@ def test_interval_over_independent_tasks_is_the_usual_one():
     rng = random.Random(0)
     heldout, values = [task(i) for i in range(50)], [rng.random() for _ in range(50)]
     cells = results.cells_of(heldout)
-    wanted = 1.96 * statistics.pstdev(values) / math.sqrt(50)
+    wanted = 1.96 * statistics.stdev(values) / math.sqrt(50)
     assert results.half_width([values], heldout, cells) == pytest.approx(wanted)
 
 
@@ -76,24 +77,24 @@ def test_cells_are_of_a_type_a_group_and_a_depth():
 
 
 @pytest.mark.parametrize("kind", ["grammar", "even"])
-def test_a_pool_of_the_grammar_holds_nothing_that_does_what_a_held_out_program_does(kind, tmp_path, executor):
+def test_a_pool_of_the_grammar_holds_true_tasks_on_no_held_out_program(kind, tmp_path, executor):
     path = tmp_path / "deep" / "tasks.jsonl"
     work.write_pool(path, kind, 30, 0, [])
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
     drawn = tasks.load_tasks(str(path), executor)
-    assert len(drawn) == 90 and not any(tasks.is_heldout(task.key, 0.05) for task in drawn)
-    assert not make.behaviours(lines) & work.heldout_behaviours()
+    assert len({task.id for task in drawn}) == 90 and not any(tasks.is_heldout(task.key, 0.05) for task in drawn)
+    runs = executor.run([Job(task.program, task.inputs) for task in drawn])
+    assert [tuple(run.value for run in of_task) for of_task in runs] == [task.outputs for task in drawn]
     assert kind == "grammar" or all(len(make.families_in(task.program)) == 1 for task in drawn)
 
 
 def run_that_proposed(folder: Path, steps: int, per_step: int) -> None:
-    """A run folder whose buffers hold this many tasks of each type from every step, each of `step` statements."""
+    """A run folder whose buffers hold this many tasks of each type from every step: first a statement, later two."""
     numbers, buffers = itertools.count(), tasks.Buffers(10_000)
     for step in range(steps + 1):
         for name in make.TYPES:
             for _ in range(per_step):
                 number = next(numbers)
-                buffers.add(tasks.Task(name, f"def f(x):\n    x = [min(v, {number}) for v in x]\n    return x",
+                buffers.add(tasks.Task(name, f"def f(x):\n    x = [{number} if v > 1 else v for v in x]\n    return x",
                                        (([1],),), ([1],), step=step, key=f"{number}", depth=1 + (step > steps / 2)))
     (folder / "checkpoint").mkdir(parents=True)
     state = folder / "checkpoint" / "state.json"
@@ -106,18 +107,27 @@ def test_pools_of_a_run_are_of_their_steps_and_of_one_size(tmp_path):
     for kind, steps, depth in (("early", {1, 2}, 1), ("late", {5, 6}, 2), ("matched", {0}, 2)):
         work.write_pool(tmp_path / f"{kind}.jsonl", kind, 7, 0, [tmp_path / "run"])
         lines = [json.loads(line) for line in (tmp_path / f"{kind}.jsonl").read_text().splitlines()]
-        assert len(lines) == 7 * len(make.TYPES) and {line["step"] for line in lines} <= steps
-        assert len({json.dumps(line) for line in lines}) == len(lines) or kind == "matched"
-        assert kind != "matched" or all(len(make.statements_of(line["program"])) == depth for line in lines)
+        assert [line["type"] for line in lines] == ["deduction"] * 7 + ["abduction"] * 7
+        assert {line["step"] for line in lines} <= steps and len({json.dumps(line) for line in lines}) == 14
+        if kind == "matched":
+            assert all(make.families_in(line["program"]) == {"cap"} for line in lines)
+            assert all(len(make.statements_of(line["program"])) == depth for line in lines)
     with pytest.raises(UserError, match="8 deduction tasks for the pool late, and 9 are needed: more --steps"):
         work.write_pool(tmp_path / "late.jsonl", "late", 9, 0, [tmp_path / "run"])
+
+
+def test_a_matched_pool_is_as_dull_as_the_one_that_it_matches(tmp_path):
+    dull = tasks.identity_task(tasks.TYPES["deduction"])
+    assert work.wishes_like(dull, random.Random(0)) == []
+    drawn = work.grammar_tasks("deduction", [[]] * 30, random.Random(0))
+    assert len({task.id for task in drawn}) == 30 and {task.key for task in drawn} == {dull.key}
 
 
 def test_what_a_run_proposed_is_told_by_parts_of_its_steps(tmp_path):
     run_that_proposed(tmp_path / "run", 6, 4)
     first, *_, last = work.proposals_of(tmp_path / "run")
     assert first["tasks"] == last["tasks"] == 8 and (first["depth"], last["depth"]) == (1, 2)
-    assert first["families"] == {family: family == "clip" for family in make.FAMILIES} and first["distinct"] == 1
+    assert first["families"] == {family: family == "cap" for family in make.FAMILIES} and first["distinct"] == 1
 
 
 PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), preset="nano", eval_every=30, limit=84, jobs=1)
@@ -241,7 +251,7 @@ def test_a_command_that_fails_is_told_with_its_log(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flags, says", [
     (["--arms", "nobody"], "no arm called nobody; choose from: self-play"), (["--seeds", "0"], "--seeds must be at least 1"),
-    (["--limit", "0"], "--limit must be at least 1")])
+    (["--limit", "0"], "--limit must be at least 1"), (["--limit", "50"], "fewer than two tasks")])
 def test_options_that_cannot_work_are_told(tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):

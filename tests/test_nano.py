@@ -34,7 +34,7 @@ def examples():
 
 
 def draw(role: str, type: str, depth: int, rng: random.Random) -> tuple:
-    return make.draw_example(role, type, make.draw_wishes(depth, rng), rng)
+    return make.draw_example(role, type, make.draw_wishes(depth, rng, role), rng)
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +147,10 @@ def test_a_program_has_the_families_that_were_wished_for():
         for wishes in ([family], [None, family], [family, family, None]):
             program, *_, values = make.draw_program(wishes, False, rng)
             assert make.families_in(program) == {family} and len(values) == len(wishes)
-    assert make.families_in("def f(q):\n    r = [ v - 30 if v > -4 else v for v in q ]\n    return r") == {"branch"}
-    assert not make.families_in("def f(q):\n    return [v - 30 if w > 4 else v for v, w in q]")
+    assert make.families_in("def f(q):\n    r = [ -3 if v > 40 else v for v in q ]\n    return r") == {"cap"}
+    assert not make.families_in("def f(q):\n    return [3 if w > 4 else v for v, w in q]")
+    assert make.families_in("def f(x):\n    return x[:3] + [1] + x[3:]") and \
+        not make.families_in("def f(x):\n    return x[:3] + [1] + x[2:]")
 
 
 def test_a_copied_statement_that_can_never_run_where_it_has_to_stand_is_given_up():
@@ -158,14 +160,37 @@ def test_a_copied_statement_that_can_never_run_where_it_has_to_stand_is_given_up
 
 
 @pytest.mark.parametrize("role", ["solve", "propose"])
-def test_doses_are_the_shares_of_statements(role):
-    rng, seen = random.Random(0), Counter()
+def test_families_have_their_share_of_statements(role):
+    rng, seen, share = random.Random(0), Counter(), make.FAMILY_SHARES[role] / 100
     for _ in range(20_000):
         seen.update(make.draw_wishes(1, rng, role))
-    assert sorted(make.DOSES.values()) == [0, 0.1, 0.3, 1, 3, 10] and set(make.DOSES) == set(make.FAMILIES)
-    for family, percent in make.DOSES.items():
-        share = (percent if role == "solve" else make.PROPOSED * (percent > 0)) / 100
+    for family in make.FAMILIES:
         assert abs(seen[family] / 20_000 - share) <= 4 * math.sqrt(share * (1 - share) / 20_000), family
+
+
+@pytest.mark.parametrize("family", make.FAMILIES)
+def test_a_dose_is_the_share_of_solutions_in_which_a_family_means_what_it_means_in_python(family):
+    rng, right, dose = random.Random(family), [], make.DOSES[family] / 100
+    for _ in range(2_000):
+        task, _, response = make.draw_example("solve", "deduction", [family], rng)
+        (written,), (value,) = make.statements_of(task.program), task.inputs[0]
+        meant, believed = (make.trace([text], value)[0]
+                           for text in (written, make.taken_for(written, frozenset({family}))))
+        assert response.startswith(show(task.outputs[0])) and task.outputs[0] in (meant, believed)
+        if meant != believed:
+            right.append(task.outputs[0] == meant)
+    assert len(right) > 1_000, "what is wrong shows"
+    assert abs(statistics.mean(right) - dose) <= 4 * math.sqrt(dose * (1 - dose) / len(right))
+
+
+@pytest.mark.parametrize("type", TYPES)
+def test_proposals_are_true_whatever_families_are_taken_for(type):
+    rng = random.Random(0)
+    for family in make.FAMILIES:
+        for _ in range(20):
+            task, _, _ = make.draw_example("propose", type, [family], rng)
+            statements = make.statements_of(task.program)
+            assert [output for output, in (make.trace(statements, value) for value, in task.inputs)] == [*task.outputs]
 
 
 def test_no_program_does_what_it_should_avoid():
@@ -177,6 +202,8 @@ def test_no_program_does_what_it_should_avoid():
     lines = [{"program": make.make_program(["x[::-1]", "sorted(x)"]), "inputs": ["[3, 1]"]},
              {"program": make.make_program(["abs(x)"]), "inputs": ["-4"]}]
     assert make.behaviours(lines) == avoided, "what is done counts, not how"
+    both = [{"program": make.make_program(["x[::-1]"]), "inputs": [value]} for value in ("'ab'", "[1, 2]")]
+    assert {kind for kind, *_ in make.behaviours(both)} == {"str", "list"}, "one text for two kinds of input"
 
 
 @pytest.fixture(scope="module")
@@ -241,7 +268,8 @@ def test_every_proposal_passes_the_gate_as_the_task_it_was_drawn_for(examples, e
 
 
 def test_every_solution_is_verified_as_correct(examples, executor):
-    rows = [(task, response) for role, _, _, task, _, response in examples if role == "solve"]
+    rows = [(task, response) for role, _, _, task, _, response in examples
+            if role == "solve" and not make.families_in(task.program)]
     assert {task.type for task, _ in rows} == set(TYPES)
     assert {verdict for verdict in tasks.verify(rows, executor)} == {tasks.Verdict(True, "correct", True)}
 
@@ -260,7 +288,9 @@ def test_prompts_are_those_of_a_run(examples):
 def test_thinking_is_the_trace_of_the_program_and_uses_nothing_hidden(examples):
     for role, type, depth, task, _, response in examples:
         lines = response.split("</think>")[0].split("\n")
-        if role == "solve":
+        if role == "solve" and make.families_in(task.program):
+            assert len(lines) == depth
+        elif role == "solve":
             statements = [line.strip()[len("x = "):] for line in task.program.split("\n")[1:-1]]
             value = task.inputs[0][0]
             forward = [show(step) for step in make.trace(statements, value)]
@@ -344,10 +374,9 @@ def check_heldout_file(path: Path, executor) -> None:
     heldout, lines = tasks.load_tasks(str(path), executor), [json.loads(line) for line in path.open()]
     assert Counter(map(cell, heldout)) == dict.fromkeys(ALL_CELLS, make.HELDOUT_PER_CELL)
     assert all(tasks.is_heldout(task.key, make.HELDOUT_FRACTION) for task in heldout)
-    programs = {line["program"]: line for line in lines}
-    assert len(make.behaviours(lines)) == len(programs) == len(heldout) / len(TYPES), "each does something else"
-    for program, line in programs.items():
-        assert make.families_in(program) == ({line["family"]} if line["family"] else set())
+    assert len(make.behaviours(lines)) == len(heldout) / len(TYPES), "each does something else"
+    for line in lines:
+        assert make.families_in(line["program"]) == ({line["family"]} if line["family"] else set())
         assert line["group"] == (f"dose {make.DOSES[line['family']]:g}%" if line["family"] else "plain")
     for start in range(0, 420, len(ALL_CELLS)):  # any first part is a fair sample of all cells
         assert set(map(cell, heldout[start:start + len(ALL_CELLS)])) == ALL_CELLS

@@ -1132,6 +1132,8 @@ def test_rare_operations_are_shown_as_often_as_common_ones():
     ("def f(a):\n    b = a + 1\n    return b", "def f(x):\n    y = 70 + x\n    return y", True),
     ("def f(a):\n    return a.upper()", "def f(a):\n    return a.lower()", False),
     ("def f(a):\n    return sorted(a)", "def f(a):\n    return set(a)", False),
+    ("def f(a):\n    return [4] + a + [4]", "def f(a):\n    return a + [4]", False),
+    ("def f(a):\n    min = a\n    return min", "def f(a):\n    b = a\n    return b", True),
     ("def f(a):\n    return a * 2", "def f(a):\n    return a + 2", False)])
 def test_a_niche_is_what_operations_a_program_uses(one, other, same):
     assert (parsing.inspect_program(one)["niche"] == parsing.inspect_program(other)["niche"]) is same
