@@ -55,8 +55,8 @@ DULL = {"propose": 0.7, "solve": 0.05}  # shares of programs that return their a
 COPIES = 0.75                           # share of proposals of several statements that take one from a reference
 BAD = {"propose": 0.1, "solve": 0.06}   # shares of responses whose form is damaged, a fifth of which never end
 TYPES = [name for name, type in tasks.TYPES.items() if type.paper]  # that nano knows: new ones would change its tokens
-ROLES = {"solve deduction": 0.24, "solve abduction": 0.22, "solve induction": 0.30,
-         "propose deduction": 0.08, "propose abduction": 0.08, "propose induction": 0.08}
+ROLES = {"solve deduction": 0.24, "solve abduction": 0.22, "solve induction": 0.26,
+         "propose deduction": 0.10, "propose abduction": 0.10, "propose induction": 0.08}
 N_INPUTS = 6            # induction examples: 3 shown, 3 hidden
 STYLE = tasks.Style("compact", N_INPUTS)
 MAX_REFERENCES = 2
@@ -495,7 +495,7 @@ def draw_fitting(kinds, statements, rng):
 def main(argv: list[str]) -> None:
     parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=command.whole(1), default=8_000, help="optimizer steps")
+    parser.add_argument("--steps", type=command.whole(1), default=5_000, help="optimizer steps")
     parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")
     parser.add_argument("--lr", type=command.real(0, 100), default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
