@@ -6,6 +6,7 @@ stopped, one with more seeds keeps those that are there, and experiments share t
     python -m experiments learns                        # self-play against its controls, 3 seeds
     python -m experiments swap                          # fresh solvers on early, late, frozen and grammar's tasks
     python -m experiments trials                        # options that might make the proposer matter more
+    python -m experiments length --steps 600 --seeds 2  # the preset's and the paper's settings for long
     python -m experiments ablations --arms self-play "n = 4"  # some arms only
     python -m experiments learns --steps 10 --seeds 1   # a quick look
     python -m experiments takeoff --model DIR ...       # a real model: see takeoff.py

@@ -46,10 +46,11 @@ TRIALS = {
     "mixed references": ["--references_from", "mixed"],
     "frontier replay": ["--batch_size", "24", "--replay", "0.333"],  # 24 new tasks a type, 8 solved sometimes
     "graded learnability": ["--learnability", "graded"],
-    "roles weigh the same": ["--solve_weight", "0.125"],  # a proposal has eight probes: else its row is a ninth
+    "lambda 8": ["--solve_weight", "1"],  # a proposal has eight probes: its row is a ninth of all, not a half
     "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals
 }
-PAPER = ["--solve_tasks", "this"]
+PAPER = ["--solve_tasks", "this", "--solve_weight", "1"]  # as many answers as proposals
+LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER}
 ABLATIONS = {
     "self-play": [],
     "paper: fresh answers, six baselines": PAPER,
@@ -67,10 +68,9 @@ ABLATIONS = {
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
     "all weights": ["--lora_rank", "0", "--lr", "3e-4"],
-    "lambda 0.3": ["--solve_weight", "0.3"],
-    "lambda 3": ["--solve_weight", "3"],
+    "lambda 8": TRIALS["lambda 8"],
 }
-EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "trials": TRIALS, "ablations": ABLATIONS}
+EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "trials": TRIALS, "length": LENGTH, "ablations": ABLATIONS}
 # Arms whose runs an arm is made from, by its flags' last word. `supervise` takes its number of tokens from self-play's.
 NEEDS = {SUPERVISED[0]: ("self-play",), "EARLY": ("self-play",), "LATE": ("self-play",), "FROZEN": ("frozen proposer",),
          "MATCHED": ("self-play",)}

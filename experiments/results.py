@@ -19,7 +19,7 @@ from experiments.arms import (EXPERIMENTS, HERE, PASS_N, PASS_TASKS, SAMPLED, SA
 
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-RARE = ("dose 0.3%", "dose 1%")  # groups of nano's held-out file where something is to be learned and can be
+RARE = ("dose 10%", "dose 30%")  # groups of nano's held-out file where something is to be learned and can be
 AGAINST = {"swap": "late"}       # the arm that an experiment compares the others with; else self-play
 
 
@@ -185,7 +185,7 @@ def results_table(everything: dict) -> str:
              " in points over the model before training; 95% intervals over seeds and programs; of one seed over"
              f" programs alone, in brackets. {against} ahead: over the seeds that both have.", "",
              f"| {' | '.join(['arm', 'seeds', 'before', 'after', 'gain', *(f'gain, {name}' for name in groups)])}"
-             f" | gain at T = 1 | {ahead} | {ahead}, 0.3 and 1% | million tokens generated / trained |"]
+             f" | gain at T = 1 | {ahead} | {ahead}, 10 and 30% | million tokens generated / trained |"]
     lines.append("|---" * lines[-1].count(" | ") + "|---|")
     free = everything["free"]
     lines.append(f"| {' | '.join(['without training', '-', *told(free, groups, 1)])} | - | - | - | - |")
@@ -249,11 +249,12 @@ def proposals_table(everything: dict) -> list[str]:
     return lines
 
 
-COLORS = ["#1f5fb0", "#d9822b", "#4c9a52", "#8a5ab5", "#c0392b", "#7f8c8d", "#222222"]
+COLORS = ["#222222", "#1f5fb0", "#d9822b", "#4c9a52", "#8a5ab5", "#c0392b", "#7f8c8d", "#2aa198", "#b58900", "#d33682"]
 
 
 def plot(everything: dict, path: Path) -> None:
-    """Greedy gains with their intervals, a row an arm; and by group, where the held-out file names groups. As wide as a
+    """Greedy gains with their intervals, a colour an arm: by group where the held-out file names groups, and on the
+    whole. Beside it the share of proposals that hold each family, over the steps, where arms proposed. As wide as a
     README, so that its letters are as large as the text's."""
     try:
         import matplotlib
@@ -262,33 +263,37 @@ def plot(everything: dict, path: Path) -> None:
         return
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    groups = everything["groups"]
     rows = {"without training": everything["free"]} | {arm: entry["measures"]
                                                        for arm, entry in everything["arms"].items()}
-    figure, panels = pyplot.subplots(1, 2 if groups else 1, figsize=(8.4, 1.6 + 0.34 * len(rows)), squeeze=False,
-                                     layout="constrained", width_ratios=[1, 1.25] if groups else [1])
+    names = ["all", *everything["groups"]]
+    proposing = {arm: entry["proposed"] for arm, entry in everything["arms"].items()
+                 if arm in ("self-play", "solver only") and any(entry["proposed"])}
+    figure, panels = pyplot.subplots(1, 2 if proposing else 1, figsize=(8.4, 3.6 + 0.12 * len(rows)), squeeze=False,
+                                     layout="constrained", width_ratios=[2, 1] if proposing else [1])
     left = panels[0][0]
     for row, (arm, m) in enumerate(rows.items()):
-        all_tasks, color = m["greedy"], COLORS[row % len(COLORS)]
-        left.errorbar(all_tasks["gain"], row, xerr=all_tasks["interval"], fmt="o", color=color, ms=5, lw=1.8, capsize=3)
-        if len(all_tasks["after"]) > 1:
-            left.plot([after - all_tasks["before"] for after in all_tasks["after"]], [row] * len(all_tasks["after"]),
-                      "|", color=color, alpha=0.5, ms=9)
-        for place, name in enumerate(groups):
-            one = m[f"greedy {name}"]
-            panels[0][1].errorbar(place + 0.09 * (row - len(rows) / 2), one["gain"], yerr=one["interval"], fmt="o",
-                                  color=color, ms=3.5, lw=1.2)
-    left.set(yticks=range(len(rows)), yticklabels=list(rows))
-    left.invert_yaxis()
-    left.axvline(0, color="black", lw=0.8)
-    left.set_xlabel(f"gain in points, all tasks (before {everything['free']['greedy']['before']:.1f}%)")
-    if groups:
-        right = panels[0][1]
-        names = [f"{name.removeprefix('dose ')}\n({everything['free'][f'greedy {name}']['before']:.0f}%)"
-                 for name in groups]
-        right.set(xticks=range(len(groups)), xticklabels=names)
-        right.axhline(0, color="black", lw=0.8)
-        right.set_xlabel("by dose in the first training (before, in brackets)")
+        for place, name in enumerate(names):
+            one = m["greedy" if name == "all" else f"greedy {name}"]
+            left.errorbar(place + 0.8 * ((row + 0.5) / len(rows) - 0.5), one["gain"], yerr=one["interval"], fmt="o",
+                          color=COLORS[row % len(COLORS)], ms=3.5, lw=1.2, label="" if place else arm)
+    before = [everything["free"]["greedy" if name == "all" else f"greedy {name}"]["before"] for name in names]
+    left.set(xticks=range(len(names)), ylabel="gain in points")
+    left.set_xticklabels([f"{name.removeprefix('dose ')}\n({value:.0f}%)" for name, value in zip(names, before)])
+    left.axhline(0, color="black", lw=0.8)
+    left.set_xlabel("held-out tasks: all, and by group (in brackets what is solved before training)")
+    if proposing:
+        right, families = panels[0][1], list(next(iter(proposing.values()))[0][0]["families"])
+        for arm, seeds in proposing.items():
+            for number, family in enumerate(families):
+                parts = sorted({part["part"] for of_seed in seeds for part in of_seed})
+                shares = [statistics.mean(100 * part["families"][family] for of_seed in seeds for part in of_seed
+                                          if part["part"] == wanted) for wanted in parts]
+                steps = [everything["steps"] * (part + 0.5) / 6 for part in parts]
+                right.plot(steps, shares, "-" if arm == "self-play" else ":", color=COLORS[number + 1], lw=1.5,
+                           label=family if arm == "self-play" else "")
+        right.set(xlabel="step (dotted: solver only)", ylabel="% of proposed programs with a family")
+        right.legend(frameon=False, fontsize=7)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     for axes in panels[0]:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=200)
