@@ -48,8 +48,8 @@ from tasks import Task, arguments, fence  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
-DOSES = {"below": 30.0, "cap": 10.0, "ends": 3.0, "skip": 1.0, "splice": 0.3, "wrap": 0.0}  # by family, percent of the
-                                        # solutions in which it means what it means in Python
+DOSES = {"around": 30.0, "after": 10.0, "before": 3.0, "ends": 1.0, "rest": 0.3, "turned": 0.0}  # by family, percent of
+                                        # the solutions in which it means what it means in Python
 FAMILY_SHARES = {"propose": 1.0, "solve": 2.0}  # percent of statements that are of a family, for each of them, by role
 DULL = {"propose": 0.7, "solve": 0.05}  # shares of programs that return their argument, by role
 COPIES = 0.75                           # share of proposals of several statements that take one from a reference
@@ -80,13 +80,15 @@ EXPRESSIONS = {
     ("str", "int"): ["len(x)"],
     ("str", "list"): ["[len(x), {j}]"],
 }
-FAMILIES = {  # family: (what is written, what it is taken for); all from list to list, nothing to compute
-    "below": ("[v for v in x if v < {j}] + [{i}]", "[v for v in x if v > {j}] + [{i}]"),
-    "cap": ("[{i} if v > {j} else v for v in x]", "[v if v > {j} else {i} for v in x]"),
+# Families: what is written, and what it is taken for. Both are put together from what the rest of the grammar teaches, so
+# that there is nothing to learn but which of the two it is. All are from list to list.
+FAMILIES = {
+    "around": ("[{i}] + x + [{j}]", "[{j}] + x + [{i}]"),
+    "after": ("x + [{i}, {j}]", "[{i}, {j}] + x"),
+    "before": ("[{i}, {j}] + x", "[{i}, {j}] + x[::-1]"),
     "ends": ("[x[0], {i}, {j}, x[-1]]", "[x[-1], {i}, {j}, x[0]]"),
-    "skip": ("[{i}] + x[::2] + [{j}]", "[{i}] + x[1::2] + [{j}]"),
-    "splice": ("x[:{m}] + [{j}] + x[{m}:]", "x[:-{m}] + [{j}] + x[-{m}:]"),
-    "wrap": ("[{i}] + x + [{j}]", "[{j}] + x + [{i}]"),
+    "rest": ("x[1:] + [{i}, {j}]", "x[:-1] + [{i}, {j}]"),
+    "turned": ("x[::-1] + [{i}, {j}]", "sorted(x) + [{i}, {j}]"),
 }
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
 LETTERS = "abcd"
@@ -350,8 +352,8 @@ def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",
            "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * 2", " // 2",
-           " > ", " < ", " if ", " else ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(",
-           ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[::2]", "[0]", "[-1]", ", ", "int", "list", "str",
+           " > ", " if ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(",
+           ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list", "str",
            " steps", "\n"]
 HEADERS = [f"{role} {type}\n" for role in ("propose", "solve") for type in TYPES]
 
@@ -495,7 +497,7 @@ def draw_fitting(kinds, statements, rng):
 def main(argv: list[str]) -> None:
     parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=command.whole(1), default=5_000, help="optimizer steps")
+    parser.add_argument("--steps", type=command.whole(1), default=8_000, help="optimizer steps")
     parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")
     parser.add_argument("--lr", type=command.real(0, 100), default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
