@@ -19,7 +19,7 @@ from sandbox import host
 HERE = Path(__file__).resolve().parent.parent
 CURVE_TASKS = 294        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
-PASS_TASKS, PASS_N = 420, 64   # tasks and answers for pass@k ...
+PASS_TASKS, PASS_N = 210, 64   # tasks and answers for pass@k ...
 PASS_ARMS = ("self-play", "solver only")  # ... of these, and of the model before training
 
 # Arms: flags of train.py beside the preset's. In the place of a word in capitals a file of tasks is made, by work.py.

@@ -3,7 +3,7 @@ What arms need beside train.py, a process each: the supervised control, pools of
 
     python -m experiments.work supervise runs/NAME --like runs/OTHER --seed 0
     python -m experiments.work pool FILE --kind late --count 320 --seed 0 --run runs/OTHER
-    python -m experiments.work score runs/NAME --preset nano --limit 4200
+    python -m experiments.work score runs/NAME --preset nano --limit 2520
     python -m experiments.work cruxeval OUT/runs/NAME      # of takeoff.py
 """
 import command

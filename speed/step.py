@@ -74,7 +74,7 @@ def scripted(row: train.Row, rng: random.Random) -> str:
                 ("input", tasks.arguments(row.references[0].inputs[0])), *blocks[1:]]
         else:
             wishes = make.draw_wishes(make.pick(make.DEPTHS, rng), rng)
-            task = make.draw_example("solve", row.type, wishes, rng)[0]
+            task = make.draw_task(row.type, wishes, rng)[0]
             blocks = [("python", task.program), ("input", tasks.arguments(task.inputs[0]))]
     else:
         wrong = rng.random() < 0.5
