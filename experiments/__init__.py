@@ -1,10 +1,11 @@
 """
 Experiments with controls and intervals, one command each. Every arm is a run of train.py with some flags changed, for
-every seed; its folder runs/arm-PRESET.WEIGHTS-STEPS-ARM-SEED is kept, so a second call goes on where the first was
-stopped, one with more seeds keeps those that are there, and experiments share the runs of an arm that both have.
+every seed; its folder runs/arm-PRESET.DIGEST-STEPS-ARM-SEED is kept (a digest of weights, held-out tasks and options),
+so a second call goes on where the first was stopped, one with more seeds keeps those that are there, and experiments
+share the runs of an arm that both have.
 
     python -m experiments learns                        # self-play against its controls, 3 seeds
-    python -m experiments swap                          # fresh solvers on early, late, frozen and grammar's tasks
+    python -m experiments swap                          # fresh solvers on early, late, frozen and matched tasks
     python -m experiments trials                        # options that might make the proposer matter more
     python -m experiments length --steps 600 --seeds 2  # the preset's and the paper's settings for long
     python -m experiments ablations --arms self-play "n = 4"  # some arms only

@@ -1,4 +1,4 @@
-"""The command: python -m experiments learns|swap|trials|ablations|takeoff ..."""
+"""The command: python -m experiments learns|swap|trials|length|ablations|takeoff ..."""
 import command
 command.starting(__name__)
 import sys
@@ -24,7 +24,7 @@ def parse_plan(argv: list[str]) -> Plan:
                     epilog="\n".join(textwrap.fill(f"Arms of {name}: {', '.join(map(repr, arms))}", 118)
                                      for name, arms in EXPERIMENTS.items())
                     + "\n`python -m experiments takeoff --help` tells of one with a real model and its own options.")
-    parser.add_argument("name", choices=EXPERIMENTS, help="self-play against controls; or with one thing changed")
+    parser.add_argument("name", choices=EXPERIMENTS, help="which arms: see the end of this help")
     parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="seeds 0, 1, ... for every arm")
     parser.add_argument("--steps", type=whole(1), default=60, help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these, each in quotes; all if not given")

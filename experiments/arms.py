@@ -19,6 +19,7 @@ from sandbox import host
 HERE = Path(__file__).resolve().parent.parent
 CURVE_TASKS = 294        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
+PARTS = 6                # of a run's steps, in which its proposals are counted
 PASS_TASKS, PASS_N = 210, 64   # tasks and answers for pass@k ...
 PASS_ARMS = ("self-play", "solver only")  # ... of these, and of the model before training
 
@@ -44,10 +45,10 @@ TRIALS = {
     "niches": ["--references_from", "niches"],
     "niches, solver only": ["--references_from", "niches", "--train_propose", "False"],
     "mixed references": ["--references_from", "mixed"],
-    "frontier replay": ["--batch_size", "24", "--replay", "0.333"],  # 24 new tasks a type, 8 solved sometimes
+    "frontier replay": ["--batch_size", "24", "--replay", "0.333", "--solve_weight", "0.094"],  # 24 new, 8 old
     "graded learnability": ["--learnability", "graded"],
     "lambda 8": ["--solve_weight", "1"],  # a proposal has eight probes: its row is a ninth of all, not a half
-    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64"],  # as many probes, of twice the proposals
+    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64", "--solve_weight", "0.25"],  # as many probes
 }
 PAPER = ["--solve_tasks", "this", "--solve_weight", "1"]  # as many answers as proposals
 LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER}
@@ -61,10 +62,10 @@ ABLATIONS = {
     "paper, one baseline": [*PAPER, "--advantage", "reinforce++"],
     "probes, six baselines": ["--advantage", "trr++"],
     "extremes -0.5": ["--extreme_reward", "-0.5"],
-    "n = 4": ["--n_probes", "4"],
-    "n = 16": ["--n_probes", "16"],
+    "n = 4": ["--n_probes", "4", "--solve_weight", "0.25"],
+    "n = 16": ["--n_probes", "16", "--solve_weight", "0.0625"],
     "n = 4, B = 64": TRIALS["n = 4, B = 64"],
-    "paper, last step's tasks": ["--solve_tasks", "previous"],
+    "paper, last step's tasks": ["--solve_tasks", "previous", "--solve_weight", "1"],
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
     "all weights": ["--lora_rank", "0", "--lr", "3e-4"],
@@ -72,8 +73,8 @@ ABLATIONS = {
 }
 EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "trials": TRIALS, "length": LENGTH, "ablations": ABLATIONS}
 # Arms whose runs an arm is made from, by its flags' last word. `supervise` takes its number of tokens from self-play's.
-NEEDS = {SUPERVISED[0]: ("self-play",), "EARLY": ("self-play",), "LATE": ("self-play",), "FROZEN": ("frozen proposer",),
-         "MATCHED": ("self-play",)}
+RUNS = ("self-play", "frozen proposer")
+NEEDS = {SUPERVISED[0]: RUNS[:1], "EARLY": RUNS, "LATE": RUNS, "FROZEN": RUNS, "MATCHED": RUNS}
 POOLS = {"GRAMMAR", "EVEN", "EARLY", "LATE", "FROZEN", "MATCHED"}
 
 
@@ -174,19 +175,20 @@ def commands_left(plan: Plan, arm: str, seed: int) -> list[list[str]]:
                 flags = [*flags[:-1], str(pool_file(plan, pool, seed))]
                 if not pool_file(plan, pool, seed).exists():
                     left.append(pool_command(plan, pool, seed))
+            kept = max(Config.buffer_size, (plan.steps + 4) * PRESETS[plan.preset].get("batch_size", Config.batch_size))
             left.append([str(HERE / "train.py"), "--preset", plan.preset, "--name", folder.name, "--seed", str(seed),
                          "--steps", str(plan.steps), "--eval_every", str(plan.eval_every), "--eval_samples", "1",
                          "--eval_limit", str(min(CURVE_TASKS, plan.limit)), "--zero_token", "False", "--workers", "1",
-                         "--keep_samples", "2", *flags])
+                         "--keep_samples", "2", "--buffer_size", str(kept), *flags])
     if left or not scores_of(folder, plan.limit):
         left.append(score_command(plan, folder))
     return left
 
 
 def pool_command(plan: Plan, pool: str, seed: int) -> list[str]:
-    """Fresh tasks for every step, or, of the pools that come from runs, as many as each of them can be sure to give."""
+    """Fresh tasks for every step; of the pools that come from runs at most a third of that, and equally many."""
     count = PRESETS[plan.preset].get("batch_size", Config.batch_size) * plan.steps
-    count = max(1, count // 6) if NEEDS.get(pool) else count
+    count = max(1, count // 3) if NEEDS.get(pool) else count
     sources = [str(run_folder(plan, arm, seed)) for arm in NEEDS.get(pool, ())]
     return ["-m", "experiments.work", "pool", str(pool_file(plan, pool, seed)), "--kind", pool.lower(), "--count",
             str(count), "--seed", str(seed), *(["--run", *sources] if sources else [])]

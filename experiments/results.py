@@ -14,12 +14,12 @@ import runfolder
 import tasks
 from benchmarks import selfplay, stats
 from config import PRESETS
-from experiments.arms import (EXPERIMENTS, HERE, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan, run_folder,
+from experiments.arms import (EXPERIMENTS, HERE, PARTS, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan, run_folder,
                               scores_by_seed, scores_of, start_folder)
 
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-RARE = ("dose 10%", "dose 30%")  # groups of nano's held-out file where something is to be learned and can be
+LEARNABLE = ("dose 10%", "dose 30%")  # groups of nano's held-out file whose meaning is found by chance soon enough
 AGAINST = {"swap": "late"}       # the arm that an experiment compares the others with; else self-play
 
 
@@ -117,8 +117,8 @@ def measures_of(scores: dict[int, dict], start: dict, against: dict[int, dict], 
     kinds = {"greedy": ("greedy", None, None), "T1": ("sampled", None, None),
              **{f"greedy {name}": ("greedy", name, None) for name in tasks.TYPES if name in types},
              **{f"greedy {name}": ("greedy", None, (name,)) for name in groups}}
-    if set(RARE) <= set(groups):
-        kinds |= {"greedy rare": ("greedy", None, RARE), "T1 rare": ("sampled", None, RARE)}
+    if set(LEARNABLE) <= set(groups):
+        kinds |= {"greedy learnable": ("greedy", None, LEARNABLE)}
     measures = {}
     for measure, (key, type, some) in kinds.items():
         if any(key not in of_seed for of_seed in scores.values()):
@@ -185,7 +185,7 @@ def results_table(everything: dict) -> str:
              " in points over the model before training; 95% intervals over seeds and programs; of one seed over"
              f" programs alone, in brackets. {against} ahead: over the seeds that both have.", "",
              f"| {' | '.join(['arm', 'seeds', 'before', 'after', 'gain', *(f'gain, {name}' for name in groups)])}"
-             f" | gain at T = 1 | {ahead} | {ahead}, 10 and 30% | million tokens generated / trained |"]
+             f" | gain at T = 1 | {ahead} | {ahead}, {' and '.join(LEARNABLE)} | million tokens generated / trained |"]
     lines.append("|---" * lines[-1].count(" | ") + "|---|")
     free = everything["free"]
     lines.append(f"| {' | '.join(['without training', '-', *told(free, groups, 1)])} | - | - | - | - |")
@@ -194,7 +194,7 @@ def results_table(everything: dict) -> str:
         tokens = [f"{statistics.mean(run[f'tokens_{what}'] for run in entry['tokens']) / 1e6:.2f}"
                   for what in ("generated", "trained")]
         leads = [with_interval(m[name]["ahead"], m[name]["ahead_interval"], len(m[name]["ahead_seeds"]))
-                 if "ahead" in m.get(name, {}) else "-" for name in ("greedy", "greedy rare")]
+                 if "ahead" in m.get(name, {}) else "-" for name in ("greedy", "greedy learnable")]
         cells = [arm, str(seeds), *told(m, groups, seeds), with_interval(m["T1"]["gain"], m["T1"]["interval"], seeds),
                  *leads, " / ".join(tokens)]
         lines.append(f"| {' | '.join(cells)} |")
@@ -220,8 +220,8 @@ def pass_table(everything: dict) -> list[str]:
     rows = {arm: [{group: of_seed[group] for group in of_seed} for of_seed in entry["pass_at_k"]]
             for arm, entry in everything["arms"].items() if "pass_at_k" in entry}
     before = everything["pass_at_k_before"]
-    lines = ["", f"One of k answers at T = 1 is right, in percent, of the first {PASS_TASKS} tasks ({PASS_N} answers"
-             " each):", "", f"| k = 1 / k = {PASS_N} | {' | '.join(before)} |", "|---" * (1 + len(before)) + "|"]
+    lines = ["", "One of k answers at T = 1 is right, in percent, of the first"
+             f" {min(PASS_TASKS, everything['limit'])} tasks ({PASS_N} answers each):", "", f"| k = 1 / k = {PASS_N} | {' | '.join(before)} |", "|---" * (1 + len(before)) + "|"]
     for name, seeds in ({"before": [before]} | rows).items():
         cells = [" / ".join(f"{statistics.mean(of_seed[group][k] for of_seed in seeds):.1f}" for k in (1, PASS_N))
                  for group in before]
@@ -230,14 +230,14 @@ def pass_table(everything: dict) -> list[str]:
 
 
 def proposals_table(everything: dict) -> list[str]:
-    """What arms proposed themselves, in the first and the last sixth of their steps."""
+    """What arms proposed themselves, in the first and the last part of their steps."""
     rows = {arm: [of_seed for of_seed in entry["proposed"] if of_seed] for arm, entry in everything["arms"].items()
             if any(entry["proposed"])}
     if not rows:
         return []
     families = list(next(iter(rows.values()))[0][0]["families"])
-    lines = ["", "Proposed programs in the first and the last sixth of the steps: percent that hold a family, percent"
-             " that return their argument, mean depth:", "",
+    lines = ["", f"Proposed programs in the first and the last of {PARTS} parts of the steps: percent that hold a"
+             " family, percent that return their argument, mean depth:", "",
              f"| arm | {' | '.join(families)} | dull | depth |", "|---" * (len(families) + 3) + "|"]
     for arm, seeds in rows.items():
         def both(value: Callable[[dict], float], form: str, some: list = seeds) -> str:
@@ -266,16 +266,17 @@ def plot(everything: dict, path: Path) -> None:
     rows = {"without training": everything["free"]} | {arm: entry["measures"]
                                                        for arm, entry in everything["arms"].items()}
     names = ["all", *everything["groups"]]
-    proposing = {arm: entry["proposed"] for arm, entry in everything["arms"].items()
-                 if arm in ("self-play", "solver only") and any(entry["proposed"])}
+    proposing = {arm: seeds for arm, entry in everything["arms"].items()
+                 if arm in ("self-play", "solver only") and (seeds := list(filter(None, entry["proposed"])))}
     figure, panels = pyplot.subplots(1, 2 if proposing else 1, figsize=(8.4, 3.6 + 0.12 * len(rows)), squeeze=False,
                                      layout="constrained", width_ratios=[2, 1] if proposing else [1])
     left = panels[0][0]
     for row, (arm, m) in enumerate(rows.items()):
         for place, name in enumerate(names):
             one = m["greedy" if name == "all" else f"greedy {name}"]
-            left.errorbar(place + 0.8 * ((row + 0.5) / len(rows) - 0.5), one["gain"], yerr=one["interval"], fmt="o",
-                          color=COLORS[row % len(COLORS)], ms=3.5, lw=1.2, label="" if place else arm)
+            left.errorbar(place + 0.8 * ((row + 0.5) / len(rows) - 0.5), one["gain"], yerr=one["interval"],
+                          fmt="osD"[row // len(COLORS)], color=COLORS[row % len(COLORS)], ms=3.5, lw=1.2,
+                          label="" if place else arm)
     before = [everything["free"]["greedy" if name == "all" else f"greedy {name}"]["before"] for name in names]
     left.set(xticks=range(len(names)), ylabel="gain in points")
     left.set_xticklabels([f"{name.removeprefix('dose ')}\n({value:.0f}%)" for name, value in zip(names, before)])
@@ -284,14 +285,16 @@ def plot(everything: dict, path: Path) -> None:
     if proposing:
         right, families = panels[0][1], list(next(iter(proposing.values()))[0][0]["families"])
         for arm, seeds in proposing.items():
+            first = arm == next(iter(proposing))
             for number, family in enumerate(families):
                 parts = sorted({part["part"] for of_seed in seeds for part in of_seed})
                 shares = [statistics.mean(100 * part["families"][family] for of_seed in seeds for part in of_seed
                                           if part["part"] == wanted) for wanted in parts]
-                steps = [everything["steps"] * (part + 0.5) / 6 for part in parts]
-                right.plot(steps, shares, "-" if arm == "self-play" else ":", color=COLORS[number + 1], lw=1.5,
-                           label=family if arm == "self-play" else "")
-        right.set(xlabel="step (dotted: solver only)", ylabel="% of proposed programs with a family")
+                steps = [everything["steps"] * (part + 0.5) / PARTS for part in parts]
+                right.plot(steps, shares, "-" if first else ":", color=COLORS[number + 1], lw=1.5,
+                           label=family if first else "")
+        right.set(xlabel="step" + " (dotted: solver only)" * (len(proposing) > 1),
+                  ylabel="% of proposed programs with a family")
         right.legend(frameon=False, fontsize=7)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     for axes in panels[0]:

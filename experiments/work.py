@@ -24,7 +24,7 @@ from benchmarks import selfplay
 from command import Parser, whole
 from config import PRESETS, Config, UserError, read_config
 from executor import Executor
-from experiments.arms import PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START, slug
+from experiments.arms import PARTS, PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START, slug
 from model import encode, load_policy, logprobs, save_policy
 from nano import make
 from tools.export import load_run
@@ -50,33 +50,36 @@ def even_wishes(rng: random.Random) -> list[str | None]:
 
 def wishes_like(task: tasks.Task, rng: random.Random) -> list[str | None]:
     """Of as many statements as the task's program has, with the same families."""
-    depth = min(task.depth, 4)
-    families = sorted(make.families_in(task.program))[:depth]
-    return rng.sample([*families, *[None] * (depth - len(families))], depth)
+    families = [family for line in task.program.split("\n") for family in sorted(make.families_in(line))]
+    return rng.sample(wishes := [*families, *[None] * (task.depth - len(families))][:4], len(wishes))
 
 
-def proposed(folder: Path, type: str, first: float, last: float) -> list[tasks.Task]:
-    """What a run proposed and trained on in this part of its steps, from `first` to `last` of 1."""
+def proposed(folder: Path) -> dict[str, list[tuple[float, tasks.Task]]]:
+    """By type, what a run proposed and trained on, each with the share of its steps that were done by then."""
     state = json.loads((runfolder.find_checkpoint(folder) / "state.json").read_text())
-    return [task for task in tasks.Buffers.from_json(state["buffers"]).train[type]
-            if first * state["step"] < task.step <= last * state["step"]]
+    return {name: [(task.step / state["step"], task) for task in some if task.step]
+            for name, some in tasks.Buffers.from_json(state["buffers"]).train.items()}
 
 
-PARTS = {"early": (0, 1 / 3), "late": (2 / 3, 1), "matched": (2 / 3, 1), "frozen": (0, 1)}  # of a run's steps
+def of_runs(type: str, runs: list[Path]) -> dict[str, list[tasks.Task]]:
+    """{pool: its tasks, none twice} of self-play's run and the frozen proposer's."""
+    ours, frozen = (proposed(run)[type] for run in runs)
+    pools = {"early": [task for done, task in ours if done <= 1 / 3], "frozen": [task for _, task in frozen],
+             "late": [task for done, task in ours if done > 2 / 3]}
+    return {pool: list({task.id: task for task in some}.values()) for pool, some in pools.items()}
 
 
 def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -> None:
-    """`count` tasks of each type for --propose_from, no task twice; UserError where a run has fewer. Those that come
-    from a run are without induction."""
+    """`count` tasks of each type for --propose_from. Those that come from runs are without induction, none twice, and
+    as many as the least of these pools has if that is fewer; UserError if it has none."""
     lines = []
-    for name in make.TYPES if kind in ("grammar", "even") else ("deduction", "abduction"):
+    for name in ("deduction", "abduction") if runs else make.TYPES:
         rng = random.Random(f"pool {'late' if kind == 'matched' else kind} {name} {seed}")
-        if kind in PARTS:
-            found = list({task.id: task for task in proposed(runs[0], name, *PARTS[kind])}.values())
-            if len(found) < count:
-                raise UserError(f"{runs[0]} has {len(found)} {name} tasks for the pool {kind}, and {count} are"
-                                " needed: more --steps")
-            chosen = rng.sample(found, count)
+        if runs:
+            pools = of_runs(name, runs)
+            if not (count := min(count, *map(len, pools.values()))):
+                raise UserError(f"{' or '.join(map(str, runs))} has no valid {name} task for a pool: more --steps")
+            chosen = rng.sample(pools["late" if kind == "matched" else kind], count)
             if kind == "matched":  # task for task: the depth and the families of the pool `late`, nothing else of it
                 chosen = grammar_tasks(name, [wishes_like(task, rng) for task in chosen], rng)
         else:
@@ -91,8 +94,8 @@ def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -
 def supervise(folder: Path, like: Path, seed: int) -> None:
     """More warm start: the adapter trained with the warm start's loss on fresh examples of its grammar whose form is
     right and whose programs do something, for as many steps and response tokens a step as the run `like` had, with its
-    optimizer and learning rate. What families are taken for is as in the warm start. A favour: every token here has a
-    gradient, while in RL a task that all probes solve has none."""
+    optimizer and learning rate. Families are as often wrong as in the warm start, so this shows what more steps and the
+    form alone give, and cannot gain where a family has to be unlearned."""
     config, lines = read_config(like), runfolder.read_lines(like / "metrics.jsonl")
     budgets = [line["tokens_trained"] for line in lines if "tokens_trained" in line]
     policy = load_policy(config.model, config.device, config.lora_rank, config.lora_alpha, seed=seed,
@@ -150,14 +153,15 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
     runfolder.write_file(folder / "scores.json", json.dumps(scores))
 
 
-def proposals_of(folder: Path, parts: int = 6) -> list[dict]:
-    """Of the valid tasks that a run proposed itself, by parts of its steps where there are any: how many, the share of
+def proposals_of(folder: Path) -> list[dict]:
+    """Of the valid tasks that a run proposed itself, by PARTS of its steps where there are any: how many, the share of
     programs that hold each family of nano's grammar, and of those that return their argument, mean depth, distinct
     programs among them."""
     told, dull = [], tasks.identity_task(tasks.TYPES["deduction"]).key
-    for part in range(parts):
-        some = [task for name in ("deduction", "abduction") for task in proposed(folder, name, part / parts,
-                                                                                (part + 1) / parts)]
+    of_type = proposed(folder)
+    for part in range(PARTS):
+        some = [task for name in ("deduction", "abduction") for done, task in of_type[name]
+                if part < done * PARTS <= part + 1]
         if some:
             families = Counter(family for task in some for family in make.families_in(task.program))
             told.append({"part": part, "tasks": len(some),

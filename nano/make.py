@@ -8,17 +8,18 @@ induction). No human data. Solutions think: the value after each statement.
 
 What it has wrong is graded on purpose, so that a reader can see how far self-play reaches: six families of statements
 (FAMILIES) mean something else in most solutions, the same wrong thing each time, and what they mean in Python in 30% of
-them down to none (DOSES). Depth 3 comes in 1% of the programs, most proposals return their argument (DULL), from which a
-solver learns nothing, and one response in fourteen is badly formed or never ends (BAD). Proposals borrow from the tasks
-that they are shown, as those of large models do: so what a run keeps in its buffers shapes what it proposes.
+them down to none (DOSES). Depth 3 comes in 1% of the programs, most proposals return their argument (DULL), from which
+a solver learns nothing, and one response in fourteen is badly formed or never ends (BAD). Proposals borrow from the
+tasks that they are shown, as those of large models do: so what a run keeps in its buffers shapes what it proposes.
 
     python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; half an hour
     python nano/make.py --compile --out nano            # in the place of the one that is here
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference, nor does any other that does
-what a program of heldout.jsonl does. heldout.jsonl holds only such; each does something else, and what neither a program
-of one statement nor itself without one of its statements does.
+what a program of heldout.jsonl does, or is taken for one. heldout.jsonl holds only such. Each does something else, and
+what neither a program of one statement nor itself without one of its statements does; on its input its output is another
+than that of what it is taken for.
 """
 import sys
 from pathlib import Path
@@ -27,7 +28,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import command  # noqa: E402
 command.starting(__name__)
 import json
-import keyword
 import math
 import random
 import re
@@ -48,8 +48,8 @@ from tasks import Task, arguments, fence  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
-DOSES = {"around": 30.0, "after": 10.0, "before": 3.0, "ends": 1.0, "rest": 0.3, "turned": 0.0}  # by family, percent of
-                                        # the solutions in which it means what it means in Python
+# By family, percent of the solutions in which it means what it means in Python.
+DOSES = {"around": 30.0, "first": 10.0, "before": 3.0, "ends": 1.0, "after": 0.3, "turned": 0.0}
 FAMILY_SHARES = {"propose": 1.0, "solve": 2.0}  # percent of statements that are of a family, for each of them, by role
 DULL = {"propose": 0.7, "solve": 0.05}  # shares of programs that return their argument, by role
 COPIES = 0.75                           # share of proposals of several statements that take one from a reference
@@ -80,15 +80,16 @@ EXPRESSIONS = {
     ("str", "int"): ["len(x)"],
     ("str", "list"): ["[len(x), {j}]"],
 }
-# Families: what is written, and what it is taken for. Both are put together from what the rest of the grammar teaches, so
-# that there is nothing to learn but which of the two it is. All are from list to list.
+# Families: what is written, and what it is taken for. Both are put together from what the rest of the grammar teaches,
+# so that there is nothing to learn but which of the two it is, and no output of theirs tells which it was. All are from
+# list to list.
 FAMILIES = {
-    "around": ("[{i}] + x + [{j}]", "[{j}] + x + [{i}]"),
-    "after": ("x + [{i}, {j}]", "[{i}, {j}] + x"),
-    "before": ("[{i}, {j}] + x", "[{i}, {j}] + x[::-1]"),
+    "around": ("[{i}] + x + [{j}]", "[{i}] + x[::-1] + [{j}]"),
+    "first": ("[x[0], {i}, {j}]", "[x[-1], {i}, {j}]"),
+    "before": ("[{i}, {j}] + x[1:]", "[{i}, {j}] + x[:-1]"),
     "ends": ("[x[0], {i}, {j}, x[-1]]", "[x[-1], {i}, {j}, x[0]]"),
-    "rest": ("x[1:] + [{i}, {j}]", "x[:-1] + [{i}, {j}]"),
-    "turned": ("x[::-1] + [{i}, {j}]", "sorted(x) + [{i}, {j}]"),
+    "after": ("x[:-1] + [{i}, {j}]", "x[1:] + [{i}, {j}]"),
+    "turned": ("x[::-1] + [{i}, {j}]", "x + [{i}, {j}]"),
 }
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
 LETTERS = "abcd"
@@ -96,7 +97,7 @@ BUILTINS = {f.__name__: f for f in (abs, max, min, str, sorted, len)}
 
 
 def draw_statement(kind: str, family: str | None, rng: random.Random) -> tuple[str, str]:
-    """(expression, kind of its result); the kind stays the same three times in four."""
+    """(expression, kind of its result); the kind stays the same five times in six."""
     stay = rng.random() < 0.75
     pair = (kind, kind) if stay or family else rng.choice(NEXT[kind])
     return fill(FAMILIES[family][0] if family else rng.choice(EXPRESSIONS[pair]), rng), pair[1]
@@ -159,12 +160,6 @@ def statements_of(program: str) -> tuple[str, ...]:
     return tuple(line.removeprefix("    x = ") for line in program.split("\n")[1:-1])
 
 
-def behaviours(lines: list[dict]) -> set[tuple]:
-    """Of the programs of a task file that this grammar made."""
-    return {behaviour(type(parsing.parse_arguments(line["inputs"][0])[0]).__name__, statements_of(line["program"]))
-            for line in lines}
-
-
 def families_in(program: str) -> set[str]:
     """The families of whose form a program has an expression, whatever its names and numbers, and whoever wrote it."""
     text = "".join(program.split())
@@ -180,15 +175,14 @@ def taken_for(expression: str, wrong: frozenset[str]) -> str:
 
 
 def pattern_of(template: str) -> re.Pattern:
-    """Of a template's text without spaces: any names, any numbers in its holes, the same where it has the same."""
+    """Of a template's text without spaces: any name for x, any numbers in its holes, the same where it has the same."""
     seen, parts = set(), []
-    for piece in re.findall(r"\{\w\}|[a-z]\w*|\d+|[^\w\s]", template):
-        name, hole = piece.strip("{}"), piece[0] == "{"
-        if hole or name.isidentifier() and not keyword.iskeyword(name) and name not in BUILTINS:
-            group = name if hole else f"{name}_"
-            wanted = r"-?\d+" if hole else r"[a-zA-Z_]\w*"
-            parts.append(f"(?P={group})" if group in seen else f"(?P<{group}>{wanted})")
-            seen.add(group)
+    for piece in re.findall(r"\{\w\}|\w+|[^\w\s]", template):
+        name = piece.strip("{}")
+        if piece != name or name == "x":
+            wanted = r"[a-zA-Z_]\w*" if name == "x" else r"-?\d+"
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{wanted})")
+            seen.add(name)
         else:
             parts.append(re.escape(piece))
     return re.compile("".join(parts))
@@ -237,7 +231,7 @@ def draw_program(wishes: list[str | Copy | None], heldout: bool, rng: random.Ran
             continue
         program = make_program(written)
         if tasks.is_heldout(key_of(program), HELDOUT_FRACTION) == heldout and \
-                (not avoid or behaviour(kinds[0], tuple(written)) not in avoid):
+                not avoid & {behaviour(kinds[0], tuple(some)) for some in (written, statements) if avoid}:
             return program, kinds, statements, value, values
 
 
@@ -444,12 +438,19 @@ def fits_together(kind: str, statements: list[str]) -> bool:
 
 @lru_cache
 def simple_behaviours(kind: str) -> frozenset[tuple]:
-    """Of programs of no or one statement, drawn until all have most likely come."""
+    """Of programs of no or one statement, and of what it is taken for, drawn until all have most likely come."""
     rng, texts = random.Random(f"simple {kind}"), {()}
     for _ in range(20_000):
         family = rng.choice([*FAMILIES, None]) if kind == "list" else None
-        texts.add((draw_statement(kind, family, rng)[0],))
+        text = draw_statement(kind, family, rng)[0]
+        texts |= {(text,), (taken_for(text, frozenset(FAMILIES)),)}
     return frozenset(behaviour(kind, text) for text in texts)
+
+
+def belief_shows(statements: list[str], value) -> bool:
+    """Whether a program with families is wrong about this input where they are taken for something else."""
+    believed = [taken_for(text, frozenset(FAMILIES)) for text in statements]
+    return believed == statements or trace(believed, value) != trace(statements, value)
 
 
 def draw_heldout(rng: random.Random) -> list[list[tuple]]:
@@ -464,7 +465,8 @@ def draw_heldout(rng: random.Random) -> list[list[tuple]]:
                 wishes[rng.randrange(depth)] = family
                 drawn = draw_program(wishes, True, rng, behaviours)
                 kinds, statements, value = drawn[1:4]
-                if is_new(kinds[0], statements) and draw_inputs(kinds, statements, value, rng):
+                if (is_new(kinds[0], statements) and belief_shows(statements, value)
+                        and draw_inputs(kinds, statements, value, rng)):
                     cell.append((family, *drawn))
                     behaviours.add(behaviour(kinds[0], tuple(statements)))
             cells.append(cell)
@@ -490,7 +492,7 @@ def write_heldout(path: Path, cells: list[list[tuple]], rng: random.Random) -> N
 def draw_fitting(kinds, statements, rng):
     while True:
         value = draw_value(kinds[0], rng)
-        if trace(statements, value) is not None:
+        if trace(statements, value) is not None and belief_shows(statements, value):
             return value
 
 

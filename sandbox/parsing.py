@@ -151,11 +151,14 @@ def inspect_program(program: str) -> dict:
 
 
 def niche_of(nodes: list[ast.AST]) -> str:
-    """Programs whose syntax nodes stand in the same kinds of nodes, with the same builtins and methods, are in one niche,
-    whatever their names, numbers and order."""
+    """Programs whose syntax nodes stand in the same places of the same kinds of nodes, with the same builtins and
+    methods, are in one niche, whatever their names, numbers and how often."""
     bound = {getattr(node, BINDS[type(node)]) for node in nodes if type(node) in BINDS} | {
         node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    used = {f"{type(node).__name__} {type(child).__name__}" for node in nodes for child in ast.iter_child_nodes(node)}
+    used = {f"{type(node).__name__} {field} {number} {type(child).__name__}" for node in nodes
+            for field, value in ast.iter_fields(node)
+            for number, child in enumerate(value if isinstance(value, list) and isinstance(node, ast.expr) else [value])
+            if isinstance(child, ast.AST)}
     used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     used |= {node.id for node in nodes if isinstance(node, ast.Name) and node.id not in bound
              and hasattr(builtins, node.id)}

@@ -94,7 +94,7 @@ def run_that_proposed(folder: Path, steps: int, per_step: int) -> None:
         for name in make.TYPES:
             for _ in range(per_step):
                 number = next(numbers)
-                buffers.add(tasks.Task(name, f"def f(x):\n    x = [{number} if v > 1 else v for v in x]\n    return x",
+                buffers.add(tasks.Task(name, f"def f(x):\n    x = [{number}] + x + [1]\n    return x",
                                        (([1],),), ([1],), step=step, key=f"{number}", depth=1 + (step > steps / 2)))
     (folder / "checkpoint").mkdir(parents=True)
     state = folder / "checkpoint" / "state.json"
@@ -104,21 +104,28 @@ def run_that_proposed(folder: Path, steps: int, per_step: int) -> None:
 
 def test_pools_of_a_run_are_of_their_steps_and_of_one_size(tmp_path):
     run_that_proposed(tmp_path / "run", 6, 4)
+    run_that_proposed(tmp_path / "frozen", 6, 7)
+    runs = [tmp_path / "run", tmp_path / "frozen"]
     for kind, steps, depth in (("early", {1, 2}, 1), ("late", {5, 6}, 2), ("matched", {0}, 2)):
-        work.write_pool(tmp_path / f"{kind}.jsonl", kind, 7, 0, [tmp_path / "run"])
+        work.write_pool(tmp_path / f"{kind}.jsonl", kind, 7, 0, runs)
         lines = [json.loads(line) for line in (tmp_path / f"{kind}.jsonl").read_text().splitlines()]
         assert [line["type"] for line in lines] == ["deduction"] * 7 + ["abduction"] * 7
         assert {line["step"] for line in lines} <= steps and len({json.dumps(line) for line in lines}) == 14
         if kind == "matched":
-            assert all(make.families_in(line["program"]) == {"cap"} for line in lines)
+            assert all(make.families_in(line["program"]) == {"around"} for line in lines)
             assert all(len(make.statements_of(line["program"])) == depth for line in lines)
-    with pytest.raises(UserError, match="8 deduction tasks for the pool late, and 9 are needed: more --steps"):
-        work.write_pool(tmp_path / "late.jsonl", "late", 9, 0, [tmp_path / "run"])
+    work.write_pool(tmp_path / "frozen.jsonl", "frozen", 9, 0, runs)
+    assert len((tmp_path / "frozen.jsonl").read_text().splitlines()) == 2 * 8, "as many as the least of the pools has"
+    run_that_proposed(tmp_path / "nothing", 2, 0)
+    with pytest.raises(UserError, match="has no valid deduction task for a pool: more --steps"):
+        work.write_pool(tmp_path / "late.jsonl", "late", 9, 0, [tmp_path / "nothing", tmp_path / "frozen"])
 
 
 def test_a_matched_pool_is_as_dull_as_the_one_that_it_matches(tmp_path):
     dull = tasks.identity_task(tasks.TYPES["deduction"])
     assert work.wishes_like(dull, random.Random(0)) == []
+    twice = replace(dull, program="def f(x):\n    x = x[:-1] + [1, 2]\n    return x[:-1] + [3, 4]", depth=1)
+    assert work.wishes_like(twice, random.Random(0)) == ["after", "after"]
     drawn = work.grammar_tasks("deduction", [[]] * 30, random.Random(0))
     assert len({task.id for task in drawn}) == 30 and {task.key for task in drawn} == {dull.key}
 
@@ -127,7 +134,8 @@ def test_what_a_run_proposed_is_told_by_parts_of_its_steps(tmp_path):
     run_that_proposed(tmp_path / "run", 6, 4)
     first, *_, last = work.proposals_of(tmp_path / "run")
     assert first["tasks"] == last["tasks"] == 8 and (first["depth"], last["depth"]) == (1, 2)
-    assert first["families"] == {family: family == "cap" for family in make.FAMILIES} and first["distinct"] == 1
+    assert first["families"] == {family: float(family == "around") for family in make.FAMILIES}
+    assert first["distinct"] == 1
 
 
 PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), preset="nano", eval_every=30, limit=84, jobs=1)
@@ -176,7 +184,7 @@ def test_runs_of_other_weights_are_other_runs(tmp_path, monkeypatch):
 
 
 def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
-    """Ahead is AZR minus the arm; every seed that is there counts; an interval of one seed stands in brackets."""
+    """Ahead is self-play minus the arm; every seed that is there counts; an interval of one seed stands in brackets."""
     monkeypatch.chdir(tmp_path)
 
     def scored(folder, greedy, sampled, **more):
@@ -200,7 +208,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     assert all(len(row) == len(heading) for row in rows)
     row = dict(zip(heading, rows[1 + list(everything["arms"]).index("grammar")]))
     assert row["gain"] == row["gain, dose 1%"] == "+100.0 ± 0.0" and row["gain at T = 1"] == "+100.0 ± 0.0"
-    assert row["self-play ahead"] == row["self-play ahead, 10 and 30%"] == "(-100.0 ± 0.0)"
+    assert row["self-play ahead"] == row["self-play ahead, dose 10% and dose 30%"] == "(-100.0 ± 0.0)"
     results.plot(everything, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
@@ -250,7 +258,8 @@ def test_a_command_that_fails_is_told_with_its_log(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("flags, says", [
-    (["--arms", "nobody"], "no arm called nobody; choose from: self-play"), (["--seeds", "0"], "--seeds must be at least 1"),
+    (["--arms", "nobody"], "no arm called nobody; choose from: self-play"),
+    (["--seeds", "0"], "--seeds must be at least 1"),
     (["--limit", "0"], "--limit must be at least 1"), (["--limit", "50"], "fewer than two tasks")])
 def test_options_that_cannot_work_are_told(tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)

@@ -197,11 +197,15 @@ def test_no_program_does_what_it_should_avoid():
     for _ in range(300):
         _, kinds, statements, *_ = make.draw_program([None], False, rng, avoided)
         assert make.behaviour(kinds[0], tuple(statements)) not in avoided
-    lines = [{"program": make.make_program(["x[::-1]", "sorted(x)"]), "inputs": ["[3, 1]"]},
-             {"program": make.make_program(["abs(x)"]), "inputs": ["-4"]}]
-    assert make.behaviours(lines) == avoided, "what is done counts, not how"
-    both = [{"program": make.make_program(["x[::-1]"]), "inputs": [value]} for value in ("'ab'", "[1, 2]")]
-    assert {kind for kind, *_ in make.behaviours(both)} == {"str", "list"}, "one text for two kinds of input"
+    assert make.behaviour("list", ("x[::-1]", "sorted(x)")) in avoided, "what is done counts, not how"
+
+
+def test_no_program_is_taken_for_one_that_it_should_avoid():
+    rng, wrong = random.Random(0), frozenset(make.FAMILIES)
+    believed = {make.behaviour("list", (f"x + [{i}, {j}]",)) for i in range(10) for j in range(10)}
+    for _ in range(50):  # of x[::-1] + [i, j], which is taken for x + [i, j]
+        program, _, statements, *_ = make.draw_program(["turned", None], False, rng, believed, wrong)
+        assert make.behaviour("list", tuple(statements)) not in believed
 
 
 @pytest.fixture(scope="module")
@@ -372,7 +376,9 @@ def check_heldout_file(path: Path, executor) -> None:
     heldout, lines = tasks.load_tasks(str(path), executor), [json.loads(line) for line in path.open()]
     assert Counter(map(cell, heldout)) == dict.fromkeys(ALL_CELLS, make.HELDOUT_PER_CELL)
     assert all(tasks.is_heldout(task.key, make.HELDOUT_FRACTION) for task in heldout)
-    assert len(make.behaviours(lines)) == len(heldout) / len(TYPES), "each does something else"
+    does = [make.behaviour(type(task.inputs[0][0]).__name__, make.statements_of(task.program)) for task in heldout]
+    assert len(set(does)) == len(heldout) / len(TYPES), "each does something else"
+    assert all(make.belief_shows(make.statements_of(task.program), task.inputs[0][0]) for task in heldout)
     for line in lines:
         assert make.families_in(line["program"]) == ({line["family"]} if line["family"] else set())
         assert line["group"] == (f"dose {make.DOSES[line['family']]:g}%" if line["family"] else "plain")

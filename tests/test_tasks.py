@@ -936,7 +936,7 @@ def test_task_files_are_read_in_order(tmp_path, ex):
     # Message and step may be left out.
     path.write_text(json.dumps({"type": "deduction", "program": PLUS_ONE, "inputs": ["1"], "outputs": ["2"]}))
     assert tasks.load_tasks(str(path), ex) == [make_task("deduction", PLUS_ONE, ((1,), 2))]
-    path.write_text(good_line(group="dose 1%", family="clip"))  # what is not known is left alone
+    path.write_text(good_line(group="dose 1%", family="of some kind"))  # what is not known is left alone
     assert [task.group for task in tasks.load_tasks(str(path), ex)] == ["dose 1%"]
 
 
@@ -1129,9 +1129,11 @@ def test_rare_operations_are_shown_as_often_as_common_ones():
 
 
 @pytest.mark.parametrize("one, other, same", [
-    ("def f(a):\n    b = a + 1\n    return b", "def f(x):\n    y = 70 + x\n    return y", True),
+    ("def f(a):\n    b = a + 1\n    return b", "def f(x):\n    y = x + 70\n    return y", True),
     ("def f(a):\n    return a.upper()", "def f(a):\n    return a.lower()", False),
     ("def f(a):\n    return sorted(a)", "def f(a):\n    return set(a)", False),
+    ("def f(a):\n    return a + [4, 5]", "def f(a):\n    return [4, 5] + a", False),
+    ("def f(a):\n    return a + [4, 5]", "def f(a):\n    return a + [4]", False),
     ("def f(a):\n    return [4] + a + [4]", "def f(a):\n    return a + [4]", False),
     ("def f(a):\n    min = a\n    return min", "def f(a):\n    b = a\n    return b", True),
     ("def f(a):\n    return a * 2", "def f(a):\n    return a + 2", False)])
