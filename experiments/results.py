@@ -221,7 +221,8 @@ def pass_table(everything: dict) -> list[str]:
             for arm, entry in everything["arms"].items() if "pass_at_k" in entry}
     before = everything["pass_at_k_before"]
     lines = ["", "One of k answers at T = 1 is right, in percent, of the first"
-             f" {min(PASS_TASKS, everything['limit'])} tasks ({PASS_N} answers each):", "", f"| k = 1 / k = {PASS_N} | {' | '.join(before)} |", "|---" * (1 + len(before)) + "|"]
+             f" {min(PASS_TASKS, everything['limit'])} tasks ({PASS_N} answers each):", "",
+             f"| k = 1 / k = {PASS_N} | {' | '.join(before)} |", "|---" * (1 + len(before)) + "|"]
     for name, seeds in ({"before": [before]} | rows).items():
         cells = [" / ".join(f"{statistics.mean(of_seed[group][k] for of_seed in seeds):.1f}" for k in (1, PASS_N))
                  for group in before]

@@ -18,8 +18,8 @@ tasks that they are shown, as those of large models do: so what a run keeps in i
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference, nor does any other that does
 what a program of heldout.jsonl does, or is taken for one. heldout.jsonl holds only such. Each does something else, and
-what neither a program of one statement nor itself without one of its statements does; on its input its output is another
-than that of what it is taken for.
+what neither a program of one statement nor itself without one of its statements does; what it is taken for would give
+another output.
 """
 import sys
 from pathlib import Path
