@@ -49,8 +49,8 @@ from tasks import Task, arguments, fence  # noqa: E402
 HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
 # By family, percent of the solutions in which it means what it means in Python.
-DOSES = {"around": 30.0, "first": 10.0, "before": 3.0, "ends": 1.0, "after": 0.3, "turned": 0.0}
-FAMILY_SHARES = {"propose": 1.0, "solve": 2.0}  # percent of statements that are of a family, for each of them, by role
+DOSES = {"around": 30.0, "inside": 10.0, "before": 3.0, "ends": 1.0, "pair": 0.3, "turned": 0.0}
+FAMILY_SHARES = {"propose": 4.0, "solve": 3.0}  # percent of statements that are of a family, for each of them, by role
 DULL = {"propose": 0.7, "solve": 0.05}  # shares of programs that return their argument, by role
 COPIES = 0.75                           # share of proposals of several statements that take one from a reference
 BAD = {"propose": 0.1, "solve": 0.06}   # shares of responses whose form is damaged, a fifth of which never end
@@ -85,10 +85,10 @@ EXPRESSIONS = {
 # list to list.
 FAMILIES = {
     "around": ("[{i}] + x + [{j}]", "[{i}] + x[::-1] + [{j}]"),
-    "first": ("[x[0], {i}, {j}]", "[x[-1], {i}, {j}]"),
+    "inside": ("[{i}] + x[:-1] + [{j}]", "[{i}] + x[1:] + [{j}]"),
     "before": ("[{i}, {j}] + x[1:]", "[{i}, {j}] + x[:-1]"),
     "ends": ("[x[0], {i}, {j}, x[-1]]", "[x[-1], {i}, {j}, x[0]]"),
-    "after": ("x[:-1] + [{i}, {j}]", "x[1:] + [{i}, {j}]"),
+    "pair": ("[{i}, {j}, x[0], x[-1]]", "[{i}, {j}, x[-1], x[0]]"),
     "turned": ("x[::-1] + [{i}, {j}]", "x + [{i}, {j}]"),
 }
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
