@@ -54,7 +54,7 @@ class Config:
     types: list[str] = opt([name for name in TYPES if TYPES[name].paper], "task types to train", group="the method")
     batch_size: int = opt(64, "B: proposals, and tasks to solve, per type and step (paper: 64)", least=1, most=2**16)
     references_from: Literal["all", "mixed", "niches"] = opt(
-        "all", "the whole buffer (paper), its tasks last solved sometimes but not always, or its niches in turn")
+        "all", "all of the buffer (paper), what is solved sometimes, or niches in turn")
     references: int = opt(6, "K: earlier tasks shown to the proposer (paper: 6; 0 is its ablation)", least=0, most=1000)
     n_probes: int = opt(8, "n: solver samples that measure a task's solve rate (paper: 8)", least=1, most=2**12)
     n_inputs: int = opt(10, "N: inputs of an induction task, half of them hidden (paper: 10)", least=2, most=200)
@@ -71,7 +71,7 @@ class Config:
         "none", "proposers' rewards swapped, a coin judges answers, or the form alone pays")
     solve_tasks: Literal["this", "previous", "probes"] = opt(
         "this", "solved first: this step's (paper), the last's (official); or the probes")
-    replay: float = opt(0.0, "with probes: more tasks a type and step, as a share of B: earlier ones, solved sometimes",
+    replay: float = opt(0.0, "with probes: tasks solved sometimes that are probed again, as a share of B",
                         least=0, most=100)
     learnability: Literal["paper", "graded"] = opt(
         "paper", "of solve rate r: 1 - r, but 0 at both ends (paper), or 4 r (1 - r)")
