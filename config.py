@@ -155,7 +155,7 @@ SMALL = dict(prompt="chat", example=True, refuse_copies=True, invalid_reward=-0.
              max_prompt_tokens=2048, max_new_tokens=512, batch_size=16, seed_factor=2, lr=5e-5)
 PRESETS = {
     "nano": dict(model=str(HERE / "nano"), prompt="compact", batch_size=32, references=2, n_inputs=6, seed_factor=2,
-                 solve_tasks="probes", solve_weight=0.125, max_new_tokens=192, max_prompt_tokens=512, slots=256,
+                 solve_tasks="probes", solve_weight=0.5, max_new_tokens=192, max_prompt_tokens=512, slots=256,
                  steps=60, lr=2e-3, norm_lr=8e-3, lr_final=0.1, micro_tokens=2048, cpu_seconds=0.5, eval_every=10,
                  curve_limit=294, eval_limit=2520, zero_token=True,
                  heldout_tasks=str(HERE / "nano" / "heldout.jsonl")),

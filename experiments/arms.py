@@ -45,10 +45,11 @@ TRIALS = {
     "niches": ["--references_from", "niches"],
     "niches, solver only": ["--references_from", "niches", "--train_propose", "False"],
     "mixed references": ["--references_from", "mixed"],
-    "frontier replay": ["--batch_size", "24", "--replay", "0.333", "--solve_weight", "0.094"],  # 24 new, 8 old
+    "frontier replay": ["--batch_size", "24", "--replay", "0.333", "--solve_weight", "0.375"],  # 24 new, 8 old
     "graded learnability": ["--learnability", "graded"],
-    "lambda 8": ["--solve_weight", "1"],  # a proposal has eight probes: its row is a ninth of all, not a half
-    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64", "--solve_weight", "0.25"],  # as many probes
+    "lambda 1": ["--solve_weight", "0.125"],  # as the paper's: all probes of a proposal weigh as much as it does
+    "lambda 8": ["--solve_weight", "1"],  # a proposal has eight probes: its row is a ninth of all
+    "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64", "--solve_weight", "1"],  # as many probes
 }
 PAPER = ["--solve_tasks", "this", "--solve_weight", "1"]  # as many answers as proposals
 LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER}
@@ -62,13 +63,14 @@ ABLATIONS = {
     "paper, one baseline": [*PAPER, "--advantage", "reinforce++"],
     "probes, six baselines": ["--advantage", "trr++"],
     "extremes -0.5": ["--extreme_reward", "-0.5"],
-    "n = 4": ["--n_probes", "4", "--solve_weight", "0.25"],
-    "n = 16": ["--n_probes", "16", "--solve_weight", "0.0625"],
+    "n = 4": ["--n_probes", "4", "--solve_weight", "1"],
+    "n = 16": ["--n_probes", "16", "--solve_weight", "0.25"],
     "n = 4, B = 64": TRIALS["n = 4, B = 64"],
     "paper, last step's tasks": ["--solve_tasks", "previous", "--solve_weight", "1"],
     "rank 1": ["--lora_rank", "1", "--lora_alpha", "2"],
     "rank 4": ["--lora_rank", "4", "--lora_alpha", "8"],
     "all weights": ["--lora_rank", "0", "--lr", "3e-4"],
+    "lambda 1": TRIALS["lambda 1"],
     "lambda 8": TRIALS["lambda 8"],
 }
 EXPERIMENTS = {"learns": LEARNS, "swap": SWAP, "trials": TRIALS, "length": LENGTH, "ablations": ABLATIONS}

@@ -69,12 +69,11 @@ LONGEST = 192            # tokens of a response without an end: nano's --max_new
 # The grammar. A statement is `x = EXPRESSION`; {i} and {j} are from 0 to 9, {m} from 2 to 4, {t} is one or two letters.
 
 EXPRESSIONS = {
-    ("int", "int"): ["x + {j}", "x - {j}", "x * 2", "x // 2", "abs(x)", "max(x, {j})", "min(x, {j})"],
+    ("int", "int"): ["x * 2", "x // 2", "abs(x)", "max(x, {j})", "min(x, {j})"],
     ("int", "list"): ["[x, {j}]", "[{j}, x]", "[{i}, x, {j}]"],
     ("int", "str"): ["str(x)"],
-    ("list", "list"): ["sorted(x)", "x[::-1]", "x + [{j}]", "[{j}] + x", "x[1:]", "x[:-1]", "x[:{m}]",
-                       "[v + {j} for v in x]", "[v for v in x if v > {j}]"],
-    ("list", "int"): ["len(x)", "max(x)", "min(x)", "x[0]", "x[-1]"],
+    ("list", "list"): ["x[::-1]", "x + [{j}]", "[{j}] + x", "x[1:]", "x[:-1]", "x[:{m}]"],
+    ("list", "int"): ["len(x)", "x[0]", "x[-1]"],
     ("list", "str"): ["''.join(str(v) for v in x)"],
     ("str", "str"): ["x[::-1]", "x + {t}", "{t} + x", "x.upper()", "x[1:]", "x[:-1]", "x[:{m}]"],
     ("str", "int"): ["len(x)"],
@@ -93,7 +92,7 @@ FAMILIES = {
 }
 NEXT = {kind: [pair for pair in EXPRESSIONS if pair[0] == kind] for kind in ("int", "list", "str")}
 LETTERS = "abcd"
-BUILTINS = {f.__name__: f for f in (abs, max, min, str, sorted, len)}
+BUILTINS = {f.__name__: f for f in (abs, max, min, str, len)}
 
 
 def draw_statement(kind: str, family: str | None, rng: random.Random) -> tuple[str, str]:
@@ -345,8 +344,8 @@ def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool
 
 SPECIAL = ["<eos>", "<pad>", "<unk>"]
 LEXEMES = ["<think>", "</think>", "<answer>", "</answer>", "```python\n", "```input\n", "```output\n", "```message\n",
-           "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " - ", " * 2", " // 2",
-           " > ", " if ", " for v in x", "sorted(", "abs(", "len(", "max(", "min(", "str(",
+           "\n```\n", "\n```", "def f(x):\n", "    x = ", "\n    x = ", "\n    return x", " + ", " * 2", " // 2",
+           " for v in x", "abs(", "len(", "max(", "min(", "str(",
            ".upper()", "''.join(", "[::-1]", "[1:]", "[:-1]", "[:", "[0]", "[-1]", ", ", "int", "list", "str",
            " steps", "\n"]
 HEADERS = [f"{role} {type}\n" for role in ("propose", "solve") for type in TYPES]

@@ -208,7 +208,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     assert all(len(row) == len(heading) for row in rows)
     row = dict(zip(heading, rows[1 + list(everything["arms"]).index("grammar")]))
     assert row["gain"] == row["gain, dose 1%"] == "+100.0 ± 0.0" and row["gain at T = 1"] == "+100.0 ± 0.0"
-    assert row["self-play ahead"] == row["self-play ahead, dose 10% and dose 30%"] == "(-100.0 ± 0.0)"
+    assert row["self-play ahead"] == row["self-play ahead, dose 3%, dose 10%, dose 30%"] == "(-100.0 ± 0.0)"
     results.plot(everything, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
