@@ -11,6 +11,7 @@ import torch
 import model as M
 import sampler as S
 from model import ModelError, adapter_off, forward, load_policy, logits_of, logprobs, pad
+from nano import make
 from sampler import generate
 
 LLAMA3 = dict(rope_theta=10000.0, rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0,
@@ -33,9 +34,12 @@ def policy(tiny):
     return trained_like(load_policy(tiny(), lora_rank=4))
 
 
+VOCABULARY = len(make.make_tokenizer())  # of the tiny models of conftest.py
+
+
 def prompts_of(lengths, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(3, 150, (n,), generator=generator).tolist() for n in lengths]
+    return [torch.randint(3, VOCABULARY, (n,), generator=generator).tolist() for n in lengths]
 
 
 def all_rows(prompts, samples):
@@ -267,7 +271,7 @@ def test_chunks_and_layer_checkpoints_change_no_gradient(policy, monkeypatch):
     sizes = []
     original = M.logits_of
     monkeypatch.setattr(M, "logits_of", lambda p, h, *rest: sizes.append(len(h)) or original(p, h, *rest))
-    monkeypatch.setitem(M.LOGIT_BUDGET, "cpu", 154 * 6)
+    monkeypatch.setitem(M.LOGIT_BUDGET, "cpu", VOCABULARY * 6)
     policy.checkpoint_layers = True
     try:
         chunked = loss_gradients(policy, rows)
