@@ -218,7 +218,7 @@ def test_a_run_in_nf4_is_exported_and_asked_on_the_weights_it_was_trained_on(tin
     export.export(run, tmp_path / "out", merge=True)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     off = float((merged(ids).logits - wanted).norm() / wanted.norm())
-    assert off < (0.02 if stored else 1e-4), "in bf16 as stored, or in fp32"
+    assert off < (0.03 if stored else 1e-4), "in bf16 as stored, or in fp32"
     assert not hasattr(merged.config, "quantization_config")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "NF4" in card and "stand for" in card
