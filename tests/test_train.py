@@ -57,7 +57,7 @@ def test_a_run_leaves_its_files(whole):
     assert set(saved) == {f.name for f in fields(Config)} and saved["batch_size"] == 3
     assert [line["step"] for line in metrics_of(whole)] == [0, 1, 2, 3]  # 0: an evaluation before training
     evaluated = [line["step"] for line in metrics_of(whole) if "heldout" in line]
-    assert evaluated == [0, 3] and "mean" in metrics_of(whole)[-1]["heldout_change"]
+    assert evaluated == [0, 3] and "deduction" in metrics_of(whole)[-1]["heldout_change"]
     samples = [json.loads(line) for line in (whole / "samples.jsonl").read_text().splitlines()]
     assert {sample["step"] for sample in samples} == {0, 1, 2, 3}
     assert {"role", "kind", "type", "prompt", "text", "reward", "verdict", "finish"} <= set(samples[0])
