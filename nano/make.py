@@ -12,7 +12,7 @@ them down to none (DOSES). Depth 3 comes in 1% of the programs, most proposals r
 a solver learns nothing, and one response in fourteen is badly formed or never ends (BAD). Proposals borrow from the
 tasks that they are shown, as those of large models do: so what a run keeps in its buffers shapes what it proposes.
 
-    python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; half an hour
+    python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; 22 minutes
     python nano/make.py --compile --out nano            # in the place of the one that is here
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
