@@ -32,6 +32,7 @@ import math
 import random
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -446,10 +447,10 @@ def simple_behaviours(kind: str) -> frozenset[tuple]:
     return frozenset(behaviour(kind, text) for text in texts)
 
 
-def belief_shows(statements: list[str], value) -> bool:
+def belief_shows(statements: Sequence[str], value) -> bool:
     """Whether a program with families is wrong about this input where they are taken for something else."""
     believed = [taken_for(text, frozenset(FAMILIES)) for text in statements]
-    return believed == statements or trace(believed, value) != trace(statements, value)
+    return believed == list(statements) or trace(believed, value) != trace(statements, value)
 
 
 def draw_heldout(rng: random.Random) -> list[list[tuple]]:
