@@ -681,8 +681,8 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
         inputs = (*IDENTITY_INPUTS, *((i,) for i in range(2, n_inputs)))[:n_inputs]
     message = "f returns its argument." if type.given_program else ""
     outputs = tuple(type.observe(Outcome("ok", *args)).value for args in inputs)
-    return Task(type.name, IDENTITY, inputs, outputs, message, 0, parsing.program_key(IDENTITY),
-                niche=parsing.inspect_program(IDENTITY)["niche"])
+    facts = parsing.inspect_program(IDENTITY)
+    return Task(type.name, IDENTITY, inputs, outputs, message, 0, facts["key"], niche=facts["niche"])
 
 
 def is_heldout(key: str, fraction: float) -> bool:
@@ -730,7 +730,7 @@ class Buffers:
             if type.given_program else self.train[type.name]
         k = 1 if type.given_program else k
         if among == "mixed" and not type.given_program:
-            between = [task for task in pool if 0 < self.rates.get(task.id, 0) < 1]
+            between = self.solved_sometimes(pool)
             pool = between if len(between) >= max(4, k) else pool
         if among == "niches":
             niches = defaultdict(list)
@@ -738,6 +738,10 @@ class Buffers:
                 niches[task.niche].append(task)
             return [rng.choice(niches[niche]) for niche in rng.sample(list(niches), min(k, len(niches)))]
         return rng.sample(pool, min(k, len(pool)))
+
+    def solved_sometimes(self, some: list[Task]) -> list[Task]:
+        """Those of these tasks that were last solved sometimes but not always."""
+        return [task for task in some if 0 < self.rates.get(task.id, 0) < 1]
 
     def draw_tasks(self, type: TaskType, n: int, newest: int, rng: random.Random) -> list[Task]:
         """The solver's n tasks: those of step `newest` first (n of them at random where there are more), topped up with

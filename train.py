@@ -352,8 +352,9 @@ def probe_from_buffer(run: Training, rollout: Rollout, proposals: list[Row]) -> 
         rng, earlier = run.rng(f"more {name}"), [task for task in run.buffers.train[name] if task.step < run.step]
         lacking = run.cfg.batch_size - sum(row.type == name and bool(row.probes) for row in proposals)
         drawn = rng.sample(earlier, min(lacking, len(earlier)))
-        frontier = [task for task in earlier if 0 < run.buffers.rates.get(task.id, 0) < 1 and task not in drawn]
-        drawn += rng.sample(frontier, min(round(run.cfg.replay * run.cfg.batch_size), len(frontier)))
+        if run.cfg.replay:
+            frontier = [task for task in run.buffers.solved_sometimes(earlier) if task not in drawn]
+            drawn += rng.sample(frontier, min(round(run.cfg.replay * run.cfg.batch_size), len(frontier)))
         for number, task in enumerate(drawn):
             rows += ask(run, rollout, task, "solve", f"more {name} {number}", run.cfg.n_probes)
     return rows

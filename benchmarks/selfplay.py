@@ -7,7 +7,7 @@ import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,13 +133,14 @@ def groups(some: list[Task]) -> dict[tuple[str, str], list[int]]:
         totals["mean"] = list(range(len(some)))
     every = list(totals)[-1:]  # the mean, or the only type
     return {(type, "all"): mine for type, mine in totals.items()} | {
-        (type, name): [i for i in totals[type] if some[i].group == name] for type in every for name in group_names(some)
+        (type, name): [i for i in totals[type] if some[i].group == name]
+        for type in every for name in group_names(task.group for task in some)
     } | {(type, f"{depth}+" if depth == DEEPEST else str(depth)): mine for (type, depth), mine in of_cells.items()}
 
 
-def group_names(some: list[Task]) -> list[str]:
-    """In the order of the numbers in them."""
-    return sorted({task.group for task in some if task.group},
+def group_names(groups: Iterable[str]) -> list[str]:
+    """Each once, in the order of the numbers in them; "" is none."""
+    return sorted(set(groups) - {""},
                   key=lambda name: ([float(number) for number in re.findall(r"\d+(?:\.\d+)?", name)], name))
 
 
@@ -224,7 +225,7 @@ def by_type(first: Scores | None, now: Scores) -> dict[str, dict[str, list[float
     rows = groups(now.tasks)
     totals = {type: mine for (type, depth), mine in rows.items() if depth == "all"}
     scores = {"heldout_by_type": {type: estimates(None, now, mine)[0] for type, mine in totals.items()}}
-    if names := group_names(now.tasks):
+    if names := group_names(task.group for task in now.tasks):
         every = list(totals)[-1]  # the mean, or the only type
         scores["heldout_by_group"] = {name: estimates(None, now, rows[every, name])[0] for name in names}
     if first:

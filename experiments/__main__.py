@@ -26,13 +26,13 @@ def parse_plan(argv: list[str]) -> Plan:
                     + "\n`python -m experiments takeoff --help` tells of one with a real model and its own options.")
     parser.add_argument("name", choices=EXPERIMENTS, help="which arms: see the end of this help")
     parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="seeds 0, 1, ... for every arm")
-    parser.add_argument("--steps", type=whole(1), default=60, help="training steps of an arm")
+    parser.add_argument("--steps", type=whole(1), default=PRESETS["nano"]["steps"], help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these, each in quotes; all if not given")
     parser.add_argument("--preset", default="nano", choices=[name for name, preset in PRESETS.items()
                                                              if "heldout_tasks" in preset],
                         help="the model and its sizes")
     parser.add_argument("--eval_every", type=whole(0), default=10, help="steps between points of the curves")
-    parser.add_argument("--limit", type=whole(1), default=2520, help="held-out tasks: the first of the file")
+    parser.add_argument("--limit", type=whole(1), default=PRESETS["nano"]["eval_limit"], help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=whole(1, 1024), default=host.cores(), help="arms that run at once")
     parser.add_argument("--publish", action="store_true", help="write the results to results/, not to runs/")
     args = parser.parse_args(argv)
@@ -58,11 +58,11 @@ def run_plan(plan: Plan) -> None:
     before = [] if scores_of(start, plan.limit) else [score_command(plan, start)]
     sources = list(dict.fromkeys(source for arm in plan.arms for source in needs(arm)))
     first = [arm for arm in dict.fromkeys([*sources, *plan.arms]) if not needs(arm)]
-    work = {stage: [(arm, seed) for seed in range(plan.seeds) for arm in arms]
-            for stage, arms in (("first", first), ("then", [arm for arm in plan.arms if needs(arm)]))}
-    with ThreadPoolExecutor(plan.jobs) as pool, tqdm(total=sum(map(len, work.values())), unit="run") as bar:
+    stages = [[(arm, seed) for seed in range(plan.seeds) for arm in arms]
+              for arms in (first, [arm for arm in plan.arms if needs(arm)])]
+    with ThreadPoolExecutor(plan.jobs) as pool, tqdm(total=sum(map(len, stages)), unit="run") as bar:
         starting = pool.submit(run_commands, plan, before, start)
-        for some in work.values():
+        for some in stages:
             running = [pool.submit(run_arm, plan, arm, seed) for arm, seed in some]
             try:
                 for ended in as_completed(running):

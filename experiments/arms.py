@@ -43,7 +43,7 @@ TRIALS = {
     "self-play": [],
     "solver only": LEARNS["solver only"],
     "niches": ["--references_from", "niches"],
-    "niches, solver only": ["--references_from", "niches", "--train_propose", "False"],
+    "niches, solver only": ["--references_from", "niches", *LEARNS["solver only"]],
     "mixed references": ["--references_from", "mixed"],
     "frontier replay": ["--batch_size", "24", "--replay", "0.333", "--solve_weight", "0.375"],  # 24 new, 8 old
     "graded learnability": ["--learnability", "graded"],
@@ -59,7 +59,7 @@ ABLATIONS = {
     "deduction only": ["--types", "deduction"],
     "no induction": ["--types", "deduction", "abduction"],
     "no references": ["--references", "0"],
-    "solver only": ["--train_propose", "False"],
+    "solver only": LEARNS["solver only"],
     "paper, one baseline": [*PAPER, "--advantage", "reinforce++"],
     "probes, six baselines": ["--advantage", "trr++"],
     "extremes -0.5": ["--extreme_reward", "-0.5"],

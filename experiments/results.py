@@ -106,7 +106,7 @@ def results_of(plan: Plan) -> dict:
 
 
 def groups_of(heldout: list[dict]) -> list[str]:
-    return selfplay.group_names([tasks.Task("", "", (), (), group=line.get("group", "")) for line in heldout])
+    return selfplay.group_names(line.get("group", "") for line in heldout)
 
 
 def measures_of(scores: dict[int, dict], start: dict, against: dict[int, dict], heldout: list[dict]
@@ -217,8 +217,7 @@ def with_interval(value: float, interval: float, seeds: int) -> str:
 
 def pass_table(everything: dict) -> list[str]:
     """pass@1 and pass@64 by group."""
-    rows = {arm: [{group: of_seed[group] for group in of_seed} for of_seed in entry["pass_at_k"]]
-            for arm, entry in everything["arms"].items() if "pass_at_k" in entry}
+    rows = {arm: entry["pass_at_k"] for arm, entry in everything["arms"].items() if "pass_at_k" in entry}
     before = everything["pass_at_k_before"]
     lines = ["", "One of k answers at T = 1 is right, in percent, of the first"
              f" {min(PASS_TASKS, everything['limit'])} tasks ({PASS_N} answers each):", "",

@@ -61,9 +61,9 @@ def proposed(folder: Path) -> dict[str, list[tuple[float, tasks.Task]]]:
             for name, some in tasks.Buffers.from_json(state["buffers"]).train.items()}
 
 
-def of_runs(type: str, runs: list[Path]) -> dict[str, list[tasks.Task]]:
-    """{pool: its tasks, none twice} of self-play's run and the frozen proposer's."""
-    ours, frozen = (proposed(run)[type] for run in runs)
+def pools_of(ours: list[tuple[float, tasks.Task]], frozen: list[tuple[float, tasks.Task]]
+             ) -> dict[str, list[tasks.Task]]:
+    """{pool: its tasks, none twice} of what self-play's run and the frozen proposer's proposed."""
     pools = {"early": [task for done, task in ours if done <= 1 / 3], "frozen": [task for _, task in frozen],
              "late": [task for done, task in ours if done > 2 / 3]}
     return {pool: list({task.id: task for task in some}.values()) for pool, some in pools.items()}
@@ -72,11 +72,11 @@ def of_runs(type: str, runs: list[Path]) -> dict[str, list[tasks.Task]]:
 def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -> None:
     """`count` tasks of each type for --propose_from. Those that come from runs are without induction, none twice, and
     as many as the least of these pools has if that is fewer; UserError if it has none."""
-    lines = []
+    lines, sources = [], list(map(proposed, runs))
     for name in ("deduction", "abduction") if runs else make.TYPES:
         rng = random.Random(f"pool {'late' if kind == 'matched' else kind} {name} {seed}")
         if runs:
-            pools = of_runs(name, runs)
+            pools = pools_of(*(source[name] for source in sources))
             if not (count := min(count, *map(len, pools.values()))):
                 raise UserError(f"{' or '.join(map(str, runs))} has no valid {name} task for a pool: more --steps")
             chosen = rng.sample(pools["late" if kind == "matched" else kind], count)

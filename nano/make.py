@@ -322,10 +322,9 @@ def pick(weights: dict, rng: random.Random):
 def damage(response: str, rng: random.Random) -> str:
     """The response in a bad form: a tag or fence lost, or without an end, repeating what it thinks or answers."""
     if rng.random() < 0.2:
-        line = rng.choice([line for line in response.split("\n") if line] or ["0"])
+        line = rng.choice([line for line in response.split("\n") if line])
         return f"{line}\n" * LONGEST  # cut in make_batches
-    lost = [tag for tag in ("</think>", "<answer>", "```", "</answer>") if tag in response]
-    return response.replace(rng.choice(lost), "", 1)
+    return response.replace(rng.choice(("</think>", "<answer>", "```", "</answer>")), "", 1)
 
 
 def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool = False) -> tuple[str, str]:

@@ -153,8 +153,7 @@ def inspect_program(program: str) -> dict:
 def niche_of(nodes: list[ast.AST]) -> str:
     """Programs whose syntax nodes stand in the same places of the same kinds of nodes, with the same builtins and
     methods, are in one niche, whatever their names, numbers and how often."""
-    bound = {getattr(node, BINDS[type(node)]) for node in nodes if type(node) in BINDS} | {
-        node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    bound = set(map(bound_name, nodes))
     used = {f"{type(node).__name__} {field} {number} {type(child).__name__}" for node in nodes
             for field, value in ast.iter_fields(node)
             for number, child in enumerate(value if isinstance(value, list) and isinstance(node, ast.expr) else [value])
@@ -170,14 +169,18 @@ BINDS = determinism.BINDS | {ast.alias: "asname"}
 MENTIONS = BINDS | {ast.Name: "id", ast.keyword: "arg"}
 
 
+def bound_name(node: ast.AST) -> str | None:
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return node.id
+    return getattr(node, BINDS.get(type(node), ""), None)
+
+
 def tree_key(nodes: list[ast.AST]) -> str:
     """A hash of the program up to layout, comments, docstrings and the names it binds, of what `walk` gives of its
     tree, which is renamed in place."""
     names = {"f": "f"}
     for node in nodes:  # first what the program binds, so that builtins keep their names
-        bound = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else \
-            getattr(node, BINDS.get(type(node), ""), None)
-        if bound is not None:
+        if (bound := bound_name(node)) is not None:
             names.setdefault(bound, f"v{len(names)}")
     for node in nodes:
         attribute = MENTIONS.get(type(node))

@@ -102,6 +102,8 @@ def stored_in(method: str, **more):
     return edit("config.json", quantization_config={"quant_method": method, **more})
 
 
+NANO = Path(__file__).resolve().parent.parent / "nano"
+VOCABULARY = json.loads((NANO / "config.json").read_text())["vocab_size"]  # of the models that are damaged
 ENDS = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}},
                                                  {"SpecialToken": {"id": "<eos>", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
@@ -115,7 +117,8 @@ MODELS = {
                           "unknown model.layers.7.mlp.up_proj.weight"),
     "a head for classes": (weights(put("score.weight", torch.ones(2, 32))), "unknown score.weight"),
     "a weight of another shape": (weights(put(LAYER, torch.ones(48, 31))), rf"{LAYER}, \[48, 31\], not \[48, 32\]"),
-    "another vocab_size": (edit("config.json", vocab_size=200), r"embed_tokens.weight, \[\d+, 32\], not \[200, 32\]"),
+    "another vocab_size": (edit("config.json", vocab_size=200),
+                           rf"embed_tokens.weight, \[{VOCABULARY}, 32\], not \[200, 32\]"),
     "more layers promised": (edit("config.json", num_hidden_layers=3, layer_types=None), "missing model.layers.2"),
     "fewer layers promised": (edit("config.json", num_hidden_layers=1, layer_types=None), "unknown model.layers.1"),
     "a head promised": (edit("config.json", tie_word_embeddings=False), "missing lm_head.weight"),
@@ -148,7 +151,7 @@ MODELS = {
     "a tokenizer that loses spaces": (tokens(decoder=None), "does not give back the text"),
     "a tokenizer that ends texts": (tokens(post_processor=ENDS), "ends every text"),
     "attention in both directions": (edit("config.json", is_causal=False), "our logits differ from transformers'"),
-    "more tokens than rows": (fewer_rows, r"ids up to \d+ .* but the model only \d+ embedding rows"),
+    "more tokens than rows": (fewer_rows, f"ids up to {VOCABULARY - 1}"),
 }
 
 
