@@ -498,7 +498,7 @@ def draw_fitting(kinds, statements, rng):
 def main(argv: list[str]) -> None:
     parser = command.Parser(prog="nano/make.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--out", type=Path, default=Path("runs/nano"), help="folder to write (Hugging Face format)")
-    parser.add_argument("--steps", type=command.whole(1), default=8_000, help="optimizer steps")
+    parser.add_argument("--steps", type=command.whole(1), default=6_000, help="optimizer steps")
     parser.add_argument("--batch_size", type=command.whole(1, 2**16), default=64, help="examples per step")
     parser.add_argument("--lr", type=command.real(0, 100), default=1e-2, help="peak learning rate")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
