@@ -19,9 +19,8 @@ from sandbox import host
 HERE = Path(__file__).resolve().parent.parent
 CURVE_TASKS = 294        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
-PARTS = 6                # of a run's steps, in which its proposals are counted
-PASS_TASKS, PASS_N = 210, 64   # tasks and answers for pass@k ...
-PASS_ARMS = ("self-play", "solver only")  # ... of these, and of the model before training
+PART = 10                # steps of a run whose proposals are counted together
+PASS_TASKS, PASS_N = 210, 64   # tasks and answers for pass@k
 
 # Arms: flags of train.py beside the preset's. In the place of a word in capitals a file of tasks is made, by work.py.
 SUPERVISED = ["supervise, see work.py"]
@@ -53,6 +52,7 @@ TRIALS = {
 }
 PAPER = ["--solve_tasks", "this", "--solve_weight", "1"]  # as many answers as proposals
 LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER}
+PASS_ARMS = ("solver only", *LENGTH)  # pass@k is taken of these, and of the model before training
 ABLATIONS = {
     "self-play": [],
     "paper: fresh answers, six baselines": PAPER,

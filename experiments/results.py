@@ -14,7 +14,7 @@ import runfolder
 import tasks
 from benchmarks import selfplay, stats
 from config import PRESETS
-from experiments.arms import (EXPERIMENTS, HERE, PARTS, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan, run_folder,
+from experiments.arms import (EXPERIMENTS, HERE, PART, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan, run_folder,
                               scores_by_seed, scores_of, start_folder)
 
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
@@ -236,7 +236,7 @@ def proposals_table(everything: dict) -> list[str]:
     if not rows:
         return []
     families = list(next(iter(rows.values()))[0][0]["families"])
-    lines = ["", f"Proposed programs in the first and the last of {PARTS} parts of the steps: percent that hold a"
+    lines = ["", f"Proposed programs in the first and the last {PART} steps: percent that hold a"
              " family, percent that return their argument, mean depth:", "",
              f"| arm | {' | '.join(families)} | dull | depth |", "|---" * (len(families) + 3) + "|"]
     for arm, seeds in rows.items():
@@ -290,7 +290,7 @@ def plot(everything: dict, path: Path) -> None:
                 parts = sorted({part["part"] for of_seed in seeds for part in of_seed})
                 shares = [statistics.mean(100 * part["families"][family] for of_seed in seeds for part in of_seed
                                           if part["part"] == wanted) for wanted in parts]
-                steps = [everything["steps"] * (part + 0.5) / PARTS for part in parts]
+                steps = [PART * (part + 0.5) for part in parts]
                 right.plot(steps, shares, "-" if first else ":", color=COLORS[number + 1], lw=1.5,
                            label=family if first else "")
         right.set(xlabel="step" + " (dotted: solver only)" * (len(proposing) > 1),

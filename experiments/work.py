@@ -9,6 +9,7 @@ What arms need beside train.py, a process each: the supervised control, pools of
 import command
 command.starting(__name__)
 import json
+import math
 import random
 import sys
 from collections import Counter
@@ -23,8 +24,8 @@ import train
 from benchmarks import selfplay
 from command import Parser, whole
 from config import PRESETS, Config, UserError, read_config
-from executor import Executor
-from experiments.arms import PARTS, PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START, slug
+from executor import Executor, Job
+from experiments.arms import PART, PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START, slug
 from model import encode, load_policy, logprobs, save_policy
 from nano import make
 from tools.export import load_run
@@ -54,18 +55,17 @@ def wishes_like(task: tasks.Task, rng: random.Random) -> list[str | None]:
     return rng.sample(wishes := [*families, *[None] * (task.depth - len(families))][:4], len(wishes))
 
 
-def proposed(folder: Path) -> dict[str, list[tuple[float, tasks.Task]]]:
-    """By type, what a run proposed and trained on, each with the share of its steps that were done by then."""
+def proposed(folder: Path) -> tuple[int, dict[str, list[tasks.Task]]]:
+    """A run's number of steps, and by type what it proposed and trained on."""
     state = json.loads((runfolder.find_checkpoint(folder) / "state.json").read_text())
-    return {name: [(task.step / state["step"], task) for task in some if task.step]
-            for name, some in tasks.Buffers.from_json(state["buffers"]).train.items()}
+    return state["step"], {name: [task for task in some if task.step]
+                           for name, some in tasks.Buffers.from_json(state["buffers"]).train.items()}
 
 
-def pools_of(ours: list[tuple[float, tasks.Task]], frozen: list[tuple[float, tasks.Task]]
-             ) -> dict[str, list[tasks.Task]]:
-    """{pool: its tasks, none twice} of what self-play's run and the frozen proposer's proposed."""
-    pools = {"early": [task for done, task in ours if done <= 1 / 3], "frozen": [task for _, task in frozen],
-             "late": [task for done, task in ours if done > 2 / 3]}
+def pools_of(steps: int, ours: list[tasks.Task], frozen: list[tasks.Task]) -> dict[str, list[tasks.Task]]:
+    """{pool: its tasks, none twice} of what self-play's run proposed in its steps, and the frozen proposer's."""
+    pools = {"early": [task for task in ours if task.step <= steps / 3], "frozen": frozen,
+             "late": [task for task in ours if task.step > 2 * steps / 3]}
     return {pool: list({task.id: task for task in some}.values()) for pool, some in pools.items()}
 
 
@@ -76,7 +76,7 @@ def write_pool(path: Path, kind: str, count: int, seed: int, runs: list[Path]) -
     for name in ("deduction", "abduction") if runs else make.TYPES:
         rng = random.Random(f"pool {'late' if kind == 'matched' else kind} {name} {seed}")
         if runs:
-            pools = pools_of(*(source[name] for source in sources))
+            pools = pools_of(sources[0][0], *(of_run[name] for _, of_run in sources))
             if not (count := min(count, *map(len, pools.values()))):
                 raise UserError(f"{' or '.join(map(str, runs))} has no valid {name} task for a pool: more --steps")
             chosen = rng.sample(pools["late" if kind == "matched" else kind], count)
@@ -142,7 +142,8 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
                                    SAMPLED if trained else SAMPLED_START, 1.0, seed=1, slots=config.slots)
         scores = {"limit": limit, "commit": runfolder.commit(), "greedy": greedy.correct, "sampled": sampled.correct}
         if (folder / "checkpoint" / "state.json").exists():  # the supervised control has none
-            scores["proposed"] = proposals_of(folder) if read_config(folder).propose_from in ("policy", "start") else []
+            scores["proposed"] = (proposals_of(folder, executor) if read_config(folder).propose_from in ("policy", "start")
+                                  else [])
         if not trained:
             how, free = selfplay.zero_token(run, heldout, greedy)
             scores |= {"free": free.correct, "free_how": how}
@@ -153,23 +154,35 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
     runfolder.write_file(folder / "scores.json", json.dumps(scores))
 
 
-def proposals_of(folder: Path) -> list[dict]:
-    """Of the valid tasks that a run proposed itself, by PARTS of its steps where there are any: how many, the share of
-    programs that hold each family of nano's grammar, and of those that return their argument, mean depth, distinct
-    programs among them."""
-    told, dull = [], tasks.identity_task(tasks.TYPES["deduction"]).key
-    of_type = proposed(folder)
-    for part in range(PARTS):
-        some = [task for name in ("deduction", "abduction") for done, task in of_type[name]
-                if part < done * PARTS <= part + 1]
-        if some:
+def proposals_of(folder: Path, executor: Executor) -> list[dict]:
+    """Of the valid tasks that a run proposed itself, for each PART of its steps in which there are any: how many, the
+    share of programs that hold each family of nano's grammar, and of those that return their argument, mean depth,
+    distinct programs among them; behaviours: different ones a program, and `new`, those that no earlier part had."""
+    told, seen, dull = [], set(), tasks.identity_task(tasks.TYPES["deduction"]).key
+    last, of_type = proposed(folder)
+    ours = [task for name in ("deduction", "abduction") for task in of_type[name]]
+    behaviour = behaviours_of({task.program for task in ours}, executor)
+    for part in range(math.ceil(last / PART)):
+        if some := [task for task in ours if part * PART < task.step <= (part + 1) * PART]:
             families = Counter(family for task in some for family in make.families_in(task.program))
+            different = {behaviour[task.program] for task in some}
             told.append({"part": part, "tasks": len(some),
                          "families": {family: families[family] / len(some) for family in make.FAMILIES},
                          "dull": sum(task.key == dull for task in some) / len(some),
                          "depth": sum(task.depth for task in some) / len(some),
-                         "distinct": len({task.key for task in some}) / len(some)})
+                         "distinct": len({task.key for task in some}) / len(some),
+                         "behaviours": len(different) / len(some), "new": len(different - seen) / len(some)})
+            seen |= different
     return told
+
+
+def behaviours_of(programs: set[str], executor: Executor) -> dict[str, tuple]:
+    """What each program does to 16 values of each kind that nano's grammar has, always the same ones."""
+    rng = random.Random("behaviours")
+    inputs = tuple((make.draw_value(kind, rng),) for kind in ("int", "list", "str") for _ in range(16))
+    jobs = [Job(program, inputs) for program in sorted(programs)]
+    return {job.program: tuple(repr(outcome.value) if outcome.kind == "ok" else outcome.kind for outcome in outcomes)
+            for job, outcomes in zip(jobs, executor.run(jobs))}
 
 
 def score_cruxeval(folder: Path) -> None:

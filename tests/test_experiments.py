@@ -130,12 +130,18 @@ def test_a_matched_pool_is_as_dull_as_the_one_that_it_matches(tmp_path):
     assert len({task.id for task in drawn}) == 30 and {task.key for task in drawn} == {dull.key}
 
 
-def test_what_a_run_proposed_is_told_by_parts_of_its_steps(tmp_path):
-    run_that_proposed(tmp_path / "run", 6, 4)
-    first, *_, last = work.proposals_of(tmp_path / "run")
-    assert first["tasks"] == last["tasks"] == 8 and (first["depth"], last["depth"]) == (1, 2)
+def test_what_a_run_proposed_is_told_by_ten_steps(tmp_path, executor):
+    run_that_proposed(tmp_path / "run", 24, 4)
+    first, second, last = work.proposals_of(tmp_path / "run", executor)
+    assert (first["tasks"], second["tasks"], last["tasks"]) == (80, 80, 32) and (first["depth"], last["depth"]) == (1, 2)
     assert first["families"] == {family: float(family == "around") for family in make.FAMILIES}
-    assert first["distinct"] == 1
+    assert first["distinct"] == first["behaviours"] == last["new"] == 1
+
+
+def test_a_behaviour_is_what_a_program_does_whatever_it_says(tmp_path, executor):
+    programs = [f"def f(x):\n    return {text}" for text in ("x", "x[:]", "x + x[:0]", "x * 2", "x + x")]
+    same, copied, joined, twice, added = map(work.behaviours_of(set(programs), executor).get, programs)
+    assert copied == joined and twice == added and len({same, copied, twice}) == 3, "a number has no first part"
 
 
 PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), preset="nano", eval_every=30, limit=84, jobs=1)
