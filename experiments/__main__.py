@@ -32,7 +32,8 @@ def parse_plan(argv: list[str]) -> Plan:
                                                              if "heldout_tasks" in preset],
                         help="the model and its sizes")
     parser.add_argument("--eval_every", type=whole(0), default=10, help="steps between points of the curves")
-    parser.add_argument("--limit", type=whole(1), default=PRESETS["nano"]["eval_limit"], help="held-out tasks: the first of the file")
+    parser.add_argument("--limit", type=whole(1), default=PRESETS["nano"]["eval_limit"],
+                        help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=whole(1, 1024), default=host.cores(), help="arms that run at once")
     parser.add_argument("--publish", action="store_true", help="write the results to results/, not to runs/")
     args = parser.parse_args(argv)

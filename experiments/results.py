@@ -14,6 +14,7 @@ import runfolder
 import tasks
 from benchmarks import selfplay, stats
 from config import PRESETS
+from experiments import plots
 from experiments.arms import (EXPERIMENTS, HERE, PART, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan, run_folder,
                               scores_by_seed, scores_of, start_folder)
 
@@ -32,7 +33,9 @@ def write_results(plan: Plan) -> str:
     folder.mkdir(exist_ok=True)
     runfolder.write_file(folder / f"{plan.name}.json", json.dumps(everything, indent=1) + "\n")
     runfolder.write_file(folder / f"{plan.name}.md", text)
-    plot(everything, folder / f"{plan.name}.png")
+    plots.plot(everything, folder / f"{plan.name}.png")
+    if plan.name == "length":
+        plots.plot_over_steps(everything, folder / f"{plan.name}-curves.png")
     return text
 
 
@@ -84,7 +87,9 @@ def results_of(plan: Plan) -> dict:
     start, against = scores_of(start_folder(plan), plan.limit), AGAINST.get(plan.name, "self-play")
     everything = {"experiment": plan.name, "preset": plan.preset, "steps": plan.steps, "limit": plan.limit,
                   "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}",
-                  "groups": groups_of(heldout), "against": against, "free_how": start["free_how"],
+                  "groups": groups_of(heldout), "against": against,
+                  "families": {line["family"]: line["group"] for line in heldout if line.get("family")},
+                  "free_how": start["free_how"],
                   "free": measures_of({0: {"greedy": start["free"]}}, start, {}, heldout), "arms": {}}
     reference = scores_by_seed(plan, against)
     for arm, flags in EXPERIMENTS[plan.name].items():
@@ -174,7 +179,7 @@ def curves_of(lines: list[dict]) -> dict:
 
 
 # ----------------------------------------------------------------------------------------------------------------
-# Tables and plot
+# Tables
 
 def results_table(everything: dict) -> str:
     groups, against = everything["groups"], everything["against"]
@@ -199,7 +204,7 @@ def results_table(everything: dict) -> str:
                  *leads, " / ".join(tokens)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"Without training: the model before training, where {everything['free_how']}."]
-    return "\n".join(lines + pass_table(everything) + proposals_table(everything)) + "\n"
+    return "\n".join(lines + pass_table(everything) + proposals_table(everything) + steps_table(everything)) + "\n"
 
 
 def told(measures: dict, groups: list[str], seeds: int) -> list[str]:
@@ -249,55 +254,27 @@ def proposals_table(everything: dict) -> list[str]:
     return lines
 
 
-COLORS = ["#222222", "#1f5fb0", "#d9822b", "#4c9a52", "#8a5ab5", "#c0392b", "#7f8c8d", "#2aa198", "#b58900", "#d33682"]
+def steps_table(everything: dict) -> list[str]:
+    """How arms went that propose: means over seeds, types and PART steps, seven times in a run at most."""
+    lines = ["", f"Over the steps, means of {PART}. Valid proposals, learnability, tasks solved; of the programs those"
+             " that return their argument, different behaviours, new ones, which no earlier step had;"
+             " mean depth; entropy of a token in nats:", "",
+             "| arm | steps | valid | learnability | solved | dull | different | new | depth"
+             " | entropy, propose | entropy, solve |",
+             "|---" * 11 + "|"]
+    told = ("dull", "behaviours", "new", "depth")
+    for arm, entry in everything["arms"].items():
+        parts = [part for of_seed in entry["proposed"] for part in of_seed if told[2] in part]
+        last = max((part["part"] for part in parts), default=-1)
+        for number in sorted({round(sixth * last / 6) for sixth in range(7)}) if parts else ():
+            first, end = number * PART + 1, (number + 1) * PART
+            logged = {name: [value for curves in entry["curves"] for step, value in curves.get(name, [])
+                             if first <= step <= end] for name in LOGGED}
+            means = {name: statistics.mean(values) for name, values in logged.items() if values}
+            means |= {name: statistics.mean(part[name] for part in parts if part["part"] == number) for name in told}
+            cells = [f"{means[name]:.3f}" if name in means else "-" for name in (*LOGGED[:3], *told, *LOGGED[3:])]
+            lines.append(f"| {' | '.join([arm, f'{first} to {end}', *cells])} |")
+    return lines if len(lines) > 5 else []
 
 
-def plot(everything: dict, path: Path) -> None:
-    """Greedy gains with their intervals, a colour an arm: by group where the held-out file names groups, and on the
-    whole. Beside it the share of proposals that hold each family, over the steps, where arms proposed. As wide as a
-    README, so that its letters are as large as the text's."""
-    try:
-        import matplotlib
-    except ImportError:
-        print("no plot: pip install matplotlib")
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    rows = {"without training": everything["free"]} | {arm: entry["measures"]
-                                                       for arm, entry in everything["arms"].items()}
-    names = ["all", *everything["groups"]]
-    proposing = {arm: seeds for arm, entry in everything["arms"].items()
-                 if arm in ("self-play", "solver only") and (seeds := list(filter(None, entry["proposed"])))}
-    figure, panels = pyplot.subplots(1, 2 if proposing else 1, figsize=(8.4, 3.6 + 0.12 * len(rows)), squeeze=False,
-                                     layout="constrained", width_ratios=[2, 1] if proposing else [1])
-    left = panels[0][0]
-    for row, (arm, m) in enumerate(rows.items()):
-        for place, name in enumerate(names):
-            one = m["greedy" if name == "all" else f"greedy {name}"]
-            left.errorbar(place + 0.8 * ((row + 0.5) / len(rows) - 0.5), one["gain"], yerr=one["interval"],
-                          fmt="osD"[row // len(COLORS)], color=COLORS[row % len(COLORS)], ms=3.5, lw=1.2,
-                          label="" if place else arm)
-    before = [everything["free"]["greedy" if name == "all" else f"greedy {name}"]["before"] for name in names]
-    left.set(xticks=range(len(names)), ylabel="gain in points")
-    left.set_xticklabels([f"{name.removeprefix('dose ')}\n({value:.0f}%)" for name, value in zip(names, before)])
-    left.axhline(0, color="black", lw=0.8)
-    left.set_xlabel("held-out tasks: all, and by group (in brackets what is solved before training)")
-    if proposing:
-        right, families = panels[0][1], list(next(iter(proposing.values()))[0][0]["families"])
-        for arm, seeds in proposing.items():
-            first = arm == next(iter(proposing))
-            for number, family in enumerate(families):
-                parts = sorted({part["part"] for of_seed in seeds for part in of_seed})
-                shares = [statistics.mean(100 * part["families"][family] for of_seed in seeds for part in of_seed
-                                          if part["part"] == wanted) for wanted in parts]
-                steps = [PART * (part + 0.5) for part in parts]
-                right.plot(steps, shares, "-" if first else ":", color=COLORS[number + 1], lw=1.5,
-                           label=family if first else "")
-        right.set(xlabel="step" + " (dotted: solver only)" * (len(proposing) > 1),
-                  ylabel="% of proposed programs with a family")
-        right.legend(frameon=False, fontsize=7)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
-    for axes in panels[0]:
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=200)
-    pyplot.close(figure)
+LOGGED = ("valid", "learnability", "solve_rate", "entropy/propose", "entropy/solve")

@@ -142,8 +142,8 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
                                    SAMPLED if trained else SAMPLED_START, 1.0, seed=1, slots=config.slots)
         scores = {"limit": limit, "commit": runfolder.commit(), "greedy": greedy.correct, "sampled": sampled.correct}
         if (folder / "checkpoint" / "state.json").exists():  # the supervised control has none
-            scores["proposed"] = (proposals_of(folder, executor) if read_config(folder).propose_from in ("policy", "start")
-                                  else [])
+            proposes = read_config(folder).propose_from in ("policy", "start")
+            scores["proposed"] = proposals_of(folder, executor) if proposes else []
         if not trained:
             how, free = selfplay.zero_token(run, heldout, greedy)
             scores |= {"free": free.correct, "free_how": how}

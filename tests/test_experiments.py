@@ -19,7 +19,7 @@ from benchmarks import stats
 from config import UserError
 from executor import Job
 from experiments import __main__ as command
-from experiments import arms, results, work
+from experiments import arms, plots, results, work
 from nano import make
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,8 +215,25 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     row = dict(zip(heading, rows[1 + list(everything["arms"]).index("grammar")]))
     assert row["gain"] == row["gain, dose 1%"] == "+100.0 ± 0.0" and row["gain at T = 1"] == "+100.0 ± 0.0"
     assert row["self-play ahead"] == row["self-play ahead, dose 3%, dose 10%, dose 30%"] == "(-100.0 ± 0.0)"
-    results.plot(everything, tmp_path / "plot.png")
+    plots.plot(everything, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_curves_of_runs_are_told_and_drawn_whole(tmp_path):
+    """Means over seeds of ten steps, seven rows at most, the first and the last among them; a plot of all."""
+    proposed = [{"part": part, "tasks": 4, "families": {"around": 0.5}, "dull": 0.2, "depth": 1.5, "distinct": 1.0,
+                 "behaviours": 0.75, "new": 1 / (part + 1)} for part in range(60)]
+    curves = {"learnability": [(step, step / 1000) for step in range(1, 601)], "greedy": [(0, 10), (20, 12)],
+              "greedy dose 30%": [(0, 5), (20, 30)]}
+    everything = {"groups": ["dose 30%"], "families": {"around": "dose 30%"},
+                  "arms": {"self-play": {"proposed": [proposed, proposed[:59]], "curves": [curves, curves]},
+                           "a fixed pool": {"proposed": [[]], "curves": [curves]}}}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.steps_table(everything)
+            if line.startswith("| self-play")]
+    assert [row[1] for row in rows][::3] == ["1 to 10", "301 to 310", "591 to 600"] and len(rows) == 7
+    assert rows[0][2:8] == ["-", "0.005", "-", "0.200", "0.750", "1.000"] and rows[-1][3][:4] == "0.59"
+    plots.plot_over_steps(everything, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
 
 
 @pytest.mark.quick
