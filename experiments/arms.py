@@ -17,7 +17,6 @@ from config import PRESETS, Config, UserError
 from sandbox import host
 
 HERE = Path(__file__).resolve().parent.parent
-CURVE_TASKS = 294        # held-out tasks of a learning curve's points, which an arm pays for while it trains
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
 PART = 10                # steps of a run whose proposals are counted together
 PASS_TASKS, PASS_N = 210, 64   # tasks and answers for pass@k
@@ -177,10 +176,11 @@ def commands_left(plan: Plan, arm: str, seed: int) -> list[list[str]]:
                 flags = [*flags[:-1], str(pool_file(plan, pool, seed))]
                 if not pool_file(plan, pool, seed).exists():
                     left.append(pool_command(plan, pool, seed))
+            curve = PRESETS[plan.preset].get("curve_limit") or plan.limit
             kept = max(Config.buffer_size, (plan.steps + 4) * PRESETS[plan.preset].get("batch_size", Config.batch_size))
             left.append([str(HERE / "train.py"), "--preset", plan.preset, "--name", folder.name, "--seed", str(seed),
                          "--steps", str(plan.steps), "--eval_every", str(plan.eval_every), "--eval_samples", "1",
-                         "--eval_limit", str(min(CURVE_TASKS, plan.limit)), "--zero_token", "False", "--workers", "1",
+                         "--eval_limit", str(min(curve, plan.limit)), "--zero_token", "False", "--workers", "1",
                          "--keep_samples", "2", "--buffer_size", str(kept), *flags])
     if left or not scores_of(folder, plan.limit):
         left.append(score_command(plan, folder))
