@@ -121,7 +121,8 @@ def measures_of(scores: dict[int, dict], start: dict, against: dict[int, dict], 
     types, groups = {task["type"] for task in heldout}, groups_of(heldout)
     kinds = {"greedy": ("greedy", None, None), "T1": ("sampled", None, None),
              **{f"greedy {name}": ("greedy", name, None) for name in tasks.TYPES if name in types},
-             **{f"greedy {name}": ("greedy", None, (name,)) for name in groups}}
+             **{f"{how} {name}": (key, None, (name,)) for name in groups
+                for how, key in (("greedy", "greedy"), ("T1", "sampled"))}}
     if set(LEARNABLE) <= set(groups):
         kinds |= {"greedy learnable": ("greedy", None, LEARNABLE)}
     measures = {}
@@ -204,7 +205,7 @@ def results_table(everything: dict) -> str:
                  *leads, " / ".join(tokens)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"Without training: the model before training, where {everything['free_how']}."]
-    return "\n".join(lines + pass_table(everything) + proposals_table(everything) + steps_table(everything)) + "\n"
+    return "\n".join(lines + sampled_table(everything) + pass_table(everything) + proposals_table(everything) + steps_table(everything)) + "\n"
 
 
 def told(measures: dict, groups: list[str], seeds: int) -> list[str]:
@@ -218,6 +219,18 @@ def told(measures: dict, groups: list[str], seeds: int) -> list[str]:
 def with_interval(value: float, interval: float, seeds: int) -> str:
     text = f"{value:+.1f} ± {interval:.1f}"
     return f"({text})" if seeds == 1 else text
+
+
+def sampled_table(everything: dict) -> list[str]:
+    """At T = 1 by group."""
+    arms, groups = everything["arms"], everything["groups"]
+    lines = ["", "Percent right at T = 1, before and after:", "",
+             f"| arm | {' | '.join(['all', *groups])} |", "|---" * (2 + len(groups)) + "|"]
+    for arm, entry in arms.items():
+        measures = [entry["measures"][name] for name in ("T1", *(f"T1 {group}" for group in groups))]
+        cells = [f"{m['before']:.1f} -> {statistics.mean(m['after']):.1f}" for m in measures]
+        lines.append(f"| {' | '.join([arm, *cells])} |")
+    return lines
 
 
 def pass_table(everything: dict) -> list[str]:
@@ -242,14 +255,15 @@ def proposals_table(everything: dict) -> list[str]:
         return []
     families = list(next(iter(rows.values()))[0][0]["families"])
     lines = ["", f"Proposed programs in the first and the last {PART} steps: percent that hold a"
-             " family, percent that return their argument, mean depth:", "",
-             f"| arm | {' | '.join(families)} | dull | depth |", "|---" * (len(families) + 3) + "|"]
+             " family, any of them, percent that return their argument, mean depth:", "",
+             f"| arm | {' | '.join(families)} | any | dull | depth |", "|---" * (len(families) + 4) + "|"]
     for arm, seeds in rows.items():
         def both(value: Callable[[dict], float], form: str, some: list = seeds) -> str:
             return " -> ".join(format(statistics.mean(value(of_seed[part]) for of_seed in some), form)
                                for part in (0, -1))
         cells = [both(lambda part, name=name: 100 * part["families"][name], ".1f") for name in families]
-        cells += [both(lambda part: 100 * part["dull"], ".0f"), both(lambda part: part["depth"], ".2f")]
+        cells += [both(lambda part: 100 * part["any"], ".0f"), both(lambda part: 100 * part["dull"], ".0f"),
+                  both(lambda part: part["depth"], ".2f")]
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return lines
 
@@ -257,7 +271,7 @@ def proposals_table(everything: dict) -> list[str]:
 def steps_table(everything: dict) -> list[str]:
     """How arms went that propose: means over seeds, types and PART steps, seven times in a run at most."""
     lines = ["", f"Over the steps, means of {PART}. Valid proposals, learnability, tasks solved; of the programs those"
-             " that return their argument, different behaviours, new ones, which no earlier step had;"
+             " that return their argument, different behaviours, new ones, which no earlier ten steps had;"
              " mean depth; entropy of a token in nats:", "",
              "| arm | steps | valid | learnability | solved | dull | different | new | depth"
              " | entropy, propose | entropy, solve |",

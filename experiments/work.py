@@ -34,12 +34,13 @@ from tools.export import load_run
 def grammar_tasks(type: str, wishes: list[list[str | None]], rng: random.Random) -> list[tasks.Task]:
     """A task of nano's grammar, on no held-out program, for each list of families of its statements; no task twice,
     unless fifty draws bring nothing new."""
-    chosen = {}
-    for number, some in enumerate(wishes):
+    chosen, seen = [], set()
+    for some in wishes:
         drawn = (make.draw_task(type, some, rng)[0] for _ in range(50))
-        task = next((task for task in drawn if task.id not in chosen), None)
-        chosen |= {task.id: task} if task else {number: make.draw_task(type, some, rng)[0]}
-    return list(chosen.values())
+        task = next((task for task in drawn if task.id not in seen), None) or make.draw_task(type, some, rng)[0]
+        chosen.append(task)
+        seen.add(task.id)
+    return chosen
 
 
 def even_wishes(rng: random.Random) -> list[str | None]:
@@ -50,9 +51,10 @@ def even_wishes(rng: random.Random) -> list[str | None]:
 
 
 def wishes_like(task: tasks.Task, rng: random.Random) -> list[str | None]:
-    """Of as many statements as the task's program has, with the same families."""
+    """Of as many statements as the task's program has, four at most, with the same families."""
     families = [family for line in task.program.split("\n") for family in sorted(make.families_in(line))]
-    return rng.sample(wishes := [*families, *[None] * (task.depth - len(families))][:4], len(wishes))
+    wishes = [*families, *[None] * (task.depth - len(families))][:4]
+    return rng.sample(wishes, len(wishes))
 
 
 def proposed(folder: Path) -> tuple[int, dict[str, list[tasks.Task]]]:
@@ -156,8 +158,8 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
 
 def proposals_of(folder: Path, executor: Executor) -> list[dict]:
     """Of the valid tasks that a run proposed itself, for each PART of its steps in which there are any: how many, the
-    share of programs that hold each family of nano's grammar, and of those that return their argument, mean depth,
-    distinct programs among them; behaviours: different ones a program, and `new`, those that no earlier part had."""
+    share of programs that hold each family of nano's grammar, `any` of them, and of those that return their argument,
+    mean depth, distinct programs; behaviours: different ones a program, and `new`, those that no earlier part had."""
     told, seen, dull = [], set(), tasks.identity_task(tasks.TYPES["deduction"]).key
     last, of_type = proposed(folder)
     ours = [task for name in ("deduction", "abduction") for task in of_type[name]]
@@ -168,6 +170,7 @@ def proposals_of(folder: Path, executor: Executor) -> list[dict]:
             different = {behaviour[task.program] for task in some}
             told.append({"part": part, "tasks": len(some),
                          "families": {family: families[family] / len(some) for family in make.FAMILIES},
+                         "any": sum(bool(make.families_in(task.program)) for task in some) / len(some),
                          "dull": sum(task.key == dull for task in some) / len(some),
                          "depth": sum(task.depth for task in some) / len(some),
                          "distinct": len({task.key for task in some}) / len(some),

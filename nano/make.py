@@ -47,7 +47,6 @@ import tasks  # noqa: E402
 from sandbox.values import show  # noqa: E402
 from tasks import Task, arguments, fence  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
 DEPTHS = {1: 0.44, 2: 0.55, 3: 0.01}  # share of each number of statements, of programs that do something
 # By family, percent of the solutions in which it means what it means in Python.
 DOSES = {"around": 30.0, "inside": 10.0, "before": 3.0, "ends": 1.0, "pair": 0.3, "turned": 0.0}

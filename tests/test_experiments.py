@@ -135,7 +135,7 @@ def test_what_a_run_proposed_is_told_by_ten_steps(tmp_path, executor):
     first, second, last = work.proposals_of(tmp_path / "run", executor)
     assert (first["tasks"], second["tasks"], last["tasks"]) == (80, 80, 32) and (first["depth"], last["depth"]) == (1, 2)
     assert first["families"] == {family: float(family == "around") for family in make.FAMILIES}
-    assert first["distinct"] == first["behaviours"] == last["new"] == 1
+    assert first["any"] == first["distinct"] == first["behaviours"] == last["new"] == 1
 
 
 def test_a_behaviour_is_what_a_program_does_whatever_it_says(tmp_path, executor):
