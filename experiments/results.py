@@ -205,7 +205,8 @@ def results_table(everything: dict) -> str:
                  *leads, " / ".join(tokens)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"Without training: the model before training, where {everything['free_how']}."]
-    return "\n".join(lines + sampled_table(everything) + pass_table(everything) + proposals_table(everything) + steps_table(everything)) + "\n"
+    tables = (sampled_table, pass_table, proposals_table, steps_table)
+    return "\n".join(sum((table(everything) for table in tables), lines)) + "\n"
 
 
 def told(measures: dict, groups: list[str], seeds: int) -> list[str]:
