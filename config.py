@@ -53,8 +53,8 @@ class Config:
 
     types: list[str] = opt([name for name in TYPES if TYPES[name].paper], "task types to train", group="the method")
     batch_size: int = opt(64, "B: proposals, and tasks to solve, per type and step (paper: 64)", least=1, most=2**16)
-    references_from: Literal["all", "mixed", "niches"] = opt(
-        "all", "all of the buffer (paper), what is solved sometimes, or niches in turn")
+    references_from: Literal["all", "mixed"] = opt(
+        "all", "all of the buffer (paper), or what is solved sometimes")
     references: int = opt(6, "K: earlier tasks shown to the proposer (paper: 6; 0 is its ablation)", least=0, most=1000)
     n_probes: int = opt(8, "n: solver samples that measure a task's solve rate (paper: 8)", least=1, most=2**12)
     n_inputs: int = opt(10, "N: inputs of an induction task, half of them hidden (paper: 10)", least=2, most=200)

@@ -20,7 +20,6 @@ import hashlib
 import json
 import random
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -50,7 +49,6 @@ class Task:
     step: int = 0               # the step that proposed it; 0 is seeding
     key: str = ""               # parsing.inspect_program: the program up to layout and names
     depth: int = 0              # its statements, without defs and returns
-    niche: str = field(default="", compare=False)  # ... and niche: the operations that it uses
     heldout: bool = False       # kept for evaluation: neither trained on nor shown
     group: str = ""             # held-out files: a name for a row of their own in tables
 
@@ -443,10 +441,10 @@ def check_program(text: str, facts: Outcome) -> None:
 
 def are_facts(value: object) -> bool:
     """Whether this can be what inspect_program said, and not a text that has taken its reader over."""
-    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": str, "niche": str}
+    types = {"key": str, "depth": int, "reason": str, "why": str, "may_show": str}
     return (type(value) is dict and {name: type(value.get(name)) for name in types} == types
             and 0 <= value["depth"] <= MAX_VALUE
-            and bool(value["reason"] or KEY.fullmatch(value["key"]) and KEY.fullmatch(value["niche"])))
+            and bool(value["reason"] or KEY.fullmatch(value["key"])))
 
 
 # ----------------------------------------------------------------------------------------------------------------
@@ -567,8 +565,7 @@ def check_draft(type: TaskType, draft: tuple, facts: Outcome, inputs: list[Outco
         raise Rejected("inputs repeat")
     if any(len(arguments(args)) > MAX_VALUE_CHARS for args in parsed):  # prompts show values, not this text of them
         raise Rejected("value too long")
-    return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"],
-                facts.value["niche"])
+    return Task(type.name, program, parsed, (), message, step, facts.value["key"], facts.value["depth"])
 
 
 def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...] = (), address: bool = False,
@@ -682,7 +679,7 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
     message = "f returns its argument." if type.given_program else ""
     outputs = tuple(type.observe(Outcome("ok", *args)).value for args in inputs)
     facts = parsing.inspect_program(IDENTITY)
-    return Task(type.name, IDENTITY, inputs, outputs, message, 0, facts["key"], niche=facts["niche"])
+    return Task(type.name, IDENTITY, inputs, outputs, message, 0, facts["key"])
 
 
 def is_heldout(key: str, fraction: float) -> bool:
@@ -722,21 +719,13 @@ class Buffers:
     def draw_references(self, type: TaskType, k: int, rng: random.Random, among: str = "all") -> list[Task]:
         """K distinct references, uniform over the type's buffer; for induction the one program it proposes on, uniform
         over the programs of both other types (paper section 3.2). K = 0 for the paper's ablation without references.
-        Among "mixed" tasks: over those that were solved sometimes but not always, where there are enough of them.
-        Among "niches": over niches first, then within one, so that what is rarely proposed is shown as often as the
-        rest (as archives of quality diversity do: Mouret and Clune 2015, arXiv 1504.04909); fewer than K while there
-        are fewer niches."""
+        Among "mixed" tasks: over those that were solved sometimes but not always, where there are enough of them."""
         pool = [task for name in TYPES if TYPES[name].gives_programs for task in self.train[name]] \
             if type.given_program else self.train[type.name]
         k = 1 if type.given_program else k
         if among == "mixed" and not type.given_program:
             between = self.solved_sometimes(pool)
             pool = between if len(between) >= max(4, k) else pool
-        if among == "niches":
-            niches = defaultdict(list)
-            for task in pool:
-                niches[task.niche].append(task)
-            return [rng.choice(niches[niche]) for niche in rng.sample(list(niches), min(k, len(niches)))]
         return rng.sample(pool, min(k, len(pool)))
 
     def solved_sometimes(self, some: list[Task]) -> list[Task]:
@@ -782,14 +771,14 @@ def task_id(data: dict) -> str:
 
 def task_to_state(task: Task) -> dict:
     """A task in a checkpoint: with what would else be found by parsing its program."""
-    return task_to_json(task) | {"key": task.key, "depth": task.depth, "niche": task.niche}
+    return task_to_json(task) | {"key": task.key, "depth": task.depth}
 
 
 def task_from_state(data: dict) -> Task:
     """The literals were written by `show`, so parsing them in this process is safe."""
     return Task(data["type"], data["program"], tuple(map(parsing.parse_arguments, data["inputs"])),
                 tuple(map(parsing.parse_literal, data["outputs"])), data["message"], data["step"], data["key"],
-                data["depth"], data.get("niche", ""))
+                data["depth"])
 
 
 def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> list[Task]:
@@ -832,7 +821,7 @@ def load_tasks(path: str, executor: Executor, markers: tuple[str, ...] = ()) -> 
         if TYPES[name].observe is raised and not isinstance(values[-1], str):
             raise ValueError(f"{path}, line {number}: not a task (the output is the name of an exception)")
         tasks.append(Task(name, texts[0][1], tuple(values[:n_inputs]), tuple(values[n_inputs:]), message, step,
-                          facts.value["key"], facts.value["depth"], facts.value["niche"], group=group))
+                          facts.value["key"], facts.value["depth"], group=group))
         if holds(tasks[-1], markers):
             raise ValueError(f"{path}, line {number}: holds a special token of the model's; remove the task")
     return tasks

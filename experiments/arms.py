@@ -40,8 +40,6 @@ SWAP = {name: ["--types", "deduction", "abduction", "--propose_from", name.upper
 TRIALS = {
     "self-play": [],
     "solver only": LEARNS["solver only"],
-    "niches": ["--references_from", "niches"],
-    "niches, solver only": ["--references_from", "niches", *LEARNS["solver only"]],
     "mixed references": ["--references_from", "mixed"],
     "frontier replay": ["--batch_size", "24", "--replay", "0.333", "--solve_weight", "0.375"],  # 24 new, 8 old
     "graded learnability": ["--learnability", "graded"],

@@ -5,7 +5,6 @@ model wrote: `tasks.read` has an executor process do it, as a job whose input is
 grammar, what our own `show` wrote) is parsed in place. Hence: plain data in and out.
 """
 import ast
-import builtins
 import hashlib
 import warnings
 
@@ -129,8 +128,8 @@ def parse_program(program: str) -> ast.Module:
 def inspect_program(program: str) -> dict:
     """What there is to know of a program without running it: `key` (tree_key), `depth` (statements without defs and
     returns: the nano preset's measure of difficulty), `reason`, why the gate refuses it, or "", with a sentence `why`,
-    `may_show`, what may show in its values besides (determinism.py), and `niche`, a hash of the operations it uses."""
-    facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": "", "niche": ""}
+    and `may_show`, what may show in its values besides (determinism.py)."""
+    facts = {"key": "", "depth": 0, "reason": "", "why": "", "may_show": ""}
     try:
         tree = parse_program(program)
         nodes = walk(tree)
@@ -140,28 +139,13 @@ def inspect_program(program: str) -> dict:
             facts["may_show"] = judge(tree)
         except Refused as refused:
             facts["reason"], facts["why"] = refused.args
-        facts["niche"] = niche_of(nodes)
         facts["key"] = tree_key(nodes)  # last: it renames what the program binds
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         why = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else ""
-        return facts | {"key": "", "depth": 0, "niche": "", "reason": "does not parse", "why": why}
+        return facts | {"key": "", "depth": 0, "reason": "does not parse", "why": why}
     if not any(isinstance(node, ast.FunctionDef) and node.name == "f" for node in tree.body):
         facts |= {"reason": "no f", "why": ""}
     return facts
-
-
-def niche_of(nodes: list[ast.AST]) -> str:
-    """Programs whose syntax nodes stand in the same places of the same kinds of nodes, with the same builtins and
-    methods, are in one niche, whatever their names, numbers and how often."""
-    bound = set(map(bound_name, nodes))
-    used = {f"{type(node).__name__} {field} {number} {type(child).__name__}" for node in nodes
-            for field, value in ast.iter_fields(node)
-            for number, child in enumerate(value if isinstance(value, list) and isinstance(node, ast.expr) else [value])
-            if isinstance(child, ast.AST)}
-    used |= {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-    used |= {node.id for node in nodes if isinstance(node, ast.Name) and node.id not in bound
-             and hasattr(builtins, node.id)}
-    return hashlib.sha256(" ".join(sorted(used)).encode()).hexdigest()
 
 
 # The syntax nodes that bind a name, and those that only mention one; the attribute that holds it.

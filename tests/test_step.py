@@ -42,8 +42,7 @@ def run(policy, executor, tmp_path):
         for type in tasks.TYPES.values():
             inputs = tuple((i,) for i in range(6 if type.given_program else 1))
             outputs = ("NoError",) if type.name == "error" else tuple(i[0] + k for i in inputs)
-            buffers.add(tasks.Task(type.name, program, inputs, outputs, "1 steps", 0, facts["key"], facts["depth"],
-                                   facts["niche"]))
+            buffers.add(tasks.Task(type.name, program, inputs, outputs, "1 steps", 0, facts["key"], facts["depth"]))
     return Training(cfg, tmp_path, policy, train.make_optimizer(cfg, policy), executor,
                     tasks.Style("compact", 6, stops=("</answer>",)), buffers, 1)
 

@@ -1112,35 +1112,6 @@ def test_references_can_be_drawn_from_tasks_that_are_solved_sometimes():
     assert Buffers.from_json(json.loads(json.dumps(buffers.to_json()))).rates == buffers.rates
 
 
-def test_rare_operations_are_shown_as_often_as_common_ones():
-    """Nineteen programs that add and one that calls len: half of the references show it."""
-    buffers, rng = Buffers(100), random.Random(0)
-    for number in range(20):
-        program = f"def f(x):\n    return {f'x + {number}' if number else 'len(x)'}"
-        facts = parsing.inspect_program(program)
-        buffers.add(Task("deduction", program, ((1,),), (1,), key=facts["key"], niche=facts["niche"]))
-    assert len({task.niche for task in buffers.train["deduction"]}) == 2
-    drawn = [buffers.draw_references(DEDUCTION, 1, rng, "niches")[0].program for _ in range(400)]
-    assert 150 < sum("len" in program for program in drawn) < 250
-    both = buffers.draw_references(DEDUCTION, 6, rng, "niches")
-    assert len(both) == 2, "one of each niche"
-    again = Buffers.from_json(json.loads(json.dumps(buffers.to_json())))
-    assert [task.niche for task in again.train["deduction"]] == [task.niche for task in buffers.train["deduction"]]
-
-
-@pytest.mark.parametrize("one, other, same", [
-    ("def f(a):\n    b = a + 1\n    return b", "def f(x):\n    y = x + 70\n    return y", True),
-    ("def f(a):\n    return a.upper()", "def f(a):\n    return a.lower()", False),
-    ("def f(a):\n    return sorted(a)", "def f(a):\n    return set(a)", False),
-    ("def f(a):\n    return a + [4, 5]", "def f(a):\n    return [4, 5] + a", False),
-    ("def f(a):\n    return a + [4, 5]", "def f(a):\n    return a + [4]", False),
-    ("def f(a):\n    return [4] + a + [4]", "def f(a):\n    return a + [4]", False),
-    ("def f(a):\n    min = a\n    return min", "def f(a):\n    b = a\n    return b", True),
-    ("def f(a):\n    return a * 2", "def f(a):\n    return a + 2", False)])
-def test_a_niche_is_what_operations_a_program_uses(one, other, same):
-    assert (parsing.inspect_program(one)["niche"] == parsing.inspect_program(other)["niche"]) is same
-
-
 def test_a_template_that_cuts_thoughts_out_of_earlier_turns_gets_the_example_in_the_question():
     def wrap(*turns):
         return "|".join(turn.rpartition("</think>")[2] if i % 2 else turn for i, turn in enumerate(turns)) + "|"
