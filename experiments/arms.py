@@ -42,13 +42,14 @@ TRIALS = {
     "solver only": LEARNS["solver only"],
     "mixed references": ["--references_from", "mixed"],
     "frontier replay": ["--batch_size", "24", "--replay", "0.333", "--solve_weight", "0.375"],  # 24 new, 8 old
+    "copies refused": ["--refuse_copies", "True"],  # of programs that the prompt showed
     "graded learnability": ["--learnability", "graded"],
     "lambda 1": ["--solve_weight", "0.125"],  # as the paper's: all probes of a proposal weigh as much as it does
     "lambda 8": ["--solve_weight", "1"],  # a proposal has eight probes: its row is a ninth of all
     "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64", "--solve_weight", "1"],  # as many probes
 }
 PAPER = ["--solve_tasks", "this", "--solve_weight", "1"]  # as many answers as proposals
-LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER}
+LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER, "copies refused": TRIALS["copies refused"]}
 PASS_ARMS = ("solver only", *LENGTH)  # pass@k is taken of these, and of the model before training
 ABLATIONS = {
     "self-play": [],
