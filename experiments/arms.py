@@ -20,6 +20,7 @@ HERE = Path(__file__).resolve().parent.parent
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
 PART = 10                # steps of a run whose proposals are counted together
 PASS_TASKS, PASS_N = 210, 64   # tasks and answers for pass@k
+LETTERS, LONGER_EACH = (4, 6, 8, 10, 12, 14, 16), 10  # lengths of strings, tasks of each statement and length
 
 # Arms: flags of train.py beside the preset's. In the place of a word in capitals a file of tasks is made, by work.py.
 SUPERVISED = ["supervise, see work.py"]

@@ -15,8 +15,8 @@ import tasks
 from benchmarks import selfplay, stats
 from config import PRESETS
 from experiments import plots
-from experiments.arms import (EXPERIMENTS, HERE, PART, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan, run_folder,
-                              scores_by_seed, scores_of, start_folder)
+from experiments.arms import (EXPERIMENTS, HERE, LETTERS, PART, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan,
+                              run_folder, scores_by_seed, scores_of, start_folder)
 
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -105,6 +105,9 @@ def results_of(plan: Plan) -> dict:
             entry["pass_at_k"] = [pass_curves(of_seed["pass"], heldout) for of_seed in scores.values()]
         everything["arms"][arm] = entry
         everything["commits"] = sorted({*everything["commits"], *(of_seed["commit"] for of_seed in scores.values())})
+        if all("longer" in of_seed for of_seed in [start, *scores.values()]):
+            entry["longer"] = [of_seed["longer"] for of_seed in scores.values()]
+            everything |= {f"{name}_before": start[name] for name in ("longer", "longer_pass")}
     everything["pass_at_k_before"] = pass_curves(start["pass"], heldout)
     everything["seeds"] = max((len(entry["seeds"]) for entry in everything["arms"].values()), default=0)
     return everything
@@ -205,7 +208,7 @@ def results_table(everything: dict) -> str:
                  *leads, " / ".join(tokens)]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", f"Without training: the model before training, where {everything['free_how']}."]
-    tables = (sampled_table, pass_table, proposals_table, steps_table)
+    tables = (sampled_table, longer_table, pass_table, proposals_table, steps_table)
     return "\n".join(sum((table(everything) for table in tables), lines)) + "\n"
 
 
@@ -231,6 +234,21 @@ def sampled_table(everything: dict) -> list[str]:
         measures = [entry["measures"][name] for name in ("T1", *(f"T1 {group}" for group in groups))]
         cells = [f"{m['before']:.1f} -> {statistics.mean(m['after']):.1f}" for m in measures]
         lines.append(f"| {' | '.join([arm, *cells])} |")
+    return lines
+
+
+def longer_table(everything: dict) -> list[str]:
+    rows = {arm: entry["longer"] for arm, entry in everything["arms"].items() if "longer" in entry}
+    if not rows:
+        return []
+    rows = {"before": [everything["longer_before"]],
+            f"before, one of {PASS_N} at T = 1": [everything["longer_pass_before"]]} | rows
+    lines = ["", "Percent of tasks solved greedily of one statement and a string of so many letters (in the first"
+             " training inputs had six at most, values ten); in brackets of those that reverse it:", "",
+             f"| letters | {' | '.join(map(str, LETTERS))} |", "|---" * (1 + len(LETTERS)) + "|"]
+    for name, seeds in rows.items():
+        cells = ["{:.0f} ({:.0f})".format(*map(statistics.mean, zip(*of_seeds))) for of_seeds in zip(*seeds)]
+        lines.append(f"| {' | '.join([name, *cells])} |")
     return lines
 
 

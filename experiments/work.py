@@ -25,7 +25,8 @@ from benchmarks import selfplay
 from command import Parser, whole
 from config import PRESETS, Config, UserError, read_config
 from executor import Executor, Job
-from experiments.arms import PART, PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START, slug
+from experiments.arms import (LETTERS, LONGER_EACH, PART, PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START,
+                              slug)
 from model import encode, load_policy, logprobs, save_policy
 from nano import make
 from tools.export import load_run
@@ -130,10 +131,30 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     unfinished.rename(folder / "checkpoint")
 
 
+def longer_tasks(executor: Executor) -> list[tasks.Task]:
+    """Deduction on longer strings than the first training's inputs, which have six letters at most, and values, ten:
+    for each of LETTERS LONGER_EACH tasks of every statement of the grammar from a string to a string, alone in its
+    program."""
+    rng = random.Random("longer")
+    jobs = [Job(make.make_program([make.fill(template, rng)]), (("".join(rng.choices(make.LETTERS, k=letters)),),))
+            for letters in LETTERS for template in make.EXPRESSIONS["str", "str"] * LONGER_EACH]
+    return [tasks.Task("deduction", job.program, job.inputs, (run.value,), depth=1)
+            for job, [run] in zip(jobs, executor.run(jobs))]
+
+
+def by_length(solved: list[int]) -> list[list[float]]:
+    """For each of LETTERS the percent of longer_tasks that some answer solves: of all, and of those that reverse."""
+    of_letters = tasks.chunks(solved, len(solved) // len(LETTERS))
+    number, count = make.EXPRESSIONS["str", "str"].index("x[::-1]"), len(make.EXPRESSIONS["str", "str"])
+    return [[100 * sum(right > 0 for right in rights) / len(rights) for rights in (some, some[number::count])]
+            for some in of_letters]
+
+
 def score_run(folder: Path, preset: str, limit: int) -> None:
     """scores.json of a run, or of the preset's model as it starts if the folder holds no run: solved tasks, one number
     a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS. Of
-    the start also `free`: what it solves without training, as `selfplay.zero_token` says; of a run what it proposed."""
+    the start also `free`: what it solves without training, as `selfplay.zero_token` says; of a run what it proposed.
+    `longer`: by_length of longer_tasks, greedily; of the start also of PASS_N answers, `longer_pass`."""
     config, trained = Config(**PRESETS[preset]), (folder / "checkpoint").exists()
     with Executor(1) as executor:
         policy = load_run(folder)[0] if trained else load_policy(config.model)
@@ -143,12 +164,15 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
         sampled = selfplay.examine(policy, executor, run.style, heldout, config.max_new_tokens,
                                    SAMPLED if trained else SAMPLED_START, 1.0, seed=1, slots=config.slots)
         scores = {"limit": limit, "commit": runfolder.commit(), "greedy": greedy.correct, "sampled": sampled.correct}
+        scores["longer"] = by_length(selfplay.examine_in(run, longer_tasks(executor)).correct)
         if (folder / "checkpoint" / "state.json").exists():  # the supervised control has none
             proposes = read_config(folder).propose_from in ("policy", "start")
             scores["proposed"] = proposals_of(folder, executor) if proposes else []
         if not trained:
             how, free = selfplay.zero_token(run, heldout, greedy)
-            scores |= {"free": free.correct, "free_how": how}
+            more = selfplay.examine(policy, executor, run.style, longer_tasks(executor), config.max_new_tokens, PASS_N,
+                                    1.0, seed=3, slots=config.slots)
+            scores |= {"free": free.correct, "free_how": how, "longer_pass": by_length(more.correct)}
         if not trained or any(f"-{slug(arm)}-" in folder.name for arm in PASS_ARMS):
             scores["pass"] = selfplay.examine(policy, executor, run.style, heldout[:PASS_TASKS], config.max_new_tokens,
                                               PASS_N, 1.0, seed=2, slots=config.slots).correct

@@ -144,6 +144,16 @@ def test_a_behaviour_is_what_a_program_does_whatever_it_says(tmp_path, executor)
     assert copied == joined and twice == added and len({same, copied, twice}) == 3, "a number has no first part"
 
 
+def test_tasks_on_longer_strings_are_counted_by_length(executor):
+    longer = work.longer_tasks(executor)
+    assert all(eval(task.program.split("\n")[1].strip()[4:], {"x": task.inputs[0][0]}) == task.outputs[0]
+               for task in longer), "the grammar's own statements"
+    assert [len(task.inputs[0][0]) for task in longer] == [letters for letters in arms.LETTERS for _ in range(70)]
+    turned = [int("[::-1]" in task.program) for task in longer]
+    assert work.by_length(turned) == [[100 / 7, 100.0]] * len(arms.LETTERS)
+    assert work.by_length([0] * 420 + [9] * 70) == [[0, 0]] * 6 + [[100, 100]]
+
+
 PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), preset="nano", eval_every=30, limit=84, jobs=1)
 
 
@@ -196,9 +206,11 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     def scored(folder, greedy, sampled, **more):
         folder.mkdir(parents=True)
         (folder / "scores.json").write_text(json.dumps({"limit": 84, "commit": "c0ffee", "greedy": [greedy] * 84,
-                                                        "sampled": [sampled] * 84, "pass": [32] * 84} | more))
+                                                        "sampled": [sampled] * 84, "pass": [32] * 84,
+                                                        "longer": [[50, 25]] * 7} | more))
         (folder / "metrics.jsonl").write_text('{"step": 1, "tokens_generated": 1, "tokens_trained": 1}\n')
-    scored(tmp_path / arms.start_folder(PLAN), 0, 0, free=[1, 0] * 42, free_how="asked kindly")
+    scored(tmp_path / arms.start_folder(PLAN), 0, 0, free=[1, 0] * 42, free_how="asked kindly",
+           longer_pass=[[75, 99]] * 7)
     for arm, seeds, greedy, sampled in (("self-play", (0, 1, 2), 0, 1), ("frozen proposer", (0, 1), 1, 0),
                                         ("grammar", (2, 9), 1, 1)):
         for seed in seeds:
@@ -215,6 +227,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     row = dict(zip(heading, rows[1 + list(everything["arms"]).index("grammar")]))
     assert row["gain"] == row["gain, dose 1%"] == "+100.0 ± 0.0" and row["gain at T = 1"] == "+100.0 ± 0.0"
     assert row["self-play ahead"] == row["self-play ahead, dose 3%, dose 10%, dose 30%"] == "(-100.0 ± 0.0)"
+    assert "| before, one of 64 at T = 1 | 75 (99) |" in results.results_table(everything)
     plots.plot(everything, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
