@@ -71,8 +71,6 @@ class Config:
         "none", "proposers' rewards swapped, a coin judges answers, or the form alone pays")
     solve_tasks: Literal["this", "previous", "probes"] = opt(
         "this", "solved first: this step's (paper), the last's (official); or the probes")
-    replay: float = opt(0.0, "with probes: tasks solved sometimes that are probed again, as a share of B",
-                        least=0, most=100)
     learnability: Literal["paper", "graded"] = opt(
         "paper", "of solve rate r: 1 - r, but 0 at both ends (paper), or 4 r (1 - r)")
     cut_off_probes: Literal["unsolved", "left_out"] = opt(
@@ -290,7 +288,7 @@ def pick_preset(given: dict) -> tuple[str, str]:
 
 
 # What config.json said in earlier versions, in today's words.
-GONE = {"stream", "weight_decay"}
+GONE = {"stream", "weight_decay", "replay"}
 
 
 def read_config(folder: Path, file: str = "config.json") -> Config:
@@ -352,7 +350,6 @@ def check(cfg: Config) -> None:
          "--load_in_4bit freezes the weights, --lora_rank 0 trains them; drop one"),
         (cfg.advantage != "grpo" or cfg.solve_tasks == "probes",
          "--advantage grpo compares a task's probes with each other; add --solve_tasks probes"),
-        (not cfg.replay or cfg.solve_tasks == "probes", "--replay probes tasks again; add --solve_tasks probes"),
         (cfg.solve_tasks != "probes" or cfg.n_probes > 1, "--solve_tasks probes compares probes: --n_probes 2 or more"),
         (cfg.control != "shuffled" or cfg.train_propose and cfg.propose_from == "policy",
          "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),

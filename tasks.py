@@ -724,13 +724,9 @@ class Buffers:
             if type.given_program else self.train[type.name]
         k = 1 if type.given_program else k
         if among == "mixed" and not type.given_program:
-            between = self.solved_sometimes(pool)
+            between = [task for task in pool if 0 < self.rates.get(task.id, 0) < 1]
             pool = between if len(between) >= max(4, k) else pool
         return rng.sample(pool, min(k, len(pool)))
-
-    def solved_sometimes(self, some: list[Task]) -> list[Task]:
-        """Those of these tasks that were last solved sometimes but not always."""
-        return [task for task in some if 0 < self.rates.get(task.id, 0) < 1]
 
     def draw_tasks(self, type: TaskType, n: int, newest: int, rng: random.Random) -> list[Task]:
         """The solver's n tasks: those of step `newest` first (n of them at random where there are more), topped up with

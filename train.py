@@ -345,17 +345,13 @@ def ask_from_buffer(run: Training, rollout: Rollout, newest: int, asked: list[Ro
 
 
 def probe_from_buffer(run: Training, rollout: Rollout, proposals: list[Row]) -> list[Row]:
-    """n answers to earlier tasks: to as many as B valid proposals of a type are short (with --solve_tasks probes the
-    solver learns while the proposer fails), and to --replay x B that were last solved sometimes but not always."""
+    """n answers to earlier tasks, to as many as B valid proposals of a type are short: with --solve_tasks probes the
+    solver learns while the proposer fails."""
     rows = []
     for name in run.cfg.types:
         rng, earlier = run.rng(f"more {name}"), [task for task in run.buffers.train[name] if task.step < run.step]
         lacking = run.cfg.batch_size - sum(row.type == name and bool(row.probes) for row in proposals)
-        drawn = rng.sample(earlier, min(lacking, len(earlier)))
-        if run.cfg.replay:
-            frontier = [task for task in run.buffers.solved_sometimes(earlier) if task not in drawn]
-            drawn += rng.sample(frontier, min(round(run.cfg.replay * run.cfg.batch_size), len(frontier)))
-        for number, task in enumerate(drawn):
+        for number, task in enumerate(rng.sample(earlier, min(lacking, len(earlier)))):
             rows += ask(run, rollout, task, "solve", f"more {name} {number}", run.cfg.n_probes)
     return rows
 

@@ -42,7 +42,6 @@ TRIALS = {
     "self-play": [],
     "solver only": LEARNS["solver only"],
     "mixed references": ["--references_from", "mixed"],
-    "frontier replay": ["--batch_size", "24", "--replay", "0.333", "--solve_weight", "0.375"],  # 24 new, 8 old
     "copies refused": ["--refuse_copies", "True"],  # of programs that the prompt showed
     "graded learnability": ["--learnability", "graded"],
     "lambda 1": ["--solve_weight", "0.125"],  # as the paper's: all probes of a proposal weigh as much as it does

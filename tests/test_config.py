@@ -17,7 +17,6 @@ from runs import ROOT, config
     (["--preset", "huge"], "choose from nano"), (["--types", "deduction", "magic"], "magic"),
     (["--prompt", "poem"], "poem"), (["--n_inputs", "5"], "even"),
     (["--advantage", "grpo", "--solve_tasks", "this"], "--solve_tasks"),
-    (["--replay", "0.5", "--solve_tasks", "this"], "--solve_tasks"),
     (["--control", "shuffled", "--train_propose", "False"], "--control shuffled"),
     (["--lora_rank", "0", "--kl_coef", "0.1"], "--kl_coef"), (["--temperature", "0"], "--temperature"),
     (["--lr", "nan"], "--lr"), (["--grad_clip", "0"], "--grad_clip"), (["--device", "gpu"], "cpu or cuda"),

@@ -575,26 +575,6 @@ def test_the_solver_learns_while_every_proposal_fails(run, monkeypatch):
     assert any(row.advantage for row in rows if row.role == "solve") and metrics["grad_norm"] > 0
 
 
-@pytest.mark.quick
-def test_replayed_tasks_are_earlier_ones_that_were_solved_sometimes(run):
-    """As many as --replay says, each with n answers that the solver learns from, beside those on new tasks."""
-    run.cfg = replace(run.cfg, solve_tasks="probes", replay=1.5)
-    some = [task for name in run.cfg.types for task in run.buffers.train[name]]
-    run.buffers.rates = {task.id: (0, 0.5, 1)[number % 3] for number, task in enumerate(some)}
-    rows, _ = train.train_step(run)
-    told = Counter(row.task.id for row in rows if row.kind == "solve")
-    frontier = {task.id for number, task in enumerate(some) if number % 3 == 1}
-    lacking = {name: run.cfg.batch_size - sum(row.type == name and bool(row.probes) for row in rows
-                                              if row.role == "propose") for name in run.cfg.types}
-    assert sum(told.values()) > run.cfg.n_probes * sum(lacking.values()) and all(
-        count % run.cfg.n_probes == 0 for count in told.values())
-    for name, missing in lacking.items():
-        ids = [row.task.id for row in rows if row.kind == "solve" and row.type == name][::run.cfg.n_probes]
-        assert set(ids[missing:]) <= frontier
-        assert len(ids) - missing == min(round(1.5 * run.cfg.batch_size), sum(
-            task.id in frontier for task in some if task.type == name))
-
-
 def test_copies_of_what_a_proposer_was_shown_are_refused(run):
     shown = run.buffers.train["deduction"][0]
     names = str.maketrans({"x": "y"})
