@@ -678,8 +678,7 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
         inputs = (*IDENTITY_INPUTS, *((i,) for i in range(2, n_inputs)))[:n_inputs]
     message = "f returns its argument." if type.given_program else ""
     outputs = tuple(type.observe(Outcome("ok", *args)).value for args in inputs)
-    facts = parsing.inspect_program(IDENTITY)
-    return Task(type.name, IDENTITY, inputs, outputs, message, 0, facts["key"])
+    return Task(type.name, IDENTITY, inputs, outputs, message, 0, parsing.program_key(IDENTITY))
 
 
 def is_heldout(key: str, fraction: float) -> bool:

@@ -1,14 +1,18 @@
 """
 Plots of the experiments, as wide as a README, so that their letters are as large as the text's.
 """
-import math
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from experiments.arms import PART
 
 COLORS = ["#222222", "#1f5fb0", "#d9822b", "#4c9a52", "#8a5ab5", "#c0392b", "#7f8c8d", "#2aa198", "#b58900", "#d33682"]
+# Of the lowest panel: what work.proposals_of tells, and what metrics.jsonl does.
+LABELS = {"dull": "return their argument", "behaviours": "different behaviours", "new": "new behaviours",
+          "learnability": "learnability", "solve_rate": "tasks solved", "entropy/propose": "entropy, proposals",
+          "entropy/solve": "entropy, answers"}
 
 
 def load_pyplot():
@@ -60,15 +64,30 @@ def plot(everything: dict, path: Path) -> None:
 def draw_families(axes, everything: dict, seeds: list[list[dict]], style: str = "-") -> None:
     """Percent of the proposed programs with each family, a colour a group, over the steps; the mean over seeds."""
     for family, group in sorted(everything["families"].items(), key=lambda pair: everything["groups"].index(pair[1])):
-        draw_parts(axes, seeds, lambda part, family=family: 100 * part["families"][family], style=style,
+        draw_parts(axes, proposed_by_part(seeds, lambda part, family=family: 100 * part["families"][family]), style,
                    color=color_of(everything, group), label="" if style == ":" else f"{family}, {group}")
 
 
-def draw_parts(axes, seeds: list[list[dict]], value, style: str = "-", **more) -> None:
-    parts = sorted({part["part"] for of_seed in seeds for part in of_seed})
-    means = [statistics.mean(value(part) for of_seed in seeds for part in of_seed if part["part"] == number)
-             for number in parts]
-    axes.plot([PART * (number + 0.5) for number in parts], means, style, lw=1.5, **more)
+def proposed_by_part(seeds: list[list[dict]], value: Callable[[dict], float]) -> dict[int, float]:
+    """The mean over seeds of what work.proposals_of tells of each part of the steps."""
+    return means((part["part"], value(part)) for of_seed in seeds for part in of_seed)
+
+
+def logged_by_part(entry: dict, name: str) -> dict[int, float]:
+    """The mean over seeds and an arm's steps of a part."""
+    return means(((step - 1) // PART, value) for curves in entry["curves"] for step, value in curves.get(name, []))
+
+
+def means(points: Iterable[tuple[int, float]]) -> dict[int, float]:
+    """Of the values at each place, in the order of the places."""
+    values = defaultdict(list)
+    for place, value in points:
+        values[place].append(value)
+    return {place: statistics.mean(values[place]) for place in sorted(values)}
+
+
+def draw_parts(axes, by_part: dict[int, float], style: str = "-", **more) -> None:
+    axes.plot([PART * (number + 0.5) for number in by_part], list(by_part.values()), style, lw=1.5, **more)
 
 
 def color_of(everything: dict, group: str) -> str:
@@ -90,12 +109,10 @@ def plot_over_steps(everything: dict, path: Path) -> None:
                        color=color_of(everything, group), label=group)
         draw_curve(top, [curves.get("greedy", []) for curves in entry["curves"]], color="black", label="all", lw=2.5)
         draw_families(middle, everything, entry["proposed"])
-        for number, name in enumerate(("dull", "behaviours", "new")):
-            draw_parts(bottom, entry["proposed"], lambda part, name=name: part.get(name, math.nan),
-                       color=COLORS[number], label=LABELS[name])
-        for number, name in enumerate(("learnability", "solve_rate", "entropy/propose", "entropy/solve"), 3):
-            draw_curve(bottom, [curves.get(name, []) for curves in entry["curves"]], color=COLORS[number],
-                       label=LABELS[name], every=PART)
+        for number, (name, label) in enumerate(LABELS.items()):
+            of_proposals = name in ("dull", "behaviours", "new")
+            draw_parts(bottom, proposed_by_part(entry["proposed"], lambda part, name=name: part[name]) if of_proposals
+                       else logged_by_part(entry, name), color=COLORS[number], label=label)
         top.set_title(arm, fontsize=10)
         bottom.set_xlabel("step")
     for row, label in zip(panels, ("% of held-out tasks solved", "% of proposed programs", "share, or nats")):
@@ -104,20 +121,12 @@ def plot_over_steps(everything: dict, path: Path) -> None:
     save(pyplot, figure, panels, path)
 
 
-LABELS = {"dull": "return their argument", "behaviours": "different behaviours", "new": "new behaviours",
-          "learnability": "learnability", "solve_rate": "tasks solved", "entropy/propose": "entropy, proposals",
-          "entropy/solve": "entropy, answers"}
-
-
-def draw_curve(axes, seeds: list[list[tuple[int, float]]], every: int = 0, lw: float = 1.2, **more) -> None:
-    """The mean over seeds; of three neighbouring points, or of `every` steps."""
-    by_step = defaultdict(list)
-    for step, value in (point for curve in seeds for point in curve):
-        by_step[(step - 1) // every * every + every / 2 if every else step].append(value)
-    steps, means = sorted(by_step), [statistics.mean(by_step[step]) for step in sorted(by_step)]
-    if not every:
-        means = [statistics.mean(means[max(0, i - 1):i + 2]) for i in range(len(means))]
-    axes.plot(steps, means, lw=lw, **more)
+def draw_curve(axes, seeds: list[list[tuple[int, float]]], lw: float = 1.2, **more) -> None:
+    """The mean over seeds, and of three neighbouring points."""
+    by_step = means(point for curve in seeds for point in curve)
+    heights = list(by_step.values())
+    smooth = [statistics.mean(heights[max(0, i - 1):i + 2]) for i in range(len(heights))]
+    axes.plot(list(by_step), smooth, lw=lw, **more)
 
 
 def save(pyplot, figure, panels, path: Path) -> None:

@@ -21,6 +21,7 @@ from experiments.arms import (EXPERIMENTS, HERE, LETTERS, PART, PASS_N, PASS_TAS
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 LEARNABLE = ("dose 3%", "dose 10%", "dose 30%")  # groups of nano's held-out file that drafts learned in 30 steps
+LOGGED = ("valid", "learnability", "solve_rate", "entropy/propose", "entropy/solve")  # of the table over the steps
 AGAINST = {"swap": "late"}       # the arm that an experiment compares the others with; else self-play
 
 
@@ -295,19 +296,13 @@ def steps_table(everything: dict) -> list[str]:
              "| arm | steps | valid | learnability | solved | dull | different | new | depth"
              " | entropy, propose | entropy, solve |",
              "|---" * 11 + "|"]
-    told = ("dull", "behaviours", "new", "depth")
     for arm, entry in everything["arms"].items():
-        parts = [part for of_seed in entry["proposed"] for part in of_seed if told[2] in part]
-        last = max((part["part"] for part in parts), default=-1)
-        for number in sorted({round(sixth * last / 6) for sixth in range(7)}) if parts else ():
-            first, end = number * PART + 1, (number + 1) * PART
-            logged = {name: [value for curves in entry["curves"] for step, value in curves.get(name, [])
-                             if first <= step <= end] for name in LOGGED}
-            means = {name: statistics.mean(values) for name, values in logged.items() if values}
-            means |= {name: statistics.mean(part[name] for part in parts if part["part"] == number) for name in told}
-            cells = [f"{means[name]:.3f}" if name in means else "-" for name in (*LOGGED[:3], *told, *LOGGED[3:])]
-            lines.append(f"| {' | '.join([arm, f'{first} to {end}', *cells])} |")
+        columns = {name: plots.logged_by_part(entry, name) for name in LOGGED}
+        columns |= {name: plots.proposed_by_part(entry["proposed"], lambda part, name=name: part[name])
+                    for name in ("dull", "behaviours", "new", "depth")}
+        last = max(columns["dull"], default=0)
+        for number in sorted({round(sixth * last / 6) for sixth in range(7)}) if columns["dull"] else ():
+            cells = [f"{columns[name][number]:.3f}" if number in columns[name] else "-"
+                     for name in (*LOGGED[:3], "dull", "behaviours", "new", "depth", *LOGGED[3:])]
+            lines.append(f"| {' | '.join([arm, f'{number * PART + 1} to {(number + 1) * PART}', *cells])} |")
     return lines if len(lines) > 5 else []
-
-
-LOGGED = ("valid", "learnability", "solve_rate", "entropy/propose", "entropy/solve")

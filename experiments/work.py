@@ -164,14 +164,15 @@ def score_run(folder: Path, preset: str, limit: int) -> None:
         sampled = selfplay.examine(policy, executor, run.style, heldout, config.max_new_tokens,
                                    SAMPLED if trained else SAMPLED_START, 1.0, seed=1, slots=config.slots)
         scores = {"limit": limit, "commit": runfolder.commit(), "greedy": greedy.correct, "sampled": sampled.correct}
-        scores["longer"] = by_length(selfplay.examine_in(run, longer_tasks(executor)).correct)
+        longer = longer_tasks(executor)
+        scores["longer"] = by_length(selfplay.examine_in(run, longer).correct)
         if (folder / "checkpoint" / "state.json").exists():  # the supervised control has none
             proposes = read_config(folder).propose_from in ("policy", "start")
             scores["proposed"] = proposals_of(folder, executor) if proposes else []
         if not trained:
             how, free = selfplay.zero_token(run, heldout, greedy)
-            more = selfplay.examine(policy, executor, run.style, longer_tasks(executor), config.max_new_tokens, PASS_N,
-                                    1.0, seed=3, slots=config.slots)
+            more = selfplay.examine(policy, executor, run.style, longer, config.max_new_tokens, PASS_N, 1.0, seed=3,
+                                    slots=config.slots)
             scores |= {"free": free.correct, "free_how": how, "longer_pass": by_length(more.correct)}
         if not trained or any(f"-{slug(arm)}-" in folder.name for arm in PASS_ARMS):
             scores["pass"] = selfplay.examine(policy, executor, run.style, heldout[:PASS_TASKS], config.max_new_tokens,
@@ -190,11 +191,12 @@ def proposals_of(folder: Path, executor: Executor) -> list[dict]:
     behaviour = behaviours_of({task.program for task in ours}, executor)
     for part in range(math.ceil(last / PART)):
         if some := [task for task in ours if part * PART < task.step <= (part + 1) * PART]:
-            families = Counter(family for task in some for family in make.families_in(task.program))
+            held = [make.families_in(task.program) for task in some]
+            families = Counter(family for of_program in held for family in of_program)
             different = {behaviour[task.program] for task in some}
             told.append({"part": part, "tasks": len(some),
                          "families": {family: families[family] / len(some) for family in make.FAMILIES},
-                         "any": sum(bool(make.families_in(task.program)) for task in some) / len(some),
+                         "any": sum(map(bool, held)) / len(some),
                          "dull": sum(task.key == dull for task in some) / len(some),
                          "depth": sum(task.depth for task in some) / len(some),
                          "distinct": len({task.key for task in some}) / len(some),

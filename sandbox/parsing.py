@@ -153,18 +153,14 @@ BINDS = determinism.BINDS | {ast.alias: "asname"}
 MENTIONS = BINDS | {ast.Name: "id", ast.keyword: "arg"}
 
 
-def bound_name(node: ast.AST) -> str | None:
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        return node.id
-    return getattr(node, BINDS.get(type(node), ""), None)
-
-
 def tree_key(nodes: list[ast.AST]) -> str:
     """A hash of the program up to layout, comments, docstrings and the names it binds, of what `walk` gives of its
     tree, which is renamed in place."""
     names = {"f": "f"}
     for node in nodes:  # first what the program binds, so that builtins keep their names
-        if (bound := bound_name(node)) is not None:
+        bound = node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else \
+            getattr(node, BINDS.get(type(node), ""), None)
+        if bound is not None:
             names.setdefault(bound, f"v{len(names)}")
     for node in nodes:
         attribute = MENTIONS.get(type(node))
