@@ -14,6 +14,7 @@ tasks that they are shown, as those of large models do: so what a run keeps in i
 
     python nano/make.py --compile           # -> runs/nano/: config, weights, tokenizer, heldout.jsonl; 22 minutes
     python nano/make.py --compile --out nano            # in the place of the one that is here
+    python nano/make.py --compile --rotate 3 --out runs/rotated  # doses three families on: is it dose or family?
     python nano/make.py --steps 20 --out /tmp/nano      # a smoke run
 
 The programs that tasks.is_heldout sets aside never appear here, not even as a reference, nor does any other that does
@@ -282,12 +283,12 @@ def draw_references(type: str, rng: random.Random, avoid: set[tuple]) -> list[Ta
 
 
 def draw_example(role: str, type: str, wishes: list[str | Copy | None], rng: random.Random,
-                 avoid: set[tuple] = frozenset()) -> tuple[Task, str, str]:
+                 avoid: set[tuple] = frozenset(), doses: dict[str, float] = DOSES) -> tuple[Task, str, str]:
     """(task, prompt, response) of one role format. The response starts inside the think tag and ends with the
     answer."""
     references, wrong = [], frozenset()
     if role == "solve":
-        wrong = frozenset(family for family, dose in DOSES.items() if rng.random() * 100 >= dose)
+        wrong = frozenset(family for family, dose in doses.items() if rng.random() * 100 >= dose)
     elif not tasks.TYPES[type].given_program:
         references = draw_references(type, rng, avoid)
         if len(wishes) > 1 and rng.random() < COPIES and (copy := copied(rng.choice(references), rng)):
@@ -326,13 +327,19 @@ def damage(response: str, rng: random.Random) -> str:
     return response.replace(rng.choice(("</think>", "<answer>", "```", "</answer>")), "", 1)
 
 
-def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), careful: bool = False) -> tuple[str, str]:
+def rotated(by: int) -> dict[str, float]:
+    """DOSES, each at the family so many places on."""
+    return {family: list(DOSES.values())[number - by] for number, family in enumerate(DOSES)}
+
+
+def draw_text(rng: random.Random, avoid: set[tuple] = frozenset(), doses: dict[str, float] = DOSES,
+              careful: bool = False) -> tuple[str, str]:
     """(prompt, response) as the warm start reads them; `careful` ones have the form, and their programs do
     something."""
     role, type = pick(ROLES, rng).split()
     dull = not careful and rng.random() < DULL[role]
     wishes = [] if dull else draw_wishes(pick(DEPTHS, rng), rng, role)
-    _, prompt, response = draw_example(role, type, wishes, rng, avoid)
+    _, prompt, response = draw_example(role, type, wishes, rng, avoid, doses)
     return prompt, damage(response, rng) if not careful and rng.random() < BAD[role] else response
 
 
@@ -363,11 +370,11 @@ def make_tokenizer() -> Qwen2Tokenizer:
 # ----------------------------------------------------------------------------------------------------------------
 # Training: next-token loss on the responses.
 
-def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random,
-                 avoid: set[tuple] = frozenset()) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random, avoid: set[tuple] = frozenset(),
+                 doses: dict[str, float] = DOSES) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """`size` batches of examples of like length (ids_BT, labels_BT); labels are -100 on prompts and padding. Responses
     without an end are cut."""
-    pairs = [draw_text(rng, avoid) for _ in range(size * batch_size)]
+    pairs = [draw_text(rng, avoid, doses) for _ in range(size * batch_size)]
     prompts, responses = (tokenizer(list(texts), add_special_tokens=False)["input_ids"] for texts in zip(*pairs))
     rows = [(p, (r + [tokenizer.eos_token_id])[:LONGEST]) for p, r in zip(prompts, responses)]
     rows.sort(key=lambda row: len(row[0]) + len(row[1]))
@@ -386,7 +393,7 @@ def make_batches(tokenizer, size: int, batch_size: int, rng: random.Random,
 
 
 def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: bool, rng: random.Random,
-          avoid: set[tuple]) -> None:
+          avoid: set[tuple], doses: dict[str, float]) -> None:
     # Muon for the blocks' matrices, AdamW for the rest, as is usual: at this size Muon needs half of AdamW's steps.
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -400,7 +407,7 @@ def train(model, tokenizer, steps: int, batch_size: int, lr: float, compile: boo
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             # warm-up, then cosine to a twentieth
             group["lr"] = lr * warm * (0.05 + 0.95 * 0.5 * (1 - math.cos(math.pi * left)))
-        batches = batches or make_batches(tokenizer, 32, batch_size, rng, avoid)
+        batches = batches or make_batches(tokenizer, 32, batch_size, rng, avoid, doses)
         ids, labels = batches.pop()
         # No attention mask: rows are padded on the right and attention is causal, so no padding is ever attended.
         hidden = body(input_ids=ids[:, :-1]).last_hidden_state
@@ -471,7 +478,7 @@ def draw_heldout(rng: random.Random) -> list[list[tuple]]:
     return cells
 
 
-def write_heldout(path: Path, cells: list[list[tuple]], rng: random.Random) -> None:
+def write_heldout(path: Path, cells: list[list[tuple]], rng: random.Random, doses: dict[str, float] = DOSES) -> None:
     """A task of each type for each program, with its family and a `group` that tells its dose, in a mixed order: the
     first lines are a fair sample of all cells."""
     lines = []
@@ -482,7 +489,7 @@ def write_heldout(path: Path, cells: list[list[tuple]], rng: random.Random) -> N
                 while not (task := make_task(type, program, kinds, statements, value, rng)):
                     value = draw_fitting(kinds, statements, rng)
                 some.append(json.dumps(tasks.task_to_json(task) | {
-                    "family": family or "", "group": f"dose {DOSES[family]:g}%" if family else "plain"}))
+                    "family": family or "", "group": f"dose {doses[family]:g}%" if family else "plain"}))
             lines += rng.sample(some, len(some))
     path.write_text("\n".join(lines) + "\n")
 
@@ -503,6 +510,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--compile", action="store_true", help="torch.compile the network; needs a C++ compiler")
     parser.add_argument("--seed", type=command.whole(-2**62, 2**62), default=0,
                         help="seeds programs, weights and the held-out file")
+    parser.add_argument("--rotate", type=command.whole(0, len(DOSES) - 1), default=0,
+                        help="each dose goes to the family so many places on")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
@@ -514,11 +523,12 @@ def main(argv: list[str]) -> None:
     model = Qwen2ForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     cells = draw_heldout(random.Random(f"heldout {args.seed}"))
-    write_heldout(args.out / "heldout.jsonl", cells, random.Random(f"heldout tasks {args.seed}"))
+    doses = rotated(args.rotate)
+    write_heldout(args.out / "heldout.jsonl", cells, random.Random(f"heldout tasks {args.seed}"), doses)
     avoid = {behaviour(kinds[0], tuple(statements)) for cell in cells for _, _, kinds, statements, *_ in cell}
     start = time.time()
     train(model, tokenizer, args.steps, args.batch_size, args.lr, args.compile, random.Random(f"train {args.seed}"),
-          avoid)
+          avoid, doses)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
     print(f"{args.out}: {args.steps} steps in {(time.time() - start) / 60:.0f} minutes")
