@@ -11,10 +11,9 @@ from tqdm import tqdm
 import experiments
 import runfolder
 from command import Parser, whole
-from config import PRESETS
 from experiments import results, takeoff
-from experiments.arms import (EXPERIMENTS, Plan, commands_left, needs, run_commands, run_folder, score_command,
-                              scores_of, start_folder)
+from experiments.arms import (EXPERIMENTS, NANO, Plan, commands_left, heldout_file, needs, run_commands, run_folder,
+                              score_command, scores_of, start_folder)
 from experiments.results import write_results
 from sandbox import host
 
@@ -26,13 +25,11 @@ def parse_plan(argv: list[str]) -> Plan:
                     + "\n`python -m experiments takeoff --help` tells of one with a real model and its own options.")
     parser.add_argument("name", choices=EXPERIMENTS, help="which arms: see the end of this help")
     parser.add_argument("--seeds", type=whole(1, 1000), default=3, help="seeds 0, 1, ... for every arm")
-    parser.add_argument("--steps", type=whole(1), default=PRESETS["nano"]["steps"], help="training steps of an arm")
+    parser.add_argument("--steps", type=whole(1), default=NANO["steps"], help="training steps of an arm")
     parser.add_argument("--arms", nargs="+", help="only these, each in quotes; all if not given")
-    parser.add_argument("--preset", default="nano", choices=[name for name, preset in PRESETS.items()
-                                                             if "heldout_tasks" in preset],
-                        help="the model and its sizes")
+    parser.add_argument("--model", default=NANO["model"], help="another nano, made by nano/make.py: its folder")
     parser.add_argument("--eval_every", type=whole(0), default=10, help="steps between points of the curves")
-    parser.add_argument("--limit", type=whole(1), default=PRESETS["nano"]["eval_limit"],
+    parser.add_argument("--limit", type=whole(1), default=NANO["eval_limit"],
                         help="held-out tasks: the first of the file")
     parser.add_argument("--jobs", type=whole(1, 1024), default=host.cores(), help="arms that run at once")
     parser.add_argument("--publish", action="store_true", help="write the results to results/, not to runs/")
@@ -40,7 +37,10 @@ def parse_plan(argv: list[str]) -> Plan:
     arms = EXPERIMENTS[args.name]
     if unknown := set(args.arms or []) - set(arms):
         parser.error(f"no arm called {', '.join(unknown)}; choose from: {', '.join(arms)}")
-    heldout = runfolder.read_lines(Path(PRESETS[args.preset]["heldout_tasks"]))[:args.limit]
+    if not heldout_file(args.model).is_file():
+        parser.error(f"--model {args.model}: there is no {heldout_file(args.model)}; nano/make.py --out makes such a"
+                     " folder")
+    heldout = runfolder.read_lines(heldout_file(args.model))[:args.limit]
     if any(len(cell) < 2 for cell in results.cells_of(heldout).values()):
         parser.error("--limit: a type, group and depth has fewer than two tasks, which give no interval; more of them")
     if args.name == "swap" and args.steps < 3:

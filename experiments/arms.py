@@ -17,6 +17,7 @@ from config import PRESETS, Config, UserError
 from sandbox import host
 
 HERE = Path(__file__).resolve().parent.parent
+NANO = PRESETS["nano"]
 SAMPLED, SAMPLED_START = 1, 2  # answers to each held-out task at T = 1, after and before training
 PART = 10                # steps of a run whose proposals are counted together
 PASS_TASKS, PASS_N = 210, 64   # tasks and answers for pass@k
@@ -85,7 +86,7 @@ class Plan:
     seeds: int
     steps: int
     arms: tuple[str, ...]
-    preset: str
+    model: str           # folder with nano's weights and heldout.jsonl, by nano/make.py
     eval_every: int      # steps between points of the curves
     limit: int           # held-out tasks: the first of the file
     jobs: int            # arms that run at once
@@ -95,20 +96,23 @@ class Plan:
 # ----------------------------------------------------------------------------------------------------------------
 # Folders. Their names hold all that must be the same where runs are compared.
 
+def heldout_file(model: str) -> Path:
+    return Path(model, Path(NANO["heldout_tasks"]).name)
+
+
 @lru_cache
-def subject(preset: str, flags: tuple[str, ...] = ()) -> str:
-    """The preset with a digest of its options, weights and held-out file, and of an arm's flags: with others, kept runs
-    are of no use."""
-    chosen = PRESETS[preset]
-    files = [*sorted(Path(chosen["model"]).glob("*.safetensors")), Path(chosen["heldout_tasks"])]
-    options = {name: value for name, value in chosen.items() if name not in ("model", "heldout_tasks")}
+def subject(model: str, flags: tuple[str, ...] = ()) -> str:
+    """nano with a digest of the preset's options, the model's weights and held-out file, and of an arm's flags: with
+    others, kept runs are of no use."""
+    files = [*sorted(Path(model).glob("*.safetensors")), heldout_file(model)]
+    options = {name: value for name, value in NANO.items() if name not in ("model", "heldout_tasks")}
     text = json.dumps([options, flags, *map(runfolder.sha256_of, files)], default=str)
-    return f"{preset}.{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"nano.{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def run_folder(plan: Plan, arm: str, seed: int | str) -> Path:
     """Another number of steps is another run: the learning rate has another schedule. Experiments share their runs."""
-    return Path("runs") / f"arm-{subject(plan.preset, tuple(flags_of(arm)))}-{plan.steps}-{slug(arm)}-{seed}"
+    return Path("runs") / f"arm-{subject(plan.model, tuple(flags_of(arm)))}-{plan.steps}-{slug(arm)}-{seed}"
 
 
 def slug(arm: str) -> str:
@@ -117,11 +121,11 @@ def slug(arm: str) -> str:
 
 def start_folder(plan: Plan) -> Path:
     """Where the scores of the model before training lie."""
-    return Path("runs") / f"start-{subject(plan.preset)}"
+    return Path("runs") / f"start-{subject(plan.model)}"
 
 
 def pool_file(plan: Plan, pool: str, seed: int) -> Path:
-    return Path("runs") / f"pool-{subject(plan.preset)}-{plan.steps}-{pool.lower()}-{seed}.jsonl"
+    return Path("runs") / f"pool-{subject(plan.model)}-{plan.steps}-{pool.lower()}-{seed}.jsonl"
 
 
 def flags_of(arm: str) -> list[str]:
@@ -175,11 +179,11 @@ def commands_left(plan: Plan, arm: str, seed: int) -> list[list[str]]:
                 flags = [*flags[:-1], str(pool_file(plan, pool, seed))]
                 if not pool_file(plan, pool, seed).exists():
                     left.append(pool_command(plan, pool, seed))
-            curve = PRESETS[plan.preset].get("curve_limit") or plan.limit
-            kept = max(Config.buffer_size, (plan.steps + 4) * PRESETS[plan.preset].get("batch_size", Config.batch_size))
-            left.append([str(HERE / "train.py"), "--preset", plan.preset, "--name", folder.name, "--seed", str(seed),
-                         "--steps", str(plan.steps), "--eval_every", str(plan.eval_every), "--eval_samples", "1",
-                         "--eval_limit", str(min(curve, plan.limit)), "--zero_token", "False", "--workers", "1",
+            kept = max(Config.buffer_size, (plan.steps + 4) * NANO["batch_size"])
+            left.append([str(HERE / "train.py"), "--preset", "nano", "--model", plan.model, "--heldout_tasks",
+                         str(heldout_file(plan.model)), "--name", folder.name, "--seed", str(seed), "--steps",
+                         str(plan.steps), "--eval_every", str(plan.eval_every), "--eval_samples", "1", "--eval_limit",
+                         str(min(NANO["curve_limit"], plan.limit)), "--zero_token", "False", "--workers", "1",
                          "--keep_samples", "2", "--buffer_size", str(kept), *flags])
     if left or not scores_of(folder, plan.limit):
         left.append(score_command(plan, folder))
@@ -188,7 +192,7 @@ def commands_left(plan: Plan, arm: str, seed: int) -> list[list[str]]:
 
 def pool_command(plan: Plan, pool: str, seed: int) -> list[str]:
     """Fresh tasks for every step; of the pools that come from runs at most a third of that, and equally many."""
-    count = PRESETS[plan.preset].get("batch_size", Config.batch_size) * plan.steps
+    count = NANO["batch_size"] * plan.steps
     count = max(1, count // 3) if NEEDS.get(pool) else count
     sources = [str(run_folder(plan, arm, seed)) for arm in NEEDS.get(pool, ())]
     return ["-m", "experiments.work", "pool", str(pool_file(plan, pool, seed)), "--kind", pool.lower(), "--count",
@@ -196,7 +200,7 @@ def pool_command(plan: Plan, pool: str, seed: int) -> list[str]:
 
 
 def score_command(plan: Plan, folder: Path) -> list[str]:
-    return ["-m", "experiments.work", "score", str(folder), "--preset", plan.preset, "--limit", str(plan.limit)]
+    return ["-m", "experiments.work", "score", str(folder), "--model", plan.model, "--limit", str(plan.limit)]
 
 
 def run_commands(plan: Plan, commands: list[list[str]], folder: Path, cwd: Path | None = None) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 import runfolder
 import tasks
 from benchmarks import selfplay, stats
-from config import PRESETS
 from experiments import plots
-from experiments.arms import (EXPERIMENTS, HERE, LETTERS, PART, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START, Plan,
-                              run_folder, scores_by_seed, scores_of, start_folder)
+from experiments.arms import (EXPERIMENTS, HERE, LETTERS, NANO, PART, PASS_N, PASS_TASKS, SAMPLED, SAMPLED_START,
+                              Plan, heldout_file, run_folder, scores_by_seed, scores_of, start_folder)
 
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -30,13 +29,14 @@ def write_results(plan: Plan) -> str:
     everything, folder = results_of(plan), HERE / "results" if plan.publish else Path("runs")
     if not everything["arms"]:
         return "no arm has ended yet"
-    text = results_table(everything)
+    text, model = results_table(everything), everything["model"]
+    name = plan.name if model == "nano" else f"{plan.name}-{Path(model).name}"
     folder.mkdir(exist_ok=True)
-    runfolder.write_file(folder / f"{plan.name}.json", json.dumps(everything, indent=1) + "\n")
-    runfolder.write_file(folder / f"{plan.name}.md", text)
-    plots.plot(everything, folder / f"{plan.name}.png")
+    runfolder.write_file(folder / f"{name}.json", json.dumps(everything, indent=1) + "\n")
+    runfolder.write_file(folder / f"{name}.md", text)
+    plots.plot(everything, folder / f"{name}.png")
     if plan.name == "length":
-        plots.plot_over_steps(everything, folder / f"{plan.name}-curves.png")
+        plots.plot_over_steps(everything, folder / f"{name}-curves.png")
     return text
 
 
@@ -84,10 +84,10 @@ def half_width(differences_S: list[list[float]], heldout: list[dict], cells: dic
 
 def results_of(plan: Plan) -> dict:
     """For the JSON file."""
-    heldout = runfolder.read_lines(Path(PRESETS[plan.preset]["heldout_tasks"]))[:plan.limit]
+    heldout = runfolder.read_lines(heldout_file(plan.model))[:plan.limit]
     start, against = scores_of(start_folder(plan), plan.limit), AGAINST.get(plan.name, "self-play")
-    everything = {"experiment": plan.name, "preset": plan.preset, "steps": plan.steps, "limit": plan.limit,
-                  "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}",
+    everything = {"experiment": plan.name, "model": "nano" if plan.model == NANO["model"] else plan.model,
+                  "steps": plan.steps, "limit": plan.limit, "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}",
                   "groups": groups_of(heldout), "against": against,
                   "families": {line["family"]: line["group"] for line in heldout if line.get("family")},
                   "free_how": start["free_how"],
@@ -189,7 +189,8 @@ def curves_of(lines: list[dict]) -> dict:
 def results_table(everything: dict) -> str:
     groups, against = everything["groups"], everything["against"]
     ahead = f"{against} ahead"
-    lines = [f"`python -m experiments {everything['experiment']} --steps {everything['steps']} --seeds"
+    model = "" if everything["model"] == "nano" else f" --model {everything['model']}"
+    lines = [f"`python -m experiments {everything['experiment']}{model} --steps {everything['steps']} --seeds"
              f" {everything['seeds']} --limit {everything['limit']}`, commit {', '.join(everything['commits'])},"
              f" {everything['machine']}. Greedy held-out accuracy in percent, mean over types, groups and depths; gains"
              " in points over the model before training; 95% intervals over seeds and programs; of one seed over"

@@ -3,7 +3,7 @@ What arms need beside train.py, a process each: the supervised control, pools of
 
     python -m experiments.work supervise runs/NAME --like runs/OTHER --seed 0
     python -m experiments.work pool FILE --kind late --count 320 --seed 0 --run runs/OTHER
-    python -m experiments.work score runs/NAME --preset nano --limit 2520
+    python -m experiments.work score runs/NAME --model nano --limit 2520
     python -m experiments.work cruxeval OUT/runs/NAME      # of takeoff.py
 """
 import command
@@ -23,10 +23,10 @@ import tasks
 import train
 from benchmarks import selfplay
 from command import Parser, whole
-from config import PRESETS, Config, UserError, read_config
+from config import Config, UserError, read_config
 from executor import Executor, Job
-from experiments.arms import (LETTERS, LONGER_EACH, PART, PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED, SAMPLED_START,
-                              slug)
+from experiments.arms import (LETTERS, LONGER_EACH, NANO, PART, PASS_ARMS, PASS_N, PASS_TASKS, POOLS, SAMPLED,
+                              SAMPLED_START, heldout_file, slug)
 from model import encode, load_policy, logprobs, save_policy
 from nano import make
 from tools.export import load_run
@@ -104,11 +104,13 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
     policy = load_policy(config.model, config.device, config.lora_rank, config.lora_alpha, seed=seed,
                          norms=config.norm_lr > 0)
     optimizer, rng = train.make_optimizer(config, policy), random.Random(f"more warm start {seed}")
+    heldout = runfolder.read_lines(Path(config.heldout_tasks))
+    doses = {line["family"]: float(line["group"].strip("dose %")) for line in heldout if line["family"]}
     metrics = []
     for step, budget in enumerate(budgets, 1):
         rows, drawn = [], 0
         while drawn < budget:
-            prompt, response = make.draw_text(rng, careful=True)
+            prompt, response = make.draw_text(rng, doses=doses, careful=True)
             rows.append((encode(policy, prompt), encode(policy, response) + [policy.tokenizer.eos_token_id]))
             drawn += len(rows[-1][1])
         rows.sort(key=lambda row: len(row[0]) + len(row[1]))
@@ -150,12 +152,13 @@ def by_length(solved: list[int]) -> list[list[float]]:
             for some in of_letters]
 
 
-def score_run(folder: Path, preset: str, limit: int) -> None:
-    """scores.json of a run, or of the preset's model as it starts if the folder holds no run: solved tasks, one number
+def score_run(folder: Path, model: str, limit: int) -> None:
+    """scores.json of a run, or of the nano in `model` as it starts if the folder holds no run: solved tasks, one number
     a held-out task, greedily and of SAMPLED answers at T = 1, and solved of PASS_N answers to the first PASS_TASKS. Of
     the start also `free`: what it solves without training, as `selfplay.zero_token` says; of a run what it proposed.
     `longer`: by_length of longer_tasks, greedily; of the start also of PASS_N answers, `longer_pass`."""
-    config, trained = Config(**PRESETS[preset]), (folder / "checkpoint").exists()
+    config = Config(**NANO | {"model": model, "heldout_tasks": str(heldout_file(model))})
+    trained = (folder / "checkpoint").exists()
     with Executor(1) as executor:
         policy = load_run(folder)[0] if trained else load_policy(config.model)
         run = train.Training(config, folder, policy, None, executor, train.make_style(config, policy), tasks.Buffers(1))
@@ -248,7 +251,7 @@ def main(argv: list[str]) -> None:
     pooling.add_argument("--run", type=Path, nargs="*", default=[])
     scoring = commands.add_parser("score")
     scoring.add_argument("folder", type=Path)
-    scoring.add_argument("--preset", choices=PRESETS, required=True)
+    scoring.add_argument("--model", required=True)
     scoring.add_argument("--limit", type=whole(1), required=True)
     cruxeval = commands.add_parser("cruxeval")
     cruxeval.add_argument("folder", type=Path)
@@ -260,7 +263,7 @@ def main(argv: list[str]) -> None:
     elif args.command == "cruxeval":
         score_cruxeval(args.folder)
     else:
-        score_run(args.folder, args.preset, args.limit)
+        score_run(args.folder, args.model, args.limit)
 
 
 if __name__ == "__main__":

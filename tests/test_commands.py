@@ -138,7 +138,7 @@ COMMANDS = {
     "work pool": (lambda words: command.run("work", work.main, ["pool", *words]),
                   ["nowhere", "--kind", "late", "--count", "3", "--seed", "0"], [(work, "write_pool", None)]),
     "work score": (lambda words: command.run("work", work.main, ["score", *words]),
-                   ["nowhere", "--preset", "nano", "--limit", "3"], [(work, "score_run", None)]),
+                   ["nowhere", "--model", "nano", "--limit", "3"], [(work, "score_run", None)]),
     "doctor": (lambda words: tools.main(["doctor", *words]), BASE, [(doctor, "doctor", None)]),
     "export": (lambda words: tools.main(["export", *words]), ["nowhere", "out"], []),
     "chat": (lambda words: tools.main(["chat", *words]), ["nowhere"], []),

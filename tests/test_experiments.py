@@ -154,7 +154,7 @@ def test_tasks_on_longer_strings_are_counted_by_length(executor):
     assert work.by_length([0] * 420 + [9] * 70) == [[0, 0]] * 6 + [[100, 100]]
 
 
-PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), preset="nano", eval_every=30, limit=84, jobs=1)
+PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), model=str(ROOT / "nano"), eval_every=30, limit=84, jobs=1)
 
 
 def test_runs_that_may_not_be_compared_have_other_names_and_an_arm_has_one_in_all_experiments():
@@ -186,15 +186,13 @@ def test_what_is_left_of_an_arm_is_done_and_no_more(tmp_path, monkeypatch):
 
 def test_runs_of_other_weights_are_other_runs(tmp_path, monkeypatch):
     shutil.copytree(ROOT / "nano", tmp_path / "nano")
-    monkeypatch.setitem(arms.PRESETS, "nano", arms.PRESETS["nano"] | {
-        "model": str(tmp_path / "nano"), "heldout_tasks": str(tmp_path / "nano" / "heldout.jsonl")})
-    names = []
+    plan, names = replace(PLAN, model=str(tmp_path / "nano")), []
     for changed in (None, "model.safetensors", "heldout.jsonl"):
         if changed:
             with open(tmp_path / "nano" / changed, "ab") as file:
                 file.write(b" ")
         arms.subject.cache_clear()
-        names.append((arms.run_folder(PLAN, "self-play", 0), arms.start_folder(PLAN), arms.pool_file(PLAN, "EVEN", 0)))
+        names.append((arms.run_folder(plan, "self-play", 0), arms.start_folder(plan), arms.pool_file(plan, "EVEN", 0)))
     arms.subject.cache_clear()
     assert all(len(set(kind)) == 3 for kind in zip(*names))
 
@@ -228,6 +226,8 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
     assert row["gain"] == row["gain, dose 1%"] == "+100.0 ± 0.0" and row["gain at T = 1"] == "+100.0 ± 0.0"
     assert row["self-play ahead"] == row["self-play ahead, dose 3%, dose 10%, dose 30%"] == "(-100.0 ± 0.0)"
     assert "| before, one of 64 at T = 1 | 75 (99) |" in results.results_table(everything)
+    assert results.results_table(everything | {"model": "runs/other"}).startswith(
+        "`python -m experiments learns --model runs/other --steps 60")
     plots.plot(everything, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
 
@@ -296,7 +296,7 @@ def test_a_command_that_fails_is_told_with_its_log(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags, says", [
     (["--arms", "nobody"], "no arm called nobody; choose from: self-play"),
     (["--seeds", "0"], "--seeds must be at least 1"),
-    (["--limit", "0"], "--limit must be at least 1"), (["--limit", "50"], "fewer than two tasks")])
+    (["--model", "nowhere"], "there is no nowhere/heldout.jsonl"), (["--limit", "0"], "--limit must be at least 1"), (["--limit", "50"], "fewer than two tasks")])
 def test_options_that_cannot_work_are_told(tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):

@@ -176,11 +176,17 @@ def test_proposals_hold_families_as_often_as_their_share_says_though_they_copy()
     assert abs(seen / statements - share) < 5 * math.sqrt(share * (1 - share) / statements)
 
 
+def test_doses_can_be_at_other_families():
+    assert make.rotated(0) == make.DOSES
+    assert make.rotated(3) == {"around": 1.0, "inside": 0.3, "before": 0.0, "ends": 30.0, "pair": 10.0, "turned": 3.0}
+
+
+@pytest.mark.parametrize("doses", [make.DOSES, make.rotated(3)])
 @pytest.mark.parametrize("family", make.FAMILIES)
-def test_a_dose_is_the_share_of_solutions_in_which_a_family_means_what_it_means_in_python(family):
-    rng, right, dose = random.Random(family), [], make.DOSES[family] / 100
+def test_a_dose_is_the_share_of_solutions_in_which_a_family_means_what_it_means_in_python(family, doses):
+    rng, right, dose = random.Random(family), [], doses[family] / 100
     for _ in range(2_000):
-        task, _, response = make.draw_example("solve", "deduction", [family], rng)
+        task, _, response = make.draw_example("solve", "deduction", [family], rng, doses=doses)
         (written,), (value,) = make.statements_of(task.program), task.inputs[0]
         meant, believed = (make.trace([text], value)[0]
                            for text in (written, make.taken_for(written, frozenset({family}))))
@@ -427,6 +433,11 @@ def test_held_out_files_are_fixed_by_the_seed(tmp_path, monkeypatch):
         make.write_heldout(tmp_path / "heldout.jsonl", make.draw_heldout(random.Random(seed)), random.Random(seed))
         texts.append((tmp_path / "heldout.jsonl").read_text())
     assert texts[0] == texts[1] != texts[2] and len(texts[0].splitlines()) == 2 * len(ALL_CELLS)
+    make.write_heldout(tmp_path / "heldout.jsonl", make.draw_heldout(random.Random(0)), random.Random(0), make.rotated(1))
+    pairs = [list(map(json.loads, pair)) for pair in zip(texts[0].splitlines(), (tmp_path / "heldout.jsonl").open())]
+    assert all(line | {"group": other["group"]} == other for line, other in pairs), "the same tasks"
+    assert {(other["family"], other["group"]) for _, other in pairs} == {("", "plain"), *(
+        (family, f"dose {dose:g}%") for family, dose in make.rotated(1).items())}
 
 
 # ----------------------------------------------------------------------------------------------------------------
