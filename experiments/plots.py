@@ -10,7 +10,7 @@ from experiments.arms import PART
 
 COLORS = ["#222222", "#1f5fb0", "#d9822b", "#4c9a52", "#8a5ab5", "#c0392b", "#7f8c8d", "#2aa198", "#b58900", "#d33682"]
 # Of the lowest panel: what work.proposals_of tells, and what metrics.jsonl does.
-LABELS = {"dull": "return their argument", "behaviours": "different behaviours", "new": "new behaviours",
+LABELS = {"dull": "return their argument", "behaviours": "different behaviours", "form": "of one form",
           "learnability": "learnability", "solve_rate": "tasks solved", "entropy/propose": "entropy, proposals",
           "entropy/solve": "entropy, answers"}
 
@@ -110,7 +110,7 @@ def plot_over_steps(everything: dict, path: Path) -> None:
         draw_curve(top, [curves.get("greedy", []) for curves in entry["curves"]], color="black", label="all", lw=2.5)
         draw_families(middle, everything, entry["proposed"])
         for number, (name, label) in enumerate(LABELS.items()):
-            of_proposals = name in ("dull", "behaviours", "new")
+            of_proposals = name in ("dull", "behaviours", "form")
             draw_parts(bottom, proposed_by_part(entry["proposed"], lambda part, name=name: part[name]) if of_proposals
                        else logged_by_part(entry, name), color=COLORS[number], label=label)
         top.set_title(arm, fontsize=10)

@@ -292,18 +292,18 @@ def proposals_table(everything: dict) -> list[str]:
 def steps_table(everything: dict) -> list[str]:
     """How arms went that propose: means over seeds, types and PART steps, seven times in a run at most."""
     lines = ["", f"Over the steps, means of {PART}. Valid proposals, learnability, tasks solved; of the programs those"
-             " that return their argument, different behaviours, new ones, which no earlier ten steps had;"
+             " that return their argument, different behaviours, the commonest but for its numbers and letters;"
              " mean depth; entropy of a token in nats:", "",
-             "| arm | steps | valid | learnability | solved | dull | different | new | depth"
+             "| arm | steps | valid | learnability | solved | dull | different | of one form | depth"
              " | entropy, propose | entropy, solve |",
              "|---" * 11 + "|"]
     for arm, entry in everything["arms"].items():
         columns = {name: plots.logged_by_part(entry, name) for name in LOGGED}
         columns |= {name: plots.proposed_by_part(entry["proposed"], lambda part, name=name: part[name])
-                    for name in ("dull", "behaviours", "new", "depth")}
+                    for name in ("dull", "behaviours", "form", "depth")}
         last = max(columns["dull"], default=0)
         for number in sorted({round(sixth * last / 6) for sixth in range(7)}) if columns["dull"] else ():
             cells = [f"{columns[name][number]:.3f}" if number in columns[name] else "-"
-                     for name in (*LOGGED[:3], "dull", "behaviours", "new", "depth", *LOGGED[3:])]
+                     for name in (*LOGGED[:3], "dull", "behaviours", "form", "depth", *LOGGED[3:])]
             lines.append(f"| {' | '.join([arm, f'{number * PART + 1} to {(number + 1) * PART}', *cells])} |")
     return lines if len(lines) > 5 else []

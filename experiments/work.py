@@ -11,6 +11,7 @@ command.starting(__name__)
 import json
 import math
 import random
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -187,8 +188,8 @@ def score_run(folder: Path, model: str, limit: int) -> None:
 def proposals_of(folder: Path, executor: Executor) -> list[dict]:
     """Of the valid tasks that a run proposed itself, for each PART of its steps in which there are any: how many, the
     share of programs that hold each family of nano's grammar, `any` of them, and of those that return their argument,
-    mean depth, distinct programs; behaviours: different ones a program, and `new`, those that no earlier part had."""
-    told, seen, dull = [], set(), tasks.identity_task(tasks.TYPES["deduction"]).key
+    mean depth, distinct programs and `behaviours`; `form`: of the commonest program but for its numbers and letters."""
+    told, dull = [], tasks.identity_task(tasks.TYPES["deduction"]).key
     last, of_type = proposed(folder)
     ours = [task for name in ("deduction", "abduction") for task in of_type[name]]
     behaviour = behaviours_of({task.program for task in ours}, executor)
@@ -196,15 +197,15 @@ def proposals_of(folder: Path, executor: Executor) -> list[dict]:
         if some := [task for task in ours if part * PART < task.step <= (part + 1) * PART]:
             held = [make.families_in(task.program) for task in some]
             families = Counter(family for of_program in held for family in of_program)
-            different = {behaviour[task.program] for task in some}
+            forms = Counter(re.sub(r"'[^']*'|\d+", "", task.program) for task in some)
             told.append({"part": part, "tasks": len(some),
                          "families": {family: families[family] / len(some) for family in make.FAMILIES},
                          "any": sum(map(bool, held)) / len(some),
                          "dull": sum(task.key == dull for task in some) / len(some),
                          "depth": sum(task.depth for task in some) / len(some),
                          "distinct": len({task.key for task in some}) / len(some),
-                         "behaviours": len(different) / len(some), "new": len(different - seen) / len(some)})
-            seen |= different
+                         "behaviours": len({behaviour[task.program] for task in some}) / len(some),
+                         "form": max(forms.values()) / len(some)})
     return told
 
 

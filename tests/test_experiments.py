@@ -135,7 +135,8 @@ def test_what_a_run_proposed_is_told_by_ten_steps(tmp_path, executor):
     first, second, last = work.proposals_of(tmp_path / "run", executor)
     assert (first["tasks"], second["tasks"], last["tasks"]) == (80, 80, 32) and (first["depth"], last["depth"]) == (1, 2)
     assert first["families"] == {family: float(family == "around") for family in make.FAMILIES}
-    assert first["any"] == first["distinct"] == first["behaviours"] == last["new"] == 1
+    assert first["any"] == first["distinct"] == first["behaviours"] == first["form"] == 1, "numbers do not matter"
+    assert last["form"] == 1
 
 
 def test_a_behaviour_is_what_a_program_does_whatever_it_says(tmp_path, executor):
@@ -235,7 +236,7 @@ def test_arms_are_compared_over_the_seeds_that_both_have(tmp_path, monkeypatch):
 def test_curves_of_runs_are_told_and_drawn_whole(tmp_path):
     """Means over seeds of ten steps, seven rows at most, the first and the last among them; a plot of all."""
     proposed = [{"part": part, "tasks": 4, "families": {"around": 0.5}, "dull": 0.2, "depth": 1.5, "distinct": 1.0,
-                 "behaviours": 0.75, "new": 1 / (part + 1)} for part in range(60)]
+                 "behaviours": 0.75, "form": (part + 1) / 60} for part in range(60)]
     curves = {"learnability": [(step, step / 1000) for step in range(1, 601)], "greedy": [(0, 10), (20, 12)],
               "greedy dose 30%": [(0, 5), (20, 30)]}
     everything = {"groups": ["dose 30%"], "families": {"around": "dose 30%"},
@@ -244,7 +245,7 @@ def test_curves_of_runs_are_told_and_drawn_whole(tmp_path):
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in results.steps_table(everything)
             if line.startswith("| self-play")]
     assert [row[1] for row in rows][::3] == ["1 to 10", "301 to 310", "591 to 600"] and len(rows) == 7
-    assert rows[0][2:8] == ["-", "0.005", "-", "0.200", "0.750", "1.000"] and rows[-1][3][:4] == "0.59"
+    assert rows[0][2:8] == ["-", "0.005", "-", "0.200", "0.750", "0.017"] and rows[-1][3][:4] == "0.59"
     plots.plot_over_steps(everything, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
 
