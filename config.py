@@ -75,6 +75,7 @@ class Config:
         "paper", "of solve rate r: 1 - r, but 0 at both ends (paper), or 4 r (1 - r)")
     cut_off_probes: Literal["unsolved", "left_out"] = opt(
         "unsolved", "probes that reach --max_new_tokens: unsolved (paper) or not counted")
+    share_forms: bool = opt(False, "a step's programs that differ in numbers and texts alone share a reward")
     extreme_reward: float = opt(0.0, "proposer, task solved never or always: 0 (paper), -0.5 (official)", most=1e6)
     invalid_reward: float = opt(-1.0, "proposer, a well-formed proposal that fails the gate", most=1e6)
     advantage: Literal["trr++", "reinforce++", "grpo"] | None = opt(

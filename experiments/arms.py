@@ -50,7 +50,7 @@ TRIALS = {
     "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64", "--solve_weight", "1"],  # as many probes
 }
 PAPER = ["--solve_tasks", "this", "--solve_weight", "1"]  # as many answers as proposals
-LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER, "copies refused": TRIALS["copies refused"]}
+LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER, "forms share": ["--share_forms", "True"]}
 PASS_ARMS = ("solver only", *LENGTH)  # pass@k is taken of these, and of the model before training
 ABLATIONS = {
     "self-play": [],

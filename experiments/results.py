@@ -87,7 +87,8 @@ def results_of(plan: Plan) -> dict:
     heldout = runfolder.read_lines(heldout_file(plan.model))[:plan.limit]
     start, against = scores_of(start_folder(plan), plan.limit), AGAINST.get(plan.name, "self-play")
     everything = {"experiment": plan.name, "model": "nano" if plan.model == NANO["model"] else plan.model,
-                  "steps": plan.steps, "limit": plan.limit, "commits": [start["commit"]], "machine": f"{os.cpu_count()} x {platform.machine()}",
+                  "steps": plan.steps, "limit": plan.limit, "commits": [start["commit"]],
+                  "machine": f"{os.cpu_count()} x {platform.machine()}",
                   "groups": groups_of(heldout), "against": against,
                   "families": {line["family"]: line["group"] for line in heldout if line.get("family")},
                   "free_how": start["free_how"],

@@ -11,7 +11,6 @@ command.starting(__name__)
 import json
 import math
 import random
-import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -197,7 +196,7 @@ def proposals_of(folder: Path, executor: Executor) -> list[dict]:
         if some := [task for task in ours if part * PART < task.step <= (part + 1) * PART]:
             held = [make.families_in(task.program) for task in some]
             families = Counter(family for of_program in held for family in of_program)
-            forms = Counter(re.sub(r"'[^']*'|\d+", "", task.program) for task in some)
+            forms = Counter(tasks.form_of(task.program) for task in some)
             told.append({"part": part, "tasks": len(some),
                          "families": {family: families[family] / len(some) for family in make.FAMILIES},
                          "any": sum(map(bool, held)) / len(some),
