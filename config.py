@@ -354,6 +354,8 @@ def check(cfg: Config) -> None:
         (cfg.solve_tasks != "probes" or cfg.n_probes > 1, "--solve_tasks probes compares probes: --n_probes 2 or more"),
         (cfg.control != "shuffled" or cfg.train_propose and cfg.propose_from == "policy",
          "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),
+        (not cfg.share_forms or cfg.train_propose and cfg.propose_from == "policy",
+         "--share_forms changes what proposers learn, and here they learn nothing; drop one"),
         (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
         (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
         (Path(cfg.name).name == cfg.name != "..", f"--name {cfg.name}: a plain name, the folder is runs/NAME"),

@@ -682,7 +682,8 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
 
 
 def form_of(program: str) -> str:
-    """The program but for its numbers and texts: what is left where a proposer writes one program over and over."""
+    """The program but for its numbers and texts: what is left where a proposer writes one program over and over. As it
+    stands: other names or spaces make another form."""
     return re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|\d+", "", program)
 
 

@@ -37,9 +37,10 @@ def parse_plan(argv: list[str]) -> Plan:
     arms = EXPERIMENTS[args.name]
     if unknown := set(args.arms or []) - set(arms):
         parser.error(f"no arm called {', '.join(unknown)}; choose from: {', '.join(arms)}")
-    if not heldout_file(args.model).is_file():
-        parser.error(f"--model {args.model}: there is no {heldout_file(args.model)}; nano/make.py --out makes such a"
-                     " folder")
+    if Path(args.model).resolve() == Path(NANO["model"]).resolve():
+        args.model = NANO["model"]
+    if not heldout_file(args.model).is_file() or not any(Path(args.model).glob("*.safetensors")):
+        parser.error(f"--model {args.model}: no heldout.jsonl or no weights; nano/make.py --out makes such a folder")
     heldout = runfolder.read_lines(heldout_file(args.model))[:args.limit]
     if any(len(cell) < 2 for cell in results.cells_of(heldout).values()):
         parser.error("--limit: a type, group and depth has fewer than two tasks, which give no interval; more of them")

@@ -69,8 +69,10 @@ def draw_families(axes, everything: dict, seeds: list[list[dict]], style: str = 
 
 
 def proposed_by_part(seeds: list[list[dict]], value: Callable[[dict], float]) -> dict[int, float]:
-    """The mean over seeds of what work.proposals_of tells of each part of the steps."""
-    return means((part["part"], value(part)) for of_seed in seeds for part in of_seed)
+    """The mean over seeds of what work.proposals_of tells of each part of the steps, if it did: an earlier version told
+    less."""
+    told = ((part["part"], value(part)) for of_seed in seeds for part in of_seed)
+    return means((part, height) for part, height in told if height is not None)
 
 
 def logged_by_part(entry: dict, name: str) -> dict[int, float]:
@@ -110,9 +112,9 @@ def plot_over_steps(everything: dict, path: Path) -> None:
         draw_curve(top, [curves.get("greedy", []) for curves in entry["curves"]], color="black", label="all", lw=2.5)
         draw_families(middle, everything, entry["proposed"])
         for number, (name, label) in enumerate(LABELS.items()):
-            of_proposals = name in ("dull", "behaviours", "form")
-            draw_parts(bottom, proposed_by_part(entry["proposed"], lambda part, name=name: part[name]) if of_proposals
-                       else logged_by_part(entry, name), color=COLORS[number], label=label)
+            by_part = (proposed_by_part(entry["proposed"], lambda part, name=name: part.get(name))
+                       if name in ("dull", "behaviours", "form") else logged_by_part(entry, name))
+            draw_parts(bottom, by_part, color=COLORS[number], label=label)
         top.set_title(arm, fontsize=10)
         bottom.set_xlabel("step")
     for row, label in zip(panels, ("% of held-out tasks solved", "% of proposed programs", "share, or nats")):

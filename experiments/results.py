@@ -29,8 +29,8 @@ def write_results(plan: Plan) -> str:
     everything, folder = results_of(plan), HERE / "results" if plan.publish else Path("runs")
     if not everything["arms"]:
         return "no arm has ended yet"
-    text, model = results_table(everything), everything["model"]
-    name = plan.name if model == "nano" else f"{plan.name}-{Path(model).name}"
+    text = results_table(everything)
+    name = plan.name if plan.model == NANO["model"] else f"{plan.name}-{Path(plan.model).resolve().name}"
     folder.mkdir(exist_ok=True)
     runfolder.write_file(folder / f"{name}.json", json.dumps(everything, indent=1) + "\n")
     runfolder.write_file(folder / f"{name}.md", text)
@@ -300,7 +300,7 @@ def steps_table(everything: dict) -> list[str]:
              "|---" * 11 + "|"]
     for arm, entry in everything["arms"].items():
         columns = {name: plots.logged_by_part(entry, name) for name in LOGGED}
-        columns |= {name: plots.proposed_by_part(entry["proposed"], lambda part, name=name: part[name])
+        columns |= {name: plots.proposed_by_part(entry["proposed"], lambda part, name=name: part.get(name))
                     for name in ("dull", "behaviours", "form", "depth")}
         last = max(columns["dull"], default=0)
         for number in sorted({round(sixth * last / 6) for sixth in range(7)}) if columns["dull"] else ():

@@ -524,13 +524,13 @@ def main(argv: list[str]) -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens")
     cells = draw_heldout(random.Random(f"heldout {args.seed}"))
     doses = rotated(args.rotate)
-    write_heldout(args.out / "heldout.jsonl", cells, random.Random(f"heldout tasks {args.seed}"), doses)
     avoid = {behaviour(kinds[0], tuple(statements)) for cell in cells for _, _, kinds, statements, *_ in cell}
     start = time.time()
     train(model, tokenizer, args.steps, args.batch_size, args.lr, args.compile, random.Random(f"train {args.seed}"),
           avoid, doses)
     model.to(torch.bfloat16).save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)
+    write_heldout(args.out / "heldout.jsonl", cells, random.Random(f"heldout tasks {args.seed}"), doses)
     print(f"{args.out}: {args.steps} steps in {(time.time() - start) / 60:.0f} minutes")
 
 

@@ -135,8 +135,7 @@ def test_what_a_run_proposed_is_told_by_ten_steps(tmp_path, executor):
     first, second, last = work.proposals_of(tmp_path / "run", executor)
     assert (first["tasks"], second["tasks"], last["tasks"]) == (80, 80, 32) and (first["depth"], last["depth"]) == (1, 2)
     assert first["families"] == {family: float(family == "around") for family in make.FAMILIES}
-    assert first["any"] == first["distinct"] == first["behaviours"] == first["form"] == 1, "numbers do not matter"
-    assert last["form"] == 1
+    assert first["any"] == first["distinct"] == first["behaviours"] == first["form"] == last["form"] == 1
 
 
 def test_a_behaviour_is_what_a_program_does_whatever_it_says(tmp_path, executor):
@@ -155,7 +154,8 @@ def test_tasks_on_longer_strings_are_counted_by_length(executor):
     assert work.by_length([0] * 420 + [9] * 70) == [[0, 0]] * 6 + [[100, 100]]
 
 
-PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), model=str(ROOT / "nano"), eval_every=30, limit=84, jobs=1)
+PLAN = arms.Plan("learns", seeds=1, steps=60, arms=("self-play",), model=str(ROOT / "nano"), eval_every=30,
+                 limit=84, jobs=1)
 
 
 def test_runs_that_may_not_be_compared_have_other_names_and_an_arm_has_one_in_all_experiments():
@@ -297,7 +297,8 @@ def test_a_command_that_fails_is_told_with_its_log(tmp_path, monkeypatch):
 @pytest.mark.parametrize("flags, says", [
     (["--arms", "nobody"], "no arm called nobody; choose from: self-play"),
     (["--seeds", "0"], "--seeds must be at least 1"),
-    (["--model", "nowhere"], "there is no nowhere/heldout.jsonl"), (["--limit", "0"], "--limit must be at least 1"), (["--limit", "50"], "fewer than two tasks")])
+    (["--model", "nowhere"], "no heldout.jsonl or no weights"),
+    (["--limit", "0"], "--limit must be at least 1"), (["--limit", "50"], "fewer than two tasks")])
 def test_options_that_cannot_work_are_told(tmp_path, monkeypatch, capsys, flags, says):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="2"):

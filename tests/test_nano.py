@@ -433,7 +433,8 @@ def test_held_out_files_are_fixed_by_the_seed(tmp_path, monkeypatch):
         make.write_heldout(tmp_path / "heldout.jsonl", make.draw_heldout(random.Random(seed)), random.Random(seed))
         texts.append((tmp_path / "heldout.jsonl").read_text())
     assert texts[0] == texts[1] != texts[2] and len(texts[0].splitlines()) == 2 * len(ALL_CELLS)
-    make.write_heldout(tmp_path / "heldout.jsonl", make.draw_heldout(random.Random(0)), random.Random(0), make.rotated(1))
+    cells = make.draw_heldout(random.Random(0))
+    make.write_heldout(tmp_path / "heldout.jsonl", cells, random.Random(0), make.rotated(1))
     pairs = [list(map(json.loads, pair)) for pair in zip(texts[0].splitlines(), (tmp_path / "heldout.jsonl").open())]
     assert all(line | {"group": other["group"]} == other for line, other in pairs), "the same tasks"
     assert {(other["family"], other["group"]) for _, other in pairs} == {("", "plain"), *(

@@ -598,9 +598,9 @@ def test_programs_that_differ_in_numbers_and_texts_alone_share_a_reward():
     rows = [proposed("deduction", "x = 'ab' + x", 0.5), proposed("deduction", "x = 'c' + x", 0.25),
             proposed("deduction", "x = x + 'c'", 0.5), proposed("abduction", "x = 'ab' + x", 0.5),
             proposed("induction", "x = 'ab' + x", 0.5), proposed("induction", "x = 'c' + x", 0.5),
-            proposed("deduction", None, -1.0)]
+            proposed("deduction", None, -1.0), *[proposed("deduction", "x = -x", -0.5) for _ in range(2)]]
     train.share_rewards(rows)
-    assert [row.reward for row in rows] == [0.25, 0.125, 0.5, 0.5, 0.5, 0.5, -1.0]
+    assert [row.reward for row in rows] == [0.25, 0.125, 0.5, 0.5, 0.5, 0.5, -1.0, -0.5, -0.5], "a loss is not shared"
 
 
 def test_responses_end_at_their_answer(run):
