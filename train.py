@@ -363,11 +363,11 @@ def probe_from_buffer(run: Training, rollout: Rollout, proposals: list[Row]) -> 
 def share_rewards(proposals: list[Row]) -> None:
     """--share_forms: divides what a task earns by the number of the step's tasks of its type whose program is the same
     but for numbers and texts. Not of induction, where the program is given."""
-    written = [row for row in proposals if row.task and row.reward > 0 and not TYPES[row.type].given_program]
+    written = [row for row in proposals if row.task and not TYPES[row.type].given_program]
     forms = [(row.type, tasks.form_of(row.task.program)) for row in written]
     alike = Counter(forms)
     for row, form in zip(written, forms):
-        row.reward /= alike[form]
+        row.reward /= alike[form] if row.reward > 0 else 1
 
 
 def take_control(run: Training, proposals: list[Row], solves: list[Row]) -> None:

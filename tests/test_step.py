@@ -601,6 +601,9 @@ def test_programs_that_differ_in_numbers_and_texts_alone_share_a_reward():
             proposed("deduction", None, -1.0), *[proposed("deduction", "x = -x", -0.5) for _ in range(2)]]
     train.share_rewards(rows)
     assert [row.reward for row in rows] == [0.25, 0.125, 0.5, 0.5, 0.5, 0.5, -1.0, -0.5, -0.5], "a loss is not shared"
+    rows = [proposed("deduction", "x = x * 2", 0.5), proposed("deduction", "x = x * 3", 0.0)]
+    train.share_rewards(rows)
+    assert [row.reward for row in rows] == [0.25, 0.0], "what earns nothing counts among those that share"
 
 
 def test_responses_end_at_their_answer(run):
