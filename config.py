@@ -323,6 +323,10 @@ def is_of(value, kind) -> bool:
     return type(value) in ((int, float) if kind is float else (kind,))
 
 
+def proposer_learns(cfg: Config) -> bool:
+    return cfg.train_propose and cfg.propose_from == "policy"
+
+
 def check(cfg: Config) -> None:
     """Values and combinations that cannot work, each with what to do."""
     for f in fields(cfg):
@@ -352,9 +356,9 @@ def check(cfg: Config) -> None:
         (cfg.advantage != "grpo" or cfg.solve_tasks == "probes",
          "--advantage grpo compares a task's probes with each other; add --solve_tasks probes"),
         (cfg.solve_tasks != "probes" or cfg.n_probes > 1, "--solve_tasks probes compares probes: --n_probes 2 or more"),
-        (cfg.control != "shuffled" or cfg.train_propose and cfg.propose_from == "policy",
+        (cfg.control != "shuffled" or proposer_learns(cfg),
          "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),
-        (not cfg.share_forms or cfg.train_propose and cfg.propose_from == "policy",
+        (not cfg.share_forms or proposer_learns(cfg),
          "--share_forms changes what proposers learn, and here they learn nothing; drop one"),
         (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
         (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),

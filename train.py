@@ -42,7 +42,7 @@ import runfolder
 import tasks
 from benchmarks import selfplay
 from benchmarks.selfplay import to_ids
-from config import Config, UserError, parse
+from config import Config, UserError, parse, proposer_learns
 from executor import Executor
 from model import Policy, adapter_off, chat_template, decode, load_policy, logprobs, markers, side_by_side
 from runfolder import Clock, Log, say
@@ -161,8 +161,8 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     take_control(run, rewarded, solves)
 
     # advantage
-    learns = cfg.train_propose and cfg.propose_from == "policy"
-    rows = (rewarded if learns else []) + [row for row in solves if row.verdict != "infra" and not row.kept_back]
+    answered = [row for row in solves if row.verdict != "infra" and not row.kept_back]
+    rows = (rewarded if proposer_learns(cfg) else []) + answered
     baseline = cfg.advantage or ("grpo" if cfg.solve_tasks == "probes" else "trr++")
     rewards.set_advantages(rows, baseline, cfg.whitening)
 

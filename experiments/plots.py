@@ -3,7 +3,7 @@ Plots of the experiments, as wide as a README, so that their letters are as larg
 """
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from experiments.arms import PART
@@ -64,20 +64,16 @@ def plot(everything: dict, path: Path) -> None:
 def draw_families(axes, everything: dict, seeds: list[list[dict]], style: str = "-") -> None:
     """Percent of the proposed programs with each family, a colour a group, over the steps; the mean over seeds."""
     for family, group in sorted(everything["families"].items(), key=lambda pair: everything["groups"].index(pair[1])):
-        draw_parts(axes, proposed_by_part(seeds, lambda part, family=family: 100 * part["families"][family]), style,
-                   color=color_of(everything, group), label="" if style == ":" else f"{family}, {group}")
+        shares = means((part["part"], 100 * part["families"][family]) for of_seed in seeds for part in of_seed)
+        draw_parts(axes, shares, style, color=color_of(everything, group),
+                   label="" if style == ":" else f"{family}, {group}")
 
 
-def proposed_by_part(seeds: list[list[dict]], value: Callable[[dict], float]) -> dict[int, float]:
-    """The mean over seeds of what work.proposals_of tells of each part of the steps, if it did: an earlier version told
-    less."""
-    told = ((part["part"], value(part)) for of_seed in seeds for part in of_seed)
-    return means((part, height) for part, height in told if height is not None)
-
-
-def logged_by_part(entry: dict, name: str) -> dict[int, float]:
-    """The mean over seeds and an arm's steps of a part."""
-    return means(((step - 1) // PART, value) for curves in entry["curves"] for step, value in curves.get(name, []))
+def by_part(entry: dict, name: str) -> dict[int, float]:
+    """The mean over an arm's seeds for each part of the steps, of what work.proposals_of tells, else metrics.jsonl."""
+    told = [(part["part"], part[name]) for of_seed in entry["proposed"] for part in of_seed if name in part]
+    return means(told or (((step - 1) // PART, value) for curves in entry["curves"]
+                          for step, value in curves.get(name, [])))
 
 
 def means(points: Iterable[tuple[int, float]]) -> dict[int, float]:
@@ -112,9 +108,7 @@ def plot_over_steps(everything: dict, path: Path) -> None:
         draw_curve(top, [curves.get("greedy", []) for curves in entry["curves"]], color="black", label="all", lw=2.5)
         draw_families(middle, everything, entry["proposed"])
         for number, (name, label) in enumerate(LABELS.items()):
-            by_part = (proposed_by_part(entry["proposed"], lambda part, name=name: part.get(name))
-                       if name in ("dull", "behaviours", "form") else logged_by_part(entry, name))
-            draw_parts(bottom, by_part, color=COLORS[number], label=label)
+            draw_parts(bottom, by_part(entry, name), color=COLORS[number], label=label)
         top.set_title(arm, fontsize=10)
         bottom.set_xlabel("step")
     for row, label in zip(panels, ("% of held-out tasks solved", "% of proposed programs", "share, or nats")):

@@ -20,7 +20,8 @@ from experiments.arms import (EXPERIMENTS, HERE, LETTERS, NANO, PART, PASS_N, PA
 # Student's t, 97.5%, by degrees of freedom: seeds - 1.
 STUDENT = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 LEARNABLE = ("dose 3%", "dose 10%", "dose 30%")  # groups of nano's held-out file that drafts learned in 30 steps
-LOGGED = ("valid", "learnability", "solve_rate", "entropy/propose", "entropy/solve")  # of the table over the steps
+OVER_STEPS = ("valid", "learnability", "solve_rate", "dull", "behaviours", "form", "depth", "entropy/propose",
+              "entropy/solve")   # columns of the table over the steps
 AGAINST = {"swap": "late"}       # the arm that an experiment compares the others with; else self-play
 
 
@@ -299,12 +300,9 @@ def steps_table(everything: dict) -> list[str]:
              " | entropy, propose | entropy, solve |",
              "|---" * 11 + "|"]
     for arm, entry in everything["arms"].items():
-        columns = {name: plots.logged_by_part(entry, name) for name in LOGGED}
-        columns |= {name: plots.proposed_by_part(entry["proposed"], lambda part, name=name: part.get(name))
-                    for name in ("dull", "behaviours", "form", "depth")}
+        columns = {name: plots.by_part(entry, name) for name in OVER_STEPS}
         last = max(columns["dull"], default=0)
         for number in sorted({round(sixth * last / 6) for sixth in range(7)}) if columns["dull"] else ():
-            cells = [f"{columns[name][number]:.3f}" if number in columns[name] else "-"
-                     for name in (*LOGGED[:3], "dull", "behaviours", "form", "depth", *LOGGED[3:])]
+            cells = [f"{column[number]:.3f}" if number in column else "-" for column in columns.values()]
             lines.append(f"| {' | '.join([arm, f'{number * PART + 1} to {(number + 1) * PART}', *cells])} |")
     return lines if len(lines) > 5 else []

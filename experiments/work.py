@@ -105,7 +105,8 @@ def supervise(folder: Path, like: Path, seed: int) -> None:
                          norms=config.norm_lr > 0)
     optimizer, rng = train.make_optimizer(config, policy), random.Random(f"more warm start {seed}")
     heldout = runfolder.read_lines(Path(config.heldout_tasks))
-    told = {line["family"]: float(line["group"].strip("dose %")) for line in heldout if line["family"]}
+    told = {line["family"]: float(line["group"].removeprefix("dose ").rstrip("%"))
+            for line in heldout if line["family"]}
     doses = {family: told[family] for family in make.FAMILIES}  # in the order in which they are drawn
     metrics = []
     for step, budget in enumerate(budgets, 1):

@@ -23,7 +23,7 @@ import train
 from benchmarks import lenient
 from benchmarks.stats import pass_at_k
 from command import Parser, UserError, whole
-from config import Config, parse
+from config import Config, parse, proposer_learns
 from executor import Executor
 from model import ModelError
 from runfolder import WaitLine, say
@@ -202,7 +202,7 @@ def speed_of(run: Training, cfg: Config, rows: list[Row], propose_s: float, righ
     """Of a step as `cfg` has it, from the seconds that these responses took."""
     proposing = cfg.batch_size * len(cfg.types)
     solving = proposing * (cfg.n_probes + (cfg.solve_tasks != "probes"))
-    trained = (proposing if cfg.train_propose and cfg.propose_from == "policy" else 0,
+    trained = (proposing if proposer_learns(cfg) else 0,
                solving if cfg.solve_tasks == "probes" else proposing)  # other probes only measure
     update_s = [update_seconds(run, some) for some in (rows, right)]
     memory = torch.cuda.max_memory_allocated() / 2**30 if run.policy.device.type == "cuda" else \
