@@ -309,7 +309,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, B: int, mask: Tensor | BlockMask | N
 def attend_cache(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, cache: KV, pos_B: Tensor) -> Tensor:
     """One token of each row, first written into the cache at its position, to its row: [B, H C]."""
     if has_kernel(q):
-        from kernels import decode_attention  # it needs Triton, which a CPU does without
+        from cuda_attention import decode_attention  # it needs Triton, which a CPU does without
         return decode_attention(q, k, v, *cache, pos_B).flatten(1)
     B, rows = len(q), torch.arange(len(q), device=q.device)
     for layer, new in zip(cache, (k, v)):

@@ -152,7 +152,7 @@ def graph_ms(work, copies: int = 8, repeats: int = 20) -> float:
 def attention(_, dry: bool):
     """One layer of decode attention over ragged rows, inside a graph: the kernel with several split and block sizes,
     and SDPA with a mask."""
-    import kernels
+    import cuda_attention
     bandwidth, _ = rates(dry)
     for shape, H, K, C, B, T in (("0.5b", 14, 2, 64, 256, 2048), ("3b", 16, 2, 128, 128, 4096),
                                  ("7b", 28, 4, 128, 64, 2048), ("3b few", 16, 2, 128, 8, 4096)):
@@ -170,9 +170,10 @@ def attention(_, dry: bool):
             return F.scaled_dot_product_attention(q.view(B, K, -1, C), k, v, attn_mask=mask).view(B, H, C)
         useful = float((pos + 1).sum()) * 2 * K * C * k.element_size()
         row = {"case": f"{shape}: {B} rows, mean {float(pos.float().mean()):.0f} of {T}",
-               "floor_ms": 1e3 * useful / bandwidth, "sdpa_ms": graph_ms(sdpa), "chosen": kernels.sizes(B, K, T)}
-        ours = lambda split=0, block=0, splits=0: kernels.decode_attention(q, new_k, new_v, k, v, pos, splits, split,
-                                                                           block)
+               "floor_ms": 1e3 * useful / bandwidth, "sdpa_ms": graph_ms(sdpa), "chosen": cuda_attention.sizes(B, K, T)}
+
+        def ours(split=0, block=0, splits=0):
+            return cuda_attention.decode_attention(q, new_k, new_v, k, v, pos, splits, split, block)
         o = ours()
         right = sdpa(k.float(), v.float(), q.float())  # the kernel has written the new keys and values by now
         row |= {"error": float((o.float() - right).norm() / right.norm()), "kernel_ms": graph_ms(ours)}

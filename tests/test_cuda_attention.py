@@ -15,7 +15,7 @@ if not CUDA:
         pytest.skip("triton was imported before TRITON_INTERPRET could be set", allow_module_level=True)
     os.environ["TRITON_INTERPRET"] = "1"
 
-import kernels  # noqa: E402
+import cuda_attention  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
 BLOCK, SPLIT = 16, 32
@@ -35,7 +35,7 @@ def inputs(positions, groups, dtype, heads=1, width=16, length=70):
 def attention(q, new_k, new_v, k, v, pos_B, *options):
     """The kernel's result on a cache of its own, which must then hold the new keys and values and no other change."""
     k, v, before = k.clone(), v.clone(), (k, v)
-    o = kernels.decode_attention(q, new_k, new_v, k, v, pos_B, *options)
+    o = cuda_attention.decode_attention(q, new_k, new_v, k, v, pos_B, *options)
     for old, now, new in zip(before, (k, v), (new_k, new_v)):
         wanted = old.clone()
         wanted[torch.arange(len(pos_B)), :, pos_B] = new
@@ -97,20 +97,20 @@ def test_inputs_may_be_views_and_head_widths_no_power_of_two():
     qkv = torch.cat(case[:3], dim=1)  # as one matmul gives them
     assert error(attention(*qkv.split([6, 2, 2], dim=1), *case[3:], 0, SPLIT, BLOCK), right) < 1e-5
     with pytest.raises(ValueError, match="contiguous"):
-        kernels.decode_attention(*case[:3], case[3].transpose(1, 2).contiguous().transpose(1, 2), *case[4:])
+        cuda_attention.decode_attention(*case[:3], case[3].transpose(1, 2).contiguous().transpose(1, 2), *case[4:])
 
 
 def test_the_sizes_chosen_by_shape_give_the_same_numbers():
     case = inputs([299, 0, 128, 127], 2, torch.float32, heads=2, length=300)
     assert error(attention(*case), reference(*case)) < 1e-5
-    splits = [kernels.sizes(*shape)[0] for shape in ((256, 2, 4096), (128, 2, 4096), (4, 2, 4096))]
+    splits = [cuda_attention.sizes(*shape)[0] for shape in ((256, 2, 4096), (128, 2, 4096), (4, 2, 4096))]
     assert splits == sorted(splits, reverse=True) and splits[0] > splits[-1]
 
 
 def test_a_compiled_function_holds_it_for_any_number_of_rows():
     @torch.compile(dynamic=True, fullgraph=True, backend="inductor" if CUDA else "aot_eager")
     def layer(q, *rest):
-        return kernels.decode_attention(q * 2, *rest, 0, SPLIT, BLOCK) + 1
+        return cuda_attention.decode_attention(q * 2, *rest, 0, SPLIT, BLOCK) + 1
     for positions in ([40, 5], [40, 5, 69]):
         q, *rest = inputs(positions, 7, torch.float32)
         right = reference(q * 2, *rest) + 1
@@ -121,11 +121,11 @@ def test_a_compiled_function_holds_it_for_any_number_of_rows():
 @pytest.mark.skipif(not CUDA, reason="needs a CUDA graph")
 def test_a_graph_holds_it_and_follows_the_positions():
     case = inputs([69, 69], 7, torch.bfloat16)
-    kernels.decode_attention(*case)
+    cuda_attention.decode_attention(*case)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        o = kernels.decode_attention(*case)
+        o = cuda_attention.decode_attention(*case)
     for positions in ([69, 7], [0, 64]):
         case[-1].copy_(torch.tensor(positions))
         graph.replay()
