@@ -97,6 +97,12 @@ def run(name: str, main: Callable[[list[str]], int | None], argv: list[str]) -> 
         return status
 
 
+def is_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as Python, torch on CUDA and torch on a CPU, which has no class for it, tell it."""
+    return (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+            or isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
 def ending(error: BaseException) -> tuple[int | None, str]:
     """(exit status, what to say); None for what should not happen and deserves a traceback."""
     match error:
@@ -108,7 +114,7 @@ def ending(error: BaseException) -> tuple[int | None, str]:
             return 1, "nobody reads the output any more"
         case OSError():
             return 1, f"{error.strerror or error} ({error.filename or 'reading or writing'})"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's
+    if is_memory(error):
         return 1, f"out of memory ({(str(error).splitlines() or [''])[0]})"
     return None, ""
 
@@ -146,6 +152,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line. Names are never abbreviated: a later option could make one ambiguous."""
     def __init__(self, **settings):
         super().__init__(**{"allow_abbrev": False, "formatter_class": Help} | settings)
+        self._negative_number_matcher = re.compile(r"-[.\d]|-inf|-nan", re.I)  # Python's own takes -1e-3 for an option
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args

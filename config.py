@@ -33,7 +33,7 @@ def opt(default, help: str, *, least: float | None = None, above: float | None =
 
     `group` is the heading in --help of this option and those after it."""
     told = {"help": help, "least": least, "above": above, "most": most, "group": group,
-            "running": scope in ("start", "machine"), "own": scope in ("run", "machine")}
+            "on_resume": scope in ("start", "machine"), "per_run": scope in ("run", "machine")}
     known = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
     return field(**known, metadata=told)
 
@@ -88,7 +88,7 @@ class Config:
     buffer_size: int = opt(16384, "tasks kept per type, the newest (official: the oldest)", least=1, most=10**7)
 
     temperature: float = opt(1.0, "of proposals, probes and answers (paper: 1)", least=0.01, most=100, group="sampling")
-    max_new_tokens: int = opt(8096, "longest response (paper: 8096)", least=1, most=2**20)
+    max_new_tokens: int = opt(8096, "longest response (paper: 8096)", least=2, most=2**20)
     max_prompt_tokens: int = opt(6144, "longest prompt (paper: 6144)", least=1, most=2**20)
     slots: int = opt(128, "responses generated at once", least=1, most=2**16, scope="machine")
     kv_gb: float = opt(0.0, "memory for keys and values; 0: 4 on a CPU, on CUDA half of what is free", least=0,
@@ -218,7 +218,7 @@ def yes_or_no(text: str) -> bool:
 
 def parse(argv: list[str]) -> tuple[Config, str]:
     """The configuration and the first line to print. Options win over the resumed run's configuration or the preset."""
-    argv = joined([underscored(word) if word.startswith("--") else word for word in argv])
+    argv = [underscored(word) if word.startswith("--") else word for word in argv]
     given = vars(build_parser({}).parse_known_args([word for word in argv if word not in ("-h", "--help")])[0])
     if (resumed := given.get("resume")) == "":
         raise UserError("--resume: give a run folder")
@@ -230,7 +230,7 @@ def parse(argv: list[str]) -> tuple[Config, str]:
         defaults = PRESETS[preset] | (ON_CPU.get(preset, {}) if device == "cpu" else {})
         defaults |= {"preset": preset, "device": device}
     given = vars(build_parser(defaults).parse_args(argv))
-    if fixed := [f.name for f in fields(Config) if resumed and f.name in given and not f.metadata["running"]]:
+    if fixed := [f.name for f in fields(Config) if resumed and f.name in given and not f.metadata["on_resume"]]:
         raise UserError(f"--{fixed[0]} cannot change on --resume, it would be another run; drop it or start a new run")
     cfg = Config(**defaults | given)
     for name in ("model", "seed_tasks", "heldout_tasks", "propose_from", "eval_data"):  # to be resumed from anywhere
@@ -253,25 +253,6 @@ def underscored(word: str) -> str:
     return "--" + name.replace("-", "_") + equals + value
 
 
-def joined(argv: list[str]) -> list[str]:
-    """A negative number such as -1e-3, which argparse takes for an option, goes into the word before it."""
-    words: list[str] = []
-    for word in argv:
-        if words and words[-1].startswith("--") and word.startswith("-") and is_number(word):
-            words[-1] += "=" + word
-        else:
-            words.append(word)
-    return words
-
-
-def is_number(text: str) -> bool:
-    try:
-        float(text)
-        return True
-    except ValueError:
-        return False
-
-
 def pick_preset(given: dict) -> tuple[str, str]:
     """The preset, and a line that says why this one and how to have another."""
     if preset := given.get("preset"):
@@ -288,8 +269,7 @@ def pick_preset(given: dict) -> tuple[str, str]:
                     f" python train.py --preset {other}")
 
 
-# What config.json said in earlier versions, in today's words.
-GONE = {"stream", "weight_decay", "replay"}
+GONE = {"stream", "weight_decay", "replay"}  # options of earlier versions, which mean nothing now
 
 
 def read_config(folder: Path, file: str = "config.json") -> Config:

@@ -48,9 +48,9 @@ NANO = HERE / "nano"
 # ----------------------------------------------------------------------------------------------------------------
 # The command line
 
-def parse() -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
     """The options, checked, with those that were not given. ValueError."""
-    args = make_parser().parse_args()
+    args = make_parser().parse_args(argv)
     check(args)
     if args.tasks is None and not (args.selfcheck or args.fetch):
         args.tasks = str(NANO / "heldout.jsonl")
@@ -216,7 +216,7 @@ def do(args: argparse.Namespace) -> int:
         works, left_out = prepare(names, args.data, executor, style, args.limit, window)
         tell(left_out)
         if args.selfcheck:
-            good = selfcheck(works, args.data, executor)
+            good = selfcheck(works, executor)
             return 0 if good and not left_out else 1
         return run_stages(args, works, executor) or 2 * bool(left_out)
 
@@ -306,7 +306,7 @@ def respond(args: argparse.Namespace, works: list[Work], sampling: Sampling, set
 
 def work(argv: list[str]) -> int:
     try:
-        return do(parse())
+        return do(parse(argv))
     except (ValueError, ImportError) as error:
         raise UserError(str(error)) from error
     except KeyboardInterrupt as error:

@@ -150,26 +150,30 @@ def lock_and_note(cfg: Config, folder: Path):
     return lock
 
 
-def kept(cfg: Config, folder: Path, name: str) -> str:
-    """The file that --seed_tasks or --propose_from named when the run began."""
+def file_of(cfg: Config, folder: Path, name: str) -> str:
+    """What --seed_tasks or --propose_from names; on --resume the run's own copy of it, where it has one."""
     copy = folder / f"{name}.jsonl"
     return str(copy) if cfg.resume and copy.exists() else getattr(cfg, name)
 
 
 def remove_if_empty(folder: Path) -> None:
-    """The folder of a new run that could not start and holds no response yet: its name is free again."""
-    samples = folder / "samples.jsonl"
-    if not (samples.exists() and samples.stat().st_size):
+    """The folder of a new run that could not start and holds neither a response nor a checkpoint: its name is free
+    again."""
+    samples = folder / "samples.jsonl"  # stays empty with --keep_samples 0, and a user may have removed it
+    if not (has_checkpoint(folder) or samples.exists() and samples.stat().st_size):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("checkpoint", "checkpoint.old"))
 
 
 def way_on(folder: Path) -> str:
     """What a run that was stopped has, and how it goes on."""
     if not folder.exists():
         return "nothing was begun"
-    saved = any((folder / name).exists() for name in ("checkpoint", "checkpoint.old"))
-    return (f"{'what was saved is whole' if saved else 'no step was saved yet'}: go on with python train.py --resume"
-            f" {folder}")
+    saved = "what was saved is whole" if has_checkpoint(folder) else "no step was saved yet"
+    return f"{saved}: go on with python train.py --resume {folder}"
 
 
 def tokens_made(folder: Path) -> int:
@@ -336,14 +340,14 @@ def step_warnings(m: dict, cfg: Config, first: dict[str, float]) -> list[tuple[s
 
 
 class Log:
-    """metrics.jsonl and samples.jsonl. Lines reach the disk before the checkpoint that counts them, and lines that no
+    """What a run writes line by line. Lines reach the disk before the checkpoint that counts them, and lines that no
     checkpoint counts are cut off on resume: a step is in the files once or not at all."""
-    FILES = ("metrics.jsonl", "samples.jsonl")
+    FILES = ("metrics.jsonl", "samples.jsonl", "evaluations.jsonl")
 
     def __init__(self, folder: Path, keep_samples: int, sizes: list[int]):
         self.keep_samples, self.mirrors = keep_samples, []  # functions that take a step's metrics
         self.files = [open(folder / name, "a", encoding="utf-8") for name in self.FILES]
-        for file, size in zip(self.files, sizes):
+        for file, size in zip(self.files, sizes):  # checkpoints of earlier versions count the first two only
             file.truncate(min(size, os.fstat(file.fileno()).st_size))  # a user may have removed a large file
             file.seek(0, os.SEEK_END)
 
@@ -373,8 +377,13 @@ class Log:
                 record["task_id"] = row.task.id
             self.files[1].write(json.dumps(record) + "\n")
 
+    def evaluation(self, line: dict) -> None:
+        """At once in the file: the next evaluation reads the first one there."""
+        self.files[2].write(json.dumps(line) + "\n")
+        self.files[2].flush()
+
     def sync(self) -> list[int]:
-        """Forces both files to the disk and returns their sizes."""
+        """Forces the files to the disk and returns their sizes."""
         for file in self.files:
             file.flush()
             os.fsync(file.fileno())

@@ -39,7 +39,7 @@ class Sample:
     and logps go to the update as they are."""
     ids: list[int]
     logps: list[float]  # log-prob of each id under the distribution it was drawn from (temperature 0: under T = 1)
-    finish: str         # "stop" or "length"
+    finish: str         # "stop" or "length"; in train.py "given", where nothing was sampled
 
 
 @dataclass(eq=False)
@@ -117,7 +117,7 @@ class Rollout:
     rows: list[Sequence] = field(default_factory=list)
     prefixes: dict[tuple, list[KV]] = field(default_factory=dict)
     texts: dict[int, str] = field(default_factory=dict)  # of single tokens, where stops are looked for
-    half: tuple = (None, None)   # the prompt whose responses did not all find a slot: its keys and values
+    split: tuple = (None, None)  # the prompt whose responses did not all find a slot, and its keys and values
     requests: int = 0
     steps: int = 0
     made: int = 0                # tokens decoded, with those that rows made past their ends
@@ -254,11 +254,11 @@ def refill(rollout: Rollout) -> None:
     for batch, *pieces in prefill(rollout, [group[0].text()[:-1] for group in groups]):
         place(rollout, [groups[i] for i in batch], *pieces)
     if groups:
-        first, queue, rollout.half = groups[-1][0], rollout.queue, (None, None)
+        first, queue, rollout.split = groups[-1][0], rollout.queue, (None, None)
         if queue and queue[0].request is first.request and not queue[0].sample.ids:
             b, last = rollout.rows.index(first), len(first.request.prompt) - 1
             kept_L = [tuple(tensor[b:b + 1, :, :last].clone() for tensor in layer) for layer in rollout.cache_L]
-            rollout.half = first.request.prompt[:last], kept_L
+            rollout.split = first.request.prompt[:last], kept_L
 
 
 def admit(rollout: Rollout) -> list[Sequence]:
@@ -315,8 +315,8 @@ def prefill(rollout: Rollout, texts: list[list[int]]) -> Iterator[tuple]:
     """Yields (indices of texts, *pieces as `place` wants them). Texts of like length behind the same beginning run
     together, at most PREFILL_TOKENS at a time so that few are held at once."""
     order = list(range(len(texts)))
-    if rollout.half[0] in texts:
-        yield [order.pop(texts.index(rollout.half[0]))], (0, rollout.half[1])
+    if rollout.split[0] in texts:
+        yield [order.pop(texts.index(rollout.split[0]))], (0, rollout.split[1])
     prefixes = find_prefixes(rollout, texts)
     own = [len(text) - len(prefix) for text, prefix in zip(texts, prefixes)]
     order.sort(key=lambda i: (prefixes[i], -own[i]))

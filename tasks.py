@@ -572,7 +572,7 @@ def check_outcomes(task: Task, outcomes: list[Outcome], markers: tuple[str, ...]
                    flipped: Sequence[Outcome] = ()) -> Gated:
     """The gate's end: the task with its outputs, if its program ran as a task must. `address`: on the way it made the
     text of an object that has none but its address. `flipped`: runs on all inputs with sets in one order, in the next
-    order and so on; one without a value in brackets has failed, and says nothing."""
+    order and so on; each gives [value], or something else where the changed program failed, which says nothing."""
     if address:
         return Gated(None, "not deterministic", "it makes a text of an object, and the object's address is part of it")
     kept = list(map(TYPES[task.type].observe, outcomes))
@@ -630,7 +630,8 @@ def verify(answers: list[tuple[Task, str]], executor: Executor, limits: tuple | 
     attempts, jobs, keys = [], [], []
     for type, (task, _), text in zip(types, answers, texts):
         found = None if text is None else next(outcomes)
-        keys.append(found.value["key"] if found and found.kind == "ok" and are_facts(found.value) else "")
+        keys.append(found.value["key"] if found and found.kind == "ok" and type.reader == "inspect_program"
+                    and are_facts(found.value) else "")
         try:
             attempts.append(attempt(type, task, text, found))
             if isinstance(attempts[-1], Job):
@@ -706,7 +707,7 @@ class Buffers:
         buffer.append(task)
         del buffer[:-self.size]
 
-    def set_aside(self, keys: set[str]) -> None:
+    def hold_out(self, keys: set[str]) -> None:
         """Tasks of these programs are held out from now on."""
         for name, buffer in self.train.items():
             self.heldout[name] += [replace(task, heldout=True) for task in buffer if task.key in keys]

@@ -10,7 +10,8 @@ and both roles learn by reinforcement. No human data (Zhao et al. 2025, arXiv 25
         probe      n answers to each valid task by the model itself; the proposer's reward is 0 if the task was
                    solved never or always, else 1 - solve rate
         solve      B tasks, the new ones first; the solver's reward is 1 if correct
-                   (both roles: -0.5 or -1 if wrong or invalid, -1 without <think>...</think><answer>...</answer>)
+                   (a wrong answer: -0.5; a proposal that the gate refuses, and either role without
+        <think>...</think><answer>...</answer>: -1)
         advantage  TRR++: (reward - mean) / std within each of the 3 types x 2 roles
         update     one step of clipped policy gradient on all 6 B responses
 
@@ -69,7 +70,7 @@ class Row:
     well_formed: bool = False
     verdict: str = ""        # gate reason, or the verdict's reason; empty until it is judged
     why: str = ""            # propose: more about the reason, where there is more
-    kept_back: bool = False  # answers: a held-out program, which is not trained on
+    answer_heldout: bool = False  # answers: a held-out program, which is not trained on
     solve_rate: float | None = None    # propose: of its probes
     learnability: float | None = None  # propose: what that is worth ...
     learnability_whole: float | None = None  # ... and would be without the probes that were cut off
@@ -84,8 +85,8 @@ class Row:
 
 @dataclass
 class Training:
-    """Everything a step needs. What changes is in `policy`, `optimizer`, `buffers` and `step`: that is what a
-    checkpoint holds."""
+    """Everything a step needs. What training changes is in `policy`, `optimizer`, `buffers` and `step`: that is what a
+    checkpoint holds. What the memory decides (micro_tokens, layers recomputed, LoRA merged) each start decides anew."""
     cfg: Config
     folder: Path
     policy: Policy
@@ -161,7 +162,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     take_control(run, rewarded, solves)
 
     # advantage
-    answered = [row for row in solves if row.verdict != "infra" and not row.kept_back]
+    answered = [row for row in solves if row.verdict != "infra" and not row.answer_heldout]
     rows = (rewarded if proposer_learns(cfg) else []) + answered
     baseline = cfg.advantage or ("grpo" if cfg.solve_tasks == "probes" else "trr++")
     rewards.set_advantages(rows, baseline, cfg.whitening)
@@ -172,7 +173,7 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
     answers = list(dict.fromkeys(probes + solves))
     run.buffers.note_rates([row for row in answers if counts(cfg, row)])
     everything = proposals + answers
-    read = cfg.epochs * [row for row in rows if is_read(cfg, row)]
+    read = cfg.epochs * [row for row in rows if has_gradient(cfg, row)]
     sampled, trained = ([(row.prompt_ids, row.sample.ids) for row in some] for some in (everything, read))
     return everything, (runfolder.step_metrics(run, everything, rows, clock) | update_metrics
                         | cards.shares(run.policy, clock.seconds, steps, sampled, trained))
@@ -281,7 +282,7 @@ def judge(run: Training, rows: list[Row]) -> None:
     note_gate(run, proposals)
     for row, verdict in zip(answers, tasks.verify([(row.task, row.text) for row in answers], run.executor)):
         row.well_formed, row.verdict = verdict.well_formed, verdict.reason
-        row.kept_back = bool(verdict.key) and is_set_aside(run, verdict.key)
+        row.answer_heldout = bool(verdict.key) and is_heldout(run, verdict.key)
 
 
 def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> None:
@@ -293,7 +294,7 @@ def note_gate(run: Training, rows: list[Row], strict_format: bool = True) -> Non
             result = Gated(None, "prompt too long")
         elif result.task and run.cfg.refuse_copies and is_copy(row, result.task):
             result = Gated(None, "copy")
-        row.task, row.verdict, row.why = result.task and set_aside(run, result.task), result.reason, result.why
+        row.task, row.verdict, row.why = result.task and mark_heldout(run, result.task), result.reason, result.why
 
 
 def is_copy(row: Row, task: Task) -> bool:
@@ -302,12 +303,12 @@ def is_copy(row: Row, task: Task) -> bool:
     return not TYPES[row.type].given_program and task.key in shown
 
 
-def set_aside(run: Training, task: Task) -> Task:
+def mark_heldout(run: Training, task: Task) -> Task:
     """The task, marked if its program is one of those that are kept for evaluation."""
-    return replace(task, heldout=is_set_aside(run, task.key))
+    return replace(task, heldout=is_heldout(run, task.key))
 
 
-def is_set_aside(run: Training, key: str) -> bool:
+def is_heldout(run: Training, key: str) -> bool:
     return key in run.heldout_keys or tasks.is_heldout(key, run.cfg.heldout_fraction)
 
 
@@ -400,7 +401,7 @@ def update(run: Training, rows: list[Row]) -> dict:
             weights_R = rewards.token_weights(cfg.loss_mean, [(row.type, row.role) for row in batch],
                                               [len(row.sample.ids) for row in batch], cfg.solve_weight)
             # The step is made even where no row has an advantage: Adam's momentum goes on, as in the official code.
-            read = [i for i, row in enumerate(batch) if is_read(cfg, row)] or [0]
+            read = [i for i, row in enumerate(batch) if has_gradient(cfg, row)] or [0]
             passes.append(backward(run, [batch[i] for i in read], weights_R[read]))
             norms.append(float(torch.nn.utils.clip_grad_norm_(run.policy.trained(), cfg.grad_clip)))
             if math.isfinite(norms[-1]):
@@ -417,7 +418,7 @@ def update(run: Training, rows: list[Row]) -> dict:
             "skipped_updates": skipped}
 
 
-def is_read(cfg: Config, row: Row) -> bool:
+def has_gradient(cfg: Config, row: Row) -> bool:
     """Without an advantage, as among probes that all succeeded, there is no gradient: no need to compute it."""
     return bool(row.advantage or cfg.kl_coef or cfg.entropy_coef)
 
@@ -444,8 +445,8 @@ def backward(run: Training, rows: list[Row], weight_R: torch.Tensor) -> tuple[to
             log_ratio_N, clipped_N = map(torch.cat, zip(*told))
             refuse_infinite(run, "log-probs", log_ratio_N)
             return log_ratio_N, clipped_N
-        except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator has no class of its own
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not command.is_memory(error):
                 raise
             keeps = run.cfg.checkpoint_layers is None and not run.policy.checkpoint_layers
             if len(micro) == 1 and not keeps:
@@ -617,12 +618,12 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
     run.benchmarks = selfplay.benchmarks_of(cfg, executor, say) if cfg.eval_every and cfg.eval_tasks else []
     run.given = None if cfg.propose_from in ("policy", "start") else given_tasks(run)
     run.kv_gb = cfg.kv_gb or (torch.cuda.mem_get_info()[0] / 2**31 if cfg.device == "cuda" else 4.0)
-    sizes = [0, 0]
+    sizes = [0] * len(Log.FILES)
     if checkpoint:
         run.step, sizes, run.buffers = runfolder.load_checkpoint(checkpoint, run.optimizer, policy.device)
-        run.buffers.set_aside(run.heldout_keys)  # --heldout_tasks may be another file by now
+        run.buffers.hold_out(run.heldout_keys)  # --heldout_tasks may be another file by now
     elif cfg.seed_tasks:
-        run.seeds = fitting_tasks(run, runfolder.kept(cfg, folder, "seed_tasks"))
+        run.seeds = fitting_tasks(run, runfolder.file_of(cfg, folder, "seed_tasks"))
         if all(task.heldout for task in run.seeds):
             raise UserError(f"--seed_tasks {cfg.seed_tasks}: all of its programs are held out; give others, or set"
                             " --heldout_fraction and --heldout_tasks accordingly")
@@ -646,7 +647,7 @@ def read_tasks(run: Training, path: str, limit: int | None = None) -> list[Task]
 
 def fitting_tasks(run: Training, path: str) -> list[Task]:
     """The tasks of a file that the run will show to its model."""
-    given = [set_aside(run, task) for task in read_tasks(run, path)]
+    given = [mark_heldout(run, task) for task in read_tasks(run, path)]
     for number, task in enumerate(given, 1):
         if not fits(run, task):
             raise UserError(f"{path}, line {number}: its prompts are longer than --max_prompt_tokens"
@@ -655,10 +656,12 @@ def fitting_tasks(run: Training, path: str) -> list[Task]:
 
 
 def given_tasks(run: Training) -> list[Task]:
-    path, given = run.cfg.propose_from, fitting_tasks(run, runfolder.kept(run.cfg, run.folder, "propose_from"))
+    """Of --propose_from FILE, those that are trained on."""
+    path, found = run.cfg.propose_from, fitting_tasks(run, runfolder.file_of(run.cfg, run.folder, "propose_from"))
+    given = [task for task in found if not task.heldout]
     if missing := set(run.cfg.types) - {task.type for task in given}:
-        raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it; add some, or leave the type out"
-                        " with --types")
+        raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it that is not held out; add some, or"
+                        " leave the type out with --types")
     return given
 
 
@@ -718,7 +721,7 @@ def go_on(run: Training, log: Log, interrupts: list[int], begun: float) -> None:
         seed_buffers(run, log)
         runfolder.save_checkpoint(run, log.sync())
     if cfg.eval_every and run.step == 0 and (run.heldout_file or run.benchmarks):
-        log.metrics({"step": 0} | selfplay.evaluations(run))
+        log.metrics({"step": 0} | selfplay.evaluations(run, log))
     train(run, log, interrupts)
     table = selfplay.before_and_after(run, starting_policy(run), say)
     runfolder.write_file(folder / "heldout.md", table)
@@ -741,7 +744,7 @@ def train(run: Training, log: Log, interrupts: list[int]) -> None:
         last = (run.step == cfg.steps or 0 < cfg.budget_tokens <= made
                 or 2 * now - begun + run.eval_seconds > run.ends)  # another step would be too late
         if cfg.eval_every and (run.step % cfg.eval_every == 0 or last):
-            metrics |= selfplay.evaluations(run)
+            metrics |= selfplay.evaluations(run, log)
         log.metrics(metrics)
         log.samples(rows, run.step)
         sizes = log.sync()

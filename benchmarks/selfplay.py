@@ -194,7 +194,7 @@ def examine_in(run, heldout: list[Task], n: int = 1, temperature: float = 0.0, l
                    leniently, not_first, slots=run.cfg.slots, kv_gb=run.kv_gb)
 
 
-def evaluations(run) -> dict:
+def evaluations(run, log: runfolder.Log) -> dict:
     """What --eval_every asks for, by its names in metrics.jsonl. Each task's answers go to evaluations.jsonl."""
     cfg, scores, begun = run.cfg, {}, time.monotonic()
     heldout = spread(run.heldout_file[:cfg.eval_limit], cfg.curve_limit)
@@ -207,8 +207,7 @@ def evaluations(run) -> dict:
         scores |= by_type(first, examined["heldout"])
         told = {name: {"n": result.n, "strict": result.correct, "lenient": result.lenient}
                 for name, result in examined.items()}
-        with open(run.folder / "evaluations.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": run.step, "tasks": hash_of_tasks(heldout)} | told) + "\n")
+        log.evaluation({"step": run.step, "tasks": hash_of_tasks(heldout)} | told)
     if run.benchmarks:
         from benchmarks import stages
         with stages.scorer(cfg.workers, cfg.require) as executor:

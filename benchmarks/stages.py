@@ -152,10 +152,6 @@ def stops_of(prompt: Prompt, sampling: Sampling) -> tuple[str, ...]:
     return prompt.stops + ("</answer>",) * (for_parts and sampling.stop_at_answer)
 
 
-def prompt_ids(policy: Policy, prompt: Prompt) -> list[int]:
-    return encode(policy, prompt_text(policy, prompt, {}), chat=not prompt.text)
-
-
 def prompt_text(policy: Policy, prompt: Prompt, template_args: dict) -> str:
     """All that the model sees before its response."""
     if prompt.text:

@@ -30,6 +30,7 @@ from benchmarks import selfplay, stats, suite
 from command import Parser, UserError, real, whole
 from executor import Executor
 from experiments.arms import HERE, last_step, run_commands
+from experiments.plots import load_pyplot
 from experiments.work import write_pool
 from sandbox import host
 from sandbox.values import printable
@@ -362,12 +363,8 @@ def responses_of(plan: Plan, arm: str, count: int = 5) -> str:
 
 
 def plot(everything: dict, path: Path) -> None:
-    try:
-        import matplotlib
-    except ImportError:
+    if not (pyplot := load_pyplot()):
         return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
     titles = {"T1 strict": "held-out, T = 1, percent right", "T1 lenient": "the same, whatever the form",
               "bad_format/propose": "proposals without the form", "bad_format/solve": "answers without the form",
               "valid": "valid proposals", "mixed": "new tasks solved sometimes, not always",

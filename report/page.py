@@ -13,7 +13,7 @@ from config import UserError
 from executor import Executor
 from report import curves
 from report.curves import MEASURES, Measure
-from report.findings import measure_programs, measure_texts, mentions
+from report.findings import MOST_MEASURED, measure_programs, measure_texts, mentions
 from report.gallery import entries_of, gallery
 from report.headline import esc
 from report.overview import comparison, overview, rows_table
@@ -108,6 +108,8 @@ def what_is_measured(runs: list[History]) -> str:
     counts = "; ".join(f"{run.name}: {run.measured:,} of {run.programs:,} distinct programs measured" for run in runs)
     if not any(key.startswith("cyclomatic/") for run in runs for key in run.series):
         counts += "; complexity needs radon (pip install radon)"
+    if any(run.programs > MOST_MEASURED for run in runs):
+        counts += "; what is new is compared with the measured ones only, so it is less than it seems"
     left_out = [name for name in types_of(runs) if tasks.TYPES[name].given_program]
     why = f" Not {' and '.join(left_out)}: there the proposer is given its program." if left_out else ""
     return f"{counts}.{why}"

@@ -152,7 +152,7 @@ def group(histories: list[History]) -> dict[str, list[History]]:
     files the names count, not the folders."""
     alike: dict[str, list[History]] = defaultdict(list)
     for history in histories:
-        options = {f.name: getattr(history.config, f.name) for f in fields(Config) if not f.metadata["own"]}
+        options = {f.name: getattr(history.config, f.name) for f in fields(Config) if not f.metadata["per_run"]}
         alike[json.dumps({name: Path(value).name if isinstance(value, str) else value
                           for name, value in options.items()})].append(history)
     labels: dict[str, list[History]] = {}

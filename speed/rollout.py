@@ -1,5 +1,4 @@
 """Rollout: continuous batching here against transformers' generate and llama.cpp, each at its best."""
-import argparse
 import random
 import statistics
 
@@ -152,17 +151,6 @@ def shares(policy: Policy, work: list, args, took: float) -> dict:
             "copy_gb_per_second": copy / 1e9, "matmul_gflops": matmul / 1e9}
 
 
-def variants(policy: Policy, work: list, args) -> dict:
-    """Ours with fewer slots, and with responses of a quarter of the length."""
-    by_slots = {}
-    for slots in sorted({max(1, args.slots // 4), max(1, args.slots // 2)}):
-        fewer = argparse.Namespace(**vars(args) | {"slots": slots})
-        by_slots[slots] = useful_tokens(work) / seconds(args.device, lambda: ours(policy, work, fewer))
-    short = [(prompt, [max(4, length // 4) for length in lengths]) for prompt, lengths in work]
-    rate = useful_tokens(short) / seconds(args.device, lambda: ours(policy, short, args))
-    return {"by_slots": by_slots, "tokens_per_second_quarter_length": rate}
-
-
 def rollout(args) -> dict:
     policy, plain = both_models(args)
     work = workload(args, policy.config.vocab_size)
@@ -187,7 +175,6 @@ def rollout(args) -> dict:
             for side, mine in zip(sides, times):
                 mine.append(seconds(args.device, side))
         figures["peak_memory_gb"] = peak_memory(args.device, sides[0]) / 2**30
-        figures |= variants(policy, work, args)
     took, *slower = map(statistics.median, times)
     figures |= {"tokens_per_second": useful / took, "seconds": times[0], "useful_tokens": useful, "slots": args.slots}
     figures |= shares(policy, work, args, took)
@@ -202,9 +189,7 @@ def rollout(args) -> dict:
 def show(figures: dict) -> None:
     f = figures
     print(f"  ours, {f['slots']} slots: {f['tokens_per_second']:,.1f} useful tokens/s, {f['ratio']:.2f} times"
-          f" {f['baseline']} ({f['baseline_tokens_per_second']:,.1f}); by slots"
-          f" {', '.join(f'{s}: {v:,.1f}' for s, v in f['by_slots'].items())}; a quarter of the length:"
-          f" {f['tokens_per_second_quarter_length']:,.1f}")
+          f" {f['baseline']} ({f['baseline_tokens_per_second']:,.1f})")
     if "llamacpp" in f:
         print(f"  and {f['llamacpp_ratio']:.2f} times {f['llamacpp']} ({f['llamacpp_tokens_per_second']:,.1f})")
     print(f"  limits: {f['copy_gb_per_second']:.1f} GB/s, {f['matmul_gflops']:,.0f} GFLOP/s; ours uses"

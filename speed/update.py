@@ -111,12 +111,4 @@ def memory(args) -> dict:
             print(f"  {name}, {card} GB: weights {weights:.1f} GB; {slots} slots in generation;"
                   f" {rows * args.length:,} tokens per micro-batch in the update, {whole * args.length:,} with layers"
                   " kept")
-    if args.device == "cuda":
-        policy, _ = both_models(args)
-        policy.checkpoint_layers = True
-        rng = random.Random(0)
-        ids = [rng.randrange(3, V) for _ in range(args.length)]
-        figures["measured_update_gb"] = peak_memory("cuda", lambda: ours(policy, [(ids[:64], ids[64:])], args)) / gb
-        print(f"  measured: weights {weight_bytes(policy) / gb:.2f} GB, update of one row"
-              f" {figures['measured_update_gb']:.2f} GB")
     return figures

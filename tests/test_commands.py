@@ -28,7 +28,7 @@ from runs import ROOT, TINY, run_train
 from speed import __main__ as speed
 from speed import gpu, measure
 from tools import __main__ as tools
-from tools import doctor
+from tools import doctor, show
 
 HUGE = 10**30
 EXTREMES = {int: ["0", "1", "-1", str(HUGE), str(-HUGE), "9" * 400, "1.5", "many", ""],
@@ -126,7 +126,8 @@ def run_eval(words: list[str]) -> int:
 
 # name: (function, words that it needs, where its work begins). What is not stubbed fails at once: paths lead nowhere.
 COMMANDS = {
-    "eval": (run_eval, [], [(evaluation, "prepare", []), (evaluation, "run_stages", 0), (evaluation, "fetch", 0)]),
+    "eval": (run_eval, [], [(evaluation, "prepare", []), (evaluation, "run_stages", 0), (evaluation, "fetch", 0),
+                            (evaluation, "scorer", contextlib.nullcontext())]),
     "report": (report.main, ["nowhere"], []),
     "experiments": (experiments.main, ["learns"], [(experiments, "run_plan", None),
                                                    (experiments, "write_results", "")]),
@@ -142,12 +143,12 @@ COMMANDS = {
     "doctor": (lambda words: tools.main(["doctor", *words]), BASE, [(doctor, "doctor", None)]),
     "export": (lambda words: tools.main(["export", *words]), ["nowhere", "out"], []),
     "chat": (lambda words: tools.main(["chat", *words]), ["nowhere"], []),
-    "show": (lambda words: tools.main(["show", *words]), ["file"], []),
+    "show": (lambda words: tools.main(["show", *words]), ["file"], [(show, "Executor", contextlib.nullcontext())]),
     "speed": (speed.main, ["rollout"], [(speed, "WHAT", {"rollout": lambda args: {}})]),
     "gpu": (lambda words: speed.main(["gpu", *words]), ["--dry", "--here"], [(gpu, "in_its_own_process", True),
                                                                             (gpu, "run_part", 0)]),
     "make": (lambda words: command.run("make", make.main, words), ["--out", "made", "--steps", "1"],
-             [(make, "write_heldout", None), (make, "train", None)]),
+             [(make, "draw_heldout", []), (make, "write_heldout", None), (make, "train", None)]),
 }
 
 

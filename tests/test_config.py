@@ -82,7 +82,7 @@ def test_runs_of_earlier_versions_are_read_in_todays_words(tmp_path):
 
 
 def test_an_option_says_where_it_may_differ():
-    scopes = {f.name: (f.metadata["running"], f.metadata["own"]) for f in fields(Config)}
+    scopes = {f.name: (f.metadata["on_resume"], f.metadata["per_run"]) for f in fields(Config)}
     assert scopes["lr"] == (False, False) and scopes["seed"] == (False, True)
     assert scopes["steps"] == (True, False) and scopes["slots"] == (True, True)
 

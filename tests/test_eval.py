@@ -290,11 +290,11 @@ def test_training_evaluates_on_benchmarks(data, executor, tmp_path, capsys):
     run = train.Training(cfg, tmp_path, load_policy(NANO, lora_rank=4), None, executor, tasks.Style("compact"),
                          tasks.Buffers(10), benchmarks=works)
     run.kv_gb = 1.0
-    assert selfplay.evaluations(run) == {"eval": {"cruxeval_o": 0.0}} and len(works[0].items) == 2
+    assert selfplay.evaluations(run, None) == {"eval": {"cruxeval_o": 0.0}} and len(works[0].items) == 2
     failed = judges.Judgement(False, "error", "lost twice", infra=True)
     kind = replace(works[0].kind, find=lambda *rest: "1", judge=lambda pairs, *rest: [failed] * len(pairs))
     run.benchmarks = [replace(works[0], kind=kind)]
-    assert selfplay.evaluations(run) == {"eval": {}}
+    assert selfplay.evaluations(run, None) == {"eval": {}}
     assert "2 of 2 answers to CRUXEval-O could not be scored" in capsys.readouterr().err
     with pytest.raises(config.UserError, match="--eval_tasks: .*no such file"):
         selfplay.benchmarks_of(replace(cfg, eval_tasks=["mbppplus"]), executor, print)

@@ -407,7 +407,7 @@ def test_heldout_programs_are_neither_trained_on_nor_shown(run, monkeypatch):
         rows, _ = train_step(run)
         shown = [task for row in rows for task in row.references] + [row.task for row in rows if row.role == "solve"]
         assert not any(tasks.is_heldout(task.key, 0.5) for task in shown)
-    assert not any(row.task and tasks.is_heldout(row.task.key, 0.5) or row.kept_back for row in updated)
+    assert not any(row.task and tasks.is_heldout(row.task.key, 0.5) or row.answer_heldout for row in updated)
     kept = [task for buffer in run.buffers.heldout.values() for task in buffer]
     assert kept and all(tasks.is_heldout(task.key, 0.5) for task in kept)
     assert not any(tasks.is_heldout(task.key, 0.5) for buffer in run.buffers.train.values() for task in buffer)
@@ -422,8 +422,11 @@ def test_answers_that_are_heldout_programs_are_told_apart(run):
                 + tasks.fence("python", program) + "</answer>") for program in programs]
     rows.append(Row("solve", "probe", "deduction", "", [], task=tasks.identity_task(tasks.DEDUCTION),
                     text="</think><answer>'def f(x):\\n    return x'</answer>"))
+    facts = {"key": [*run.heldout_keys][0], "depth": 0, "reason": "", "why": "", "may_show": ""}
+    assert tasks.are_facts(facts)
+    rows.append(replace(rows[-1], text=f"</think><answer>{facts}</answer>"))  # like the parser's report
     train.judge(run, rows)
-    assert [row.kept_back for row in rows] == [True, True, False, False]
+    assert [row.answer_heldout for row in rows] == [True, True, False, False, False]
 
 
 def test_programs_of_the_heldout_file_are_held_out_too(run):
@@ -501,7 +504,7 @@ def test_all_weights_train_at_rank_0(executor, tmp_path):
 
 def test_keep_samples_thins_the_samples_file(run, tmp_path):
     rows, _ = train_step(run)
-    log = runfolder.Log(tmp_path, keep_samples=1, sizes=[0, 0])
+    log = runfolder.Log(tmp_path, keep_samples=1, sizes=[0, 0, 0])
     log.samples(rows, 1)
     log.sync()
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
@@ -515,13 +518,13 @@ def test_a_seed_file_replaces_seeding(run, tmp_path, monkeypatch):
     given = run.buffers.to_json()
     run.buffers, run.seeds = tasks.Buffers(100), train.fitting_tasks(run, run.cfg.seed_tasks)
     monkeypatch.setattr(train, "generate", None)  # nothing is asked of the model
-    train.seed_buffers(run, runfolder.Log(tmp_path, -1, [0, 0]))
+    train.seed_buffers(run, runfolder.Log(tmp_path, -1, [0, 0, 0]))
     assert run.buffers.to_json()["train"] == given["train"]
 
 
 def test_seeding_grows_from_the_identity_alone(run, tmp_path):
     run.buffers, run.step, run.cfg.seed_factor = tasks.Buffers(100), 0, 2
-    train.seed_buffers(run, runfolder.Log(tmp_path, -1, [0, 0]))
+    train.seed_buffers(run, runfolder.Log(tmp_path, -1, [0, 0, 0]))
     assert not run.buffers.train["error"], "a type that is off is not seeded"
     for type in run.cfg.types:
         buffer = run.buffers.train[type]

@@ -149,7 +149,6 @@ def test_cruxeval_is_asked_as_training_asks(cuts, monkeypatch):
     policy = SimpleNamespace(tokenizer=SimpleNamespace(apply_chat_template=template, chat_template="there is one",
                                                        get_chat_template=lambda: "there is one",
                                                        added_tokens_decoder={}, all_special_tokens=[]))
-    monkeypatch.setattr(stages, "encode", lambda policy, text, chat=False: text)
     item = Item("1", {"code": CODE, "input": "2", "output": "{'a': [3], 'b': True}"})
     for name, type in (("cruxeval_o", "deduction"), ("cruxeval_i", "abduction")):
         task = tasks.Task(type, CODE, ((2,),), ({"a": [3], "b": True},))
@@ -157,11 +156,11 @@ def test_cruxeval_is_asked_as_training_asks(cuts, monkeypatch):
             for style, wrap in (("azr", None), ("chat", chat_template(policy))):
                 wanted = tasks.solve_prompt(tasks.Style("chat" if wrap else "r1", wrap=wrap, example=example), task)
                 prompt = BENCHMARKS[name].kind.ask(item, style, example)
-                assert stages.prompt_ids(policy, prompt) == wanted
+                assert stages.prompt_text(policy, prompt, {}) == wanted
                 assert example == ("c is 7" in wanted) and stages.stops_of(prompt, Sampling(style)) == ()
                 assert stages.stops_of(prompt, Sampling(style, stop_at_answer=True)) == ("</answer>",)
             again = taskfiles.selfplay_kind(tasks.Style("r1", example=example)).ask(Item("1", {"task": task}), "chat")
-            assert stages.prompt_ids(policy, again) == wanted
+            assert stages.prompt_text(policy, again, {}) == wanted
     for style in ("chat", "qwen", "base"):  # nobody asked for an answer part
         prompt = BENCHMARKS["humanevalplus"].kind.ask(function_item(), style, True)
         assert "</answer>" not in stages.stops_of(prompt, Sampling(style, stop_at_answer=True))
@@ -406,4 +405,4 @@ def test_the_datas_own_answers_pass(name, capsys):
         if not works:
             pytest.skip(left_out[0])
         assert not [line for line in told if "math-verify" not in line]
-        assert selfcheck(works, Path("nowhere"), ex), capsys.readouterr().out
+        assert selfcheck(works, ex), capsys.readouterr().out

@@ -13,10 +13,11 @@ from runs import ROOT
 
 
 @pytest.fixture
-def plan(tmp_path) -> takeoff.Plan:
+def plan(tmp_path, monkeypatch) -> takeoff.Plan:
     seeds = tmp_path / "seeds.jsonl"
     seeds.write_text((ROOT / "nano" / "heldout.jsonl").open().readline())
     (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(takeoff, "plot", lambda *_: None)  # the dry run draws it
     return takeoff.parse_plan(["--model", str(tmp_path / "folder"), "--seed_tasks", str(seeds), "--limit", "4",
                                "--steps", "7", "--out", str(tmp_path / "out"), "--device", "cpu", "--lr", "1e-4"])[1]
 

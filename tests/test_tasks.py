@@ -1127,7 +1127,7 @@ def test_programs_can_be_set_aside_later():
     buffers = filled({"deduction": 3})
     key = buffers.train["deduction"][1].key
     buffers.rates = {task.id: 0.5 for task in buffers.train["deduction"]} | {"gone": 1.0}
-    buffers.set_aside({key})
+    buffers.hold_out({key})
     assert [task.key == key for task in buffers.train["deduction"]] == [False, False]
     assert [task.key for task in buffers.heldout["deduction"] if task.heldout][-1] == key
     buffers.note_rates([])

@@ -171,13 +171,15 @@ def fails(folder: Path, *flags: str, says: str, hides: str = "Traceback", **opti
     assert "Traceback" not in done.stderr and hides not in errors[-1]
 
 
-def test_a_hub_name_without_network_a_missing_folder_and_an_unsupported_model(tmp_path, tiny):
+def test_a_hub_name_without_network_a_missing_folder_and_an_unsupported_model(tmp_path, tiny, monkeypatch, capsys):
     fails(tmp_path, *TINY, "--model", "Qwen/Qwen2.5-Coder-3B", "--name", "hub", says="--preset nano")
-    fails(tmp_path, *TINY, "--model", "./nowhere", "--name", "folder", says="no such folder")
-    assert not any((tmp_path / "runs").iterdir()), "the names stay free"
+    monkeypatch.chdir(tmp_path)
     config = Path(tiny()) / "config.json"
     config.write_text(config.read_text().replace('"qwen2"', '"gpt2"'))
-    fails(tmp_path, *TINY, "--model", str(config.parent), "--name", "odd", says="supported families")
+    for model, says in (("./nowhere", "no such folder"), (str(config.parent), "supported families")):
+        assert train.run_main([*TINY, "--model", model, "--name", "a"]) == 2
+        assert says in capsys.readouterr().err
+    assert not any((tmp_path / "runs").iterdir()), "the names stay free"
 
 
 def test_a_run_folder_is_never_overwritten_and_never_used_twice(whole, tmp_path, capsys, monkeypatch):
@@ -227,13 +229,16 @@ def test_a_full_disk_at_the_first_checkpoint_keeps_the_folder(tmp_path):
     assert [line["step"] for line in metrics_of(tmp_path / "runs" / "a")] == [0, 1]
 
 
-def test_a_removed_samples_file_is_begun_anew(whole, tmp_path):
+def test_logs_hold_what_the_checkpoint_counts_and_a_removed_one_is_begun_anew(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("x" * 10)
-    log = runfolder.Log(tmp_path, -1, [5, 300])
+    (tmp_path / "evaluations.jsonl").write_text('{"step": 0}\n{"st')
+    log = runfolder.Log(tmp_path, -1, [5, 300, 12])
     log.metrics({"step": 1, "grad_norm": float("nan")})
+    log.evaluation({"step": 1})
     assert log.sync()[1] == 0
     assert (tmp_path / "metrics.jsonl").read_text() == 'xxxxx{"step": 1, "grad_norm": null}\n'
     assert (tmp_path / "samples.jsonl").read_text() == ""
+    assert (tmp_path / "evaluations.jsonl").read_text() == '{"step": 0}\n{"step": 1}\n'  # the rest is cut
 
 
 def test_resume_keeps_its_own_flags(whole, tmp_path):
@@ -408,5 +413,8 @@ def test_how_a_run_goes_on_is_told_as_it_is(tmp_path):
     (tmp_path / "a" / "checkpoint").mkdir()
     assert runfolder.way_on(tmp_path / "a").endswith(f"what was saved is whole: go on with python train.py --resume"
                                                      f" {tmp_path / 'a'}")
+    runfolder.remove_if_empty(tmp_path / "a")
+    assert (tmp_path / "a").exists(), "no response is kept with --keep_samples 0, but there is a checkpoint"
+    (tmp_path / "a" / "checkpoint").rmdir()
     runfolder.remove_if_empty(tmp_path / "a")
     assert not (tmp_path / "a").exists()

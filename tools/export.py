@@ -112,7 +112,7 @@ def card(config: Config, folder: Path, adapter_only: bool, nf4: bool) -> str:
     results = folder / "heldout.md"
     told = re.sub(r"\S*/", "", results.read_text()) if results.is_file() else \
         "The run has not ended; nothing was measured yet."  # of paths the last piece: a card is for others to read
-    options = {f.name: getattr(config, f.name) for f in fields(Config) if not f.metadata["running"]}
+    options = {f.name: getattr(config, f.name) for f in fields(Config) if not f.metadata["on_resume"]}
     return "\n\n".join([
         "\n".join(head), f"# {config.name}", f"{base}, trained by self-play (Absolute Zero, arXiv 2505.03335): it"
         " proposed Python reasoning tasks to itself and solved them, rewarded by a Python executor.", load,
