@@ -152,7 +152,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line. Names are never abbreviated: a later option could make one ambiguous."""
     def __init__(self, **settings):
         super().__init__(**{"allow_abbrev": False, "formatter_class": Help} | settings)
-        self._negative_number_matcher = re.compile(r"-[.\d]|-inf|-nan", re.I)  # Python's own takes -1e-3 for an option
+        self._negative_number_matcher = re.compile(r"-([.\d]|(inf|nan)$)")  # Python's takes -1e-3 for an option
 
     def parse_known_args(self, args=None, namespace=None):
         words = sys.argv[1:] if args is None else args

@@ -7,7 +7,7 @@ A run's folder, written and read: runs/NAME holds
     checkpoint/      adapter, optimizer, buffers; checkpoint.old/ the one before
     heldout.md       accuracy before and after, once it has ended    report.html    python -m report runs/NAME
     heldout.old.md   the same of when it had ended before
-    evaluations.jsonl    with --eval_every: how many answers solved each held-out task; of a step the last line counts
+    evaluations.jsonl    with --eval_every: how many answers solved each held-out task; empty without
     seed_tasks.jsonl, propose_from.jsonl    what these options named, so that the run can go on without those files
 
 Order of reading: the folder, what a step writes (`step_metrics`, `Log`), checkpoints, notes and mirrors.
@@ -347,7 +347,7 @@ class Log:
     def __init__(self, folder: Path, keep_samples: int, sizes: list[int]):
         self.keep_samples, self.mirrors = keep_samples, []  # functions that take a step's metrics
         self.files = [open(folder / name, "a", encoding="utf-8") for name in self.FILES]
-        for file, size in zip(self.files, sizes):  # checkpoints of earlier versions count the first two only
+        for file, size in zip(self.files, sizes):  # earlier versions did not count the evaluations
             file.truncate(min(size, os.fstat(file.fileno()).st_size))  # a user may have removed a large file
             file.seek(0, os.SEEK_END)
 

@@ -11,7 +11,7 @@ and both roles learn by reinforcement. No human data (Zhao et al. 2025, arXiv 25
                    solved never or always, else 1 - solve rate
         solve      B tasks, the new ones first; the solver's reward is 1 if correct
                    (a wrong answer: -0.5; a proposal that the gate refuses, and either role without
-        <think>...</think><answer>...</answer>: -1)
+                   <think>...</think><answer>...</answer>: -1)
         advantage  TRR++: (reward - mean) / std within each of the 3 types x 2 roles
         update     one step of clipped policy gradient on all 6 B responses
 
@@ -86,7 +86,8 @@ class Row:
 @dataclass
 class Training:
     """Everything a step needs. What training changes is in `policy`, `optimizer`, `buffers` and `step`: that is what a
-    checkpoint holds. What the memory decides (micro_tokens, layers recomputed, LoRA merged) each start decides anew."""
+    checkpoint holds. What is chosen for the machine (micro_tokens, layers recomputed, LoRA merged) each start chooses
+    anew."""
     cfg: Config
     folder: Path
     policy: Policy
@@ -524,8 +525,6 @@ def seed_buffers(run: Training, log: Log) -> None:
     cfg, target = run.cfg, run.cfg.batch_size * run.cfg.seed_factor
     for task in run.seeds:
         run.buffers.add(replace(task, step=0))
-    if aside := sum(task.heldout for task in run.seeds):
-        say(f"note: {aside} of {len(run.seeds)} tasks of {cfg.seed_tasks} are of held-out programs and not trained on")
     given = {name for name, buffer in run.buffers.train.items() if buffer}
     wanted = [type for type in TYPES.values() if type.paper and type.gives_programs or type.name in cfg.types]
     for type in wanted:
@@ -648,6 +647,8 @@ def read_tasks(run: Training, path: str, limit: int | None = None) -> list[Task]
 def fitting_tasks(run: Training, path: str) -> list[Task]:
     """The tasks of a file that the run will show to its model."""
     given = [mark_heldout(run, task) for task in read_tasks(run, path)]
+    if aside := sum(task.heldout for task in given):
+        say(f"note: {aside} of {len(given)} tasks of {path} are of held-out programs and not trained on")
     for number, task in enumerate(given, 1):
         if not fits(run, task):
             raise UserError(f"{path}, line {number}: its prompts are longer than --max_prompt_tokens"
@@ -660,8 +661,8 @@ def given_tasks(run: Training) -> list[Task]:
     path, found = run.cfg.propose_from, fitting_tasks(run, runfolder.file_of(run.cfg, run.folder, "propose_from"))
     given = [task for task in found if not task.heldout]
     if missing := set(run.cfg.types) - {task.type for task in given}:
-        raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it that is not held out; add some, or"
-                        " leave the type out with --types")
+        raise UserError(f"--propose_from {path}: no {sorted(missing)[0]} task in it to train on; add some, or leave the"
+                        " type out with --types")
     return given
 
 
@@ -705,7 +706,7 @@ def main(argv: list[str]) -> None:
                 runfolder.write_file(folder / "config.json", earlier)
             if run or not isinstance(error, UserError):  # else the same command would fail again
                 error.add_note(runfolder.way_on(folder))
-            if isinstance(error, torch.OutOfMemoryError):
+            if command.is_memory(error):
                 error.add_note("lower --micro_tokens (update), --kv_gb or --slots (generation), or add"
                                " --checkpoint_layers")
             raise

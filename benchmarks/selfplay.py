@@ -3,7 +3,6 @@ Held-out self-play tasks: how many of them the policy solves, by task type and d
 as tables (train.py, summary.py). Nothing here loads the tables of benchmarks, unless --eval_tasks names some.
 """
 import hashlib
-import json
 import re
 import time
 from collections import Counter, defaultdict

@@ -109,7 +109,7 @@ def what_is_measured(runs: list[History]) -> str:
     if not any(key.startswith("cyclomatic/") for run in runs for key in run.series):
         counts += "; complexity needs radon (pip install radon)"
     if any(run.programs > MOST_MEASURED for run in runs):
-        counts += "; what is new is compared with the measured ones only, so it is less than it seems"
+        counts += "; what is new is compared with the measured ones only, so there is less of it than it seems"
     left_out = [name for name in types_of(runs) if tasks.TYPES[name].given_program]
     why = f" Not {' and '.join(left_out)}: there the proposer is given its program." if left_out else ""
     return f"{counts}.{why}"

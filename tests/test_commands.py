@@ -297,6 +297,12 @@ def test_python_without_docstrings_is_refused_in_a_line(flag, status, tmp_path):
     assert process.stderr.read().count("\n") == status and process.wait() == status
 
 
+@pytest.mark.quick
+def test_a_lack_of_memory_is_a_line_and_other_errors_keep_their_traceback():
+    told = command.ending(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+    assert told[0] == 1 and told[1].startswith("out of memory") and command.ending(RuntimeError("odd")) == (None, "")
+
+
 def test_a_package_that_is_missing_is_named(tmp_path):
     (tmp_path / "torch.py").write_text("import no_such_package\n")
     process = start("-m", "report", "x", cwd=tmp_path, stdout=subprocess.DEVNULL)

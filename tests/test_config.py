@@ -90,6 +90,7 @@ def test_an_option_says_where_it_may_differ():
 @pytest.mark.parametrize("words, says", [
     (["--extreme_reward", "nan"], "finite"), (["--invalid_reward", "-inf"], "finite"), (["--memory_mb", "1"], "at least 64"),
     (["--cpu_seconds", "1e300"], "an hour"), (["--slots", "1000000000000"], "65536"), (["--model="], "--model"),
+    (["--max_new_tokens", "1"], "--max_new_tokens"),
     (["--heldout_tasks", "start"], "no such file"), (["--eval_every", "0", "--eval_tasks", "humaneval"], "--eval_every")])
 def test_values_that_cannot_work_are_refused_before_anything_starts(words, says):
     with pytest.raises(UserError, match=says):

@@ -678,6 +678,8 @@ def test_tasks_from_a_file_take_the_place_of_proposals(run, tmp_path):
     probed = [row for row in given if row.solve_rate is not None]
     assert sum(row.kind == "probe" for row in rows) == run.cfg.n_probes * len(probed) > 0
     assert all(row.advantage == 0 for row in given) and metrics["length/propose/deduction"] is None
+    run.heldout_keys = {known[-1].key}
+    assert 0 < len(train.given_tasks(run)) < len(known) and not any(task.heldout for task in train.given_tasks(run))
     path.write_text("".join(json.dumps(tasks.task_to_json(task)) + "\n" for task in known if task.type != "induction"))
     with pytest.raises(UserError, match="no induction task"):
         train.given_tasks(run)
