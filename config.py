@@ -75,7 +75,6 @@ class Config:
         "paper", "of solve rate r: 1 - r, but 0 at both ends (paper), or 4 r (1 - r)")
     cut_off_probes: Literal["unsolved", "left_out"] = opt(
         "unsolved", "probes that reach --max_new_tokens: unsolved (paper) or not counted")
-    share_forms: bool = opt(False, "a step's programs that differ in numbers and texts alone share a reward")
     extreme_reward: float = opt(0.0, "proposer, task solved never or always: 0 (paper), -0.5 (official)", most=1e6)
     invalid_reward: float = opt(-1.0, "proposer, a well-formed proposal that fails the gate", most=1e6)
     advantage: Literal["trr++", "reinforce++", "grpo"] | None = opt(
@@ -269,7 +268,7 @@ def pick_preset(given: dict) -> tuple[str, str]:
                     f" python train.py --preset {other}")
 
 
-GONE = {"stream", "weight_decay", "replay"}  # options of earlier versions, which mean nothing now
+GONE = {"stream", "weight_decay", "replay", "share_forms"}  # options of earlier versions, which mean nothing now
 
 
 def read_config(folder: Path, file: str = "config.json") -> Config:
@@ -338,8 +337,6 @@ def check(cfg: Config) -> None:
         (cfg.solve_tasks != "probes" or cfg.n_probes > 1, "--solve_tasks probes compares probes: --n_probes 2 or more"),
         (cfg.control != "shuffled" or proposer_learns(cfg),
          "--control shuffled changes what proposers learn, and here they learn nothing; drop one"),
-        (not cfg.share_forms or proposer_learns(cfg),
-         "--share_forms changes what proposers learn, and here they learn nothing; drop one"),
         (cfg.device in ("cpu", "cuda"), f"--device {cfg.device}: choose cpu or cuda"),
         (cfg.device == "cpu" or torch.cuda.is_available(), "--device cuda: there is no CUDA device here"),
         (Path(cfg.name).name == cfg.name != "..", f"--name {cfg.name}: a plain name, the folder is runs/NAME"),

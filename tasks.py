@@ -682,12 +682,6 @@ def identity_task(type: TaskType, n_inputs: int = 10) -> Task:
     return Task(type.name, IDENTITY, inputs, outputs, message, 0, parsing.program_key(IDENTITY))
 
 
-def form_of(program: str) -> str:
-    """The program but for its numbers and texts: what is left where a proposer writes one program over and over. As it
-    stands: other names or spaces make another form."""
-    return re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|\d+", "", program)
-
-
 def is_heldout(key: str, fraction: float) -> bool:
     """The same programs are held out in every run, seed and file: the decision hangs on the program's key alone."""
     return int(key[:8], 16) < fraction * 2**32

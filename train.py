@@ -156,8 +156,6 @@ def train_step(run: Training) -> tuple[list[Row], dict]:
             row.solve_rate, row.learnability = measure(cfg, measured)
             row.learnability_whole = measure(cfg, [probe for probe in measured if not probe.cut_off])[1]
         row.reward = rewards.propose_reward(row.well_formed, row.learnability, cfg.invalid_reward)
-    if cfg.share_forms:
-        share_rewards(rewarded)
     for row in solves:
         row.reward = rewards.solve_reward(row.well_formed, row.verdict == "correct")
     take_control(run, rewarded, solves)
@@ -361,16 +359,6 @@ def probe_from_buffer(run: Training, rollout: Rollout, proposals: list[Row]) -> 
 
 
 # reward, update
-
-def share_rewards(proposals: list[Row]) -> None:
-    """--share_forms: divides what a task earns by the number of the step's tasks of its type whose program is the same
-    but for numbers and texts. Not of induction, where the program is given."""
-    written = [row for row in proposals if row.task and not TYPES[row.type].given_program]
-    forms = [(row.type, tasks.form_of(row.task.program)) for row in written]
-    alike = Counter(forms)
-    for row, form in zip(written, forms):
-        row.reward /= alike[form] if row.reward > 0 else 1
-
 
 def take_control(run: Training, proposals: list[Row], solves: list[Row]) -> None:
     """--control: takes from a role what its reward tells, and leaves everything else as it is."""

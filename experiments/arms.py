@@ -27,7 +27,6 @@ LETTERS, LONGER_EACH = (4, 6, 8, 10, 12, 14, 16), 10  # lengths of strings, task
 SUPERVISED = ["supervise, see work.py"]
 LEARNS = {
     "self-play": [],
-    "forms share": ["--share_forms", "True"],          # programs of one form share a reward
     "solver only": ["--train_propose", "False"],       # proposals of the current policy, without their gradient
     "frozen proposer": ["--propose_from", "start"],
     "grammar": ["--propose_from", "GRAMMAR"],          # the warm start's own tasks, fresh ones, none dull
@@ -51,7 +50,7 @@ TRIALS = {
     "n = 4, B = 64": ["--n_probes", "4", "--batch_size", "64", "--solve_weight", "1"],  # as many probes
 }
 PAPER = ["--solve_tasks", "this", "--solve_weight", "1"]  # as many answers as proposals
-LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER, "forms share": LEARNS["forms share"]}
+LENGTH = {"self-play": [], "paper: fresh answers, six baselines": PAPER}
 PASS_ARMS = ("solver only", *LENGTH)  # pass@k is taken of these, and of the model before training
 ABLATIONS = {
     "self-play": [],

@@ -11,6 +11,7 @@ command.starting(__name__)
 import json
 import math
 import random
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -198,7 +199,7 @@ def proposals_of(folder: Path, executor: Executor) -> list[dict]:
         if some := [task for task in ours if part * PART < task.step <= (part + 1) * PART]:
             held = [make.families_in(task.program) for task in some]
             families = Counter(family for of_program in held for family in of_program)
-            forms = Counter(tasks.form_of(task.program) for task in some)
+            forms = Counter(form_of(task.program) for task in some)
             told.append({"part": part, "tasks": len(some),
                          "families": {family: families[family] / len(some) for family in make.FAMILIES},
                          "any": sum(map(bool, held)) / len(some),
@@ -208,6 +209,12 @@ def proposals_of(folder: Path, executor: Executor) -> list[dict]:
                          "behaviours": len({behaviour[task.program] for task in some}) / len(some),
                          "form": max(forms.values()) / len(some)})
     return told
+
+
+def form_of(program: str) -> str:
+    """The program but for its numbers and texts: what is left where a proposer writes one program over and over. As it
+    stands: other names or spaces make another form."""
+    return re.sub(r"'[^'\n]*'|\"[^\"\n]*\"|\d+", "", program)
 
 
 def behaviours_of(programs: set[str], executor: Executor) -> dict[str, tuple]:

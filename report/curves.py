@@ -55,8 +55,8 @@ MEASURES = [
             ("solve_rate/{type}", "accuracy/{type}"), parts=("the step's own tasks", "held-out tasks")),
     Measure("reward", "curves", "Reward", "mean reward",
             "Mean reward of the responses that were trained on. Proposals earn 1 minus the solve rate (0 if solved"
-            " never or always; with --share_forms programs of one form share it), answers 1 if correct; wrong answers"
-            " get -0.5, badly formatted responses -1. Answers earn less when tasks get harder, as under Solve rate.",
+            " never or always), answers 1 if correct; wrong answers get -0.5, badly formatted responses -1. Answers"
+            " earn less when tasks get harder, as under Solve rate.",
             ("reward/{role}/{type}",)),
     Measure("valid", "curves", "Valid proposals", "share valid",
             "Share of proposals that passed the checks (the gate): well-formed, parsed, allowed imports, ran, gave the"

@@ -18,7 +18,6 @@ from runs import ROOT, config
     (["--prompt", "poem"], "poem"), (["--n_inputs", "5"], "even"),
     (["--advantage", "grpo", "--solve_tasks", "this"], "--solve_tasks"),
     (["--control", "shuffled", "--train_propose", "False"], "--control shuffled"),
-    (["--share_forms", "True", "--propose_from", "start"], "--share_forms"),
     (["--lora_rank", "0", "--kl_coef", "0.1"], "--kl_coef"), (["--temperature", "0"], "--temperature"),
     (["--lr", "nan"], "--lr"), (["--grad_clip", "0"], "--grad_clip"), (["--device", "gpu"], "cpu or cuda"),
     (["--name", "../x"], "--name"), (["--eval_limit", "-1"], "--eval_limit"), (["--clip_low", "-3"], "--clip_low"),

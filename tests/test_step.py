@@ -594,21 +594,6 @@ def test_copies_of_what_a_proposer_was_shown_are_refused(run):
         assert row.verdict == "valid"
 
 
-def test_programs_that_differ_in_numbers_and_texts_alone_share_a_reward():
-    def proposed(type, program, reward):
-        task = program and tasks.Task(type, f"def f(x):\n    {program}\n    return x", ((1,),), (1,))
-        return Row("propose", "propose", type, "", [1], task=task, reward=reward)
-    rows = [proposed("deduction", "x = 'ab' + x", 0.5), proposed("deduction", "x = 'c' + x", 0.25),
-            proposed("deduction", "x = x + 'c'", 0.5), proposed("abduction", "x = 'ab' + x", 0.5),
-            proposed("induction", "x = 'ab' + x", 0.5), proposed("induction", "x = 'c' + x", 0.5),
-            proposed("deduction", None, -1.0), *[proposed("deduction", "x = -x", -0.5) for _ in range(2)]]
-    train.share_rewards(rows)
-    assert [row.reward for row in rows] == [0.25, 0.125, 0.5, 0.5, 0.5, 0.5, -1.0, -0.5, -0.5], "a loss is not shared"
-    rows = [proposed("deduction", "x = x * 2", 0.5), proposed("deduction", "x = x * 3", 0.0)]
-    train.share_rewards(rows)
-    assert [row.reward for row in rows] == [0.25, 0.0], "what earns nothing counts among those that share"
-
-
 def test_responses_end_at_their_answer(run):
     rows, _ = train_step(run)
     ended = [row for row in rows if row.sample.finish == "stop" and "</answer>" in row.text]
