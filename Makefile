@@ -9,7 +9,7 @@ train: .venv/ready
 
 # Hash seeds are fixed so that all processes collect the same tests: names of some hold sets.
 test: .venv/ready
-	PYTHONHASHSEED=0 $(bin)/python -m pytest -q -n 2 --dist loadfile $(ARGS) tests
+	PYTHONHASHSEED=0 $(bin)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(ARGS) tests
 
 # The seams, for use after every edit.
 quick: .venv/ready
