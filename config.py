@@ -82,7 +82,7 @@ class Config:
     whitening: Literal["response", "token"] = opt("response", "mean and std over responses (paper), tokens (official)")
     loss_mean: Literal["response", "token", "group"] = opt(
         "response", "over responses (paper), tokens, or those of a type and role (official)")
-    solve_weight: float = opt(1.0, "lambda: solver's rows against proposer's (paper: 1)", least=0, most=1e6)
+    solve_weight: float = opt(1.0, "what a solver's row weighs beside a proposer's (paper: 1)", least=0, most=1e6)
     heldout_fraction: float = opt(0.05, "share of programs never trained on nor shown, kept for evaluation", least=0)
     buffer_size: int = opt(16384, "tasks kept per type, the newest (official: the oldest)", least=1, most=10**7)
 
