@@ -48,7 +48,7 @@ def bootstrap(values: list[float], clusters: list[str], weights: list[float] | N
 
 def interval(values: list[float], clusters: list[str], weights: list[float] | None = None) -> tuple[float, float]:
     """95% interval of the (weighted) mean of one value in [0, 1] per problem: Wilson's, with as many independent
-    verdicts as would have the standard error that the values have; where it is 0, with as many as there are clusters."""
+    verdicts as would have the standard error that the values have; where that is 0, with as many as clusters."""
     mean, distinct = float(np.average(values, weights=weights)), len(set(clusters))
     if independent(set(values), clusters, weights):
         return wilson(sum(values), len(values))
@@ -69,8 +69,8 @@ def change_interval(pairs: list[tuple[float, float]], clusters: list[str],
                     weights: list[float] | None = None) -> tuple[float, float]:
     """95% interval of the (weighted) mean change of (before, after) per problem. For independent single verdicts
     Newcombe's, and where few differ not narrower than the exact one, so that it agrees with the exact p beside it. Else
-    the bootstrap's, which is made to hold 0 where the exact p of few clusters cannot exclude it; where that is empty, as
-    where nothing changed, Newcombe's of as many problems as there are clusters."""
+    the bootstrap's, which is made to hold 0 where the exact p of few clusters cannot exclude it; where that is empty,
+    as where nothing changed, Newcombe's of as many problems as there are clusters."""
     if independent({value for pair in pairs for value in pair}, clusters, weights):
         low, high = newcombe(pairs)
         gained, lost = (sum(sign * (b - a) > 0 for a, b in pairs) for sign in (1, -1))

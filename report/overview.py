@@ -74,8 +74,8 @@ def results(run: History) -> str:
     return (f"<div class=three>{''.join(out)}</div><p class=fine>Percent of tasks solved, greedily; changes in points;"
             " in brackets 95% intervals; no change: the interval holds 0. Tasks that share a program are solved or"
             " failed together, so intervals count programs. Without training: what the model before training solves if"
-            " its thinking may not end at once, or if the form of its answers is forgiven, whichever helps it most; a gain"
-            " that one token or a kinder judge gives is none of training's.</p>")
+            " its thinking may not end at once, or if the form of its answers is forgiven, whichever helps it most; a"
+            " gain that one token or a kinder judge gives is none of training's.</p>")
 
 
 # ----------------------------------------------------------------------------------------------------------------
