@@ -9,7 +9,7 @@ import config
 import tasks
 import train
 from benchmarks import lenient
-from runs import ROOT
+from runs import FEW
 from sampler import Sample
 from tools import __main__ as command
 from tools import doctor
@@ -42,12 +42,8 @@ def test_nano_is_found_well(capsys):
     assert "| as is | 1.0 | solve | deduction | 6 |" in told
 
 
-def test_a_model_without_form_is_told_so_with_its_texts(capsys, tiny, tmp_path):
-    rows = [json.loads(line) for line in (ROOT / "nano" / "heldout.jsonl").open()]
-    seeds = [json.dumps(row) + "\n" for type in tasks.TYPES for row in [row for row in rows if row["type"] == type][:9]]
-    (tmp_path / "seeds.jsonl").write_text("".join(seeds))
-    found, told = examined(capsys, "--model", tiny(), "--max_prompt_tokens", "400",
-                           "--seed_tasks", str(tmp_path / "seeds.jsonl"))
+def test_a_model_without_form_is_told_so_with_its_texts(capsys, tiny):
+    found, told = examined(capsys, "--model", tiny(), "--max_prompt_tokens", "400", "--seed_tasks", FEW)
     assert found["best"]["formed"] == found["best"]["valid"] == found["best"]["pass1"] == 0
     assert "--- solve deduction: the thinking never ends" in told and "\x1b" not in told
     assert "--invalid_reward -0.5" in " ".join(found["best"]["flags"])

@@ -176,9 +176,11 @@ def test_a_hub_name_without_network_a_missing_folder_and_an_unsupported_model(tm
     monkeypatch.chdir(tmp_path)
     config = Path(tiny()) / "config.json"
     config.write_text(config.read_text().replace('"qwen2"', '"gpt2"'))
-    for model, says in (("./nowhere", "no such folder"), (str(config.parent), "supported families")):
-        assert train.run_main([*TINY, "--model", model, "--name", "a"]) == 2
-        assert says in capsys.readouterr().err
+    for folder, says in (("./nowhere", "no such folder"), (str(config.parent), "supported families")):
+        assert train.run_main([*TINY, "--model", folder, "--name", "a"]) != 0
+        errors = capsys.readouterr().err
+        assert errors.strip().splitlines()[-1].startswith("train.py: ") and says in errors.splitlines()[-1]
+        assert "Traceback" not in errors
     assert not any((tmp_path / "runs").iterdir()), "the names stay free"
 
 
