@@ -1,4 +1,4 @@
-# `make train`, `make test` and `make quick` set up .venv by themselves; PYTHON picks the interpreter (3.11 or newer).
+# `make train`, `make test`, `make quick` and `make cuda` set up .venv by themselves; PYTHON picks the interpreter (3.11 or newer).
 PYTHON ?= python3
 ARGS ?=
 bin := .venv/bin
@@ -15,6 +15,10 @@ test: .venv/ready
 quick: .venv/ready
 	PYTHONHASHSEED=0 $(bin)/python -m pytest -q -n 2 --dist loadfile -m quick $(ARGS) $(addprefix tests/test_,$(seams:=.py))
 
+# What needs a CUDA card, which `make test` hides.
+cuda: .venv/ready
+	$(bin)/python -m pytest -q -m cuda $(ARGS) tests
+
 .venv/ready: requirements.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' or 0)"
 	$(PYTHON) -m venv .venv
@@ -26,4 +30,4 @@ quick: .venv/ready
 clean:
 	rm -rf .venv
 
-.PHONY: train test quick clean
+.PHONY: train test quick cuda clean

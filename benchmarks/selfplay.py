@@ -97,7 +97,7 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
 @torch.no_grad()
 def other_tokens(policy: Policy, prompts: list[list[int]], forbidden: int) -> list[int]:
     """The likeliest token after each prompt but for this one."""
-    chosen = []
+    policy, chosen = replace(policy, compile=False), []  # nothing else would use what is compiled for this
     for some in tasks.chunks(prompts, 32):
         hidden_BTD = forward(policy, *pad(some, policy.device))
         logits_BV = head_logits(policy, hidden_BTD[range(len(some)), [len(prompt) - 1 for prompt in some]])

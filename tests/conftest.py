@@ -13,6 +13,12 @@ sys.path.insert(0, str(ROOT))
 LONGEST = ("train", "eval", "step", "commands", "rollout", "sandbox", "report")  # two thirds of the time
 
 
+def pytest_configure(config):
+    """A card is hidden from all tests, which are of the CPU, but where -m asks for those that need one."""
+    if "cuda" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items):
     """The longest files first: begun last, one would keep a process busy alone (a minute of six)."""
     place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}

@@ -20,7 +20,7 @@ def run_train(folder: Path, *flags: str, limit_bytes: int | None = None, **optio
     def limit():
         if limit_bytes:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
-    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, str(ROOT / "train.py"), *flags], cwd=folder, env=env, text=True,
                           capture_output=True, timeout=300, preexec_fn=limit, **options)
 

@@ -170,6 +170,7 @@ def test_compilation_changes_nothing_and_never_happens_again(tiny):
     torch.testing.assert_close(compiled, torch.cat([p.grad.flatten() for p in policy.trained()]), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_graphs_on_cuda_change_nothing_and_noise_differs_between_replays(tiny):
     policy = trained_like(load_policy(tiny(), "cuda", lora_rank=4, dtype=torch.float32))
@@ -218,6 +219,7 @@ def test_a_second_rollout_captures_nothing_and_samples_from_the_changed_weights(
             trained_like(one, std=0.1 * (seed + 2))
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("merge, compiled", [(True, False), (False, False), (False, True)])
 def test_graphs_outlive_a_rollout_on_cuda(tiny, merge, compiled):

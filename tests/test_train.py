@@ -161,6 +161,14 @@ def test_nothing_is_compiled_after_the_first_step(guarded, flags, tmp_path, monk
         model.compiled(model.logit_slopes)(wide, ids, 1.0)
 
 
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_whole_run_on_cuda_compiles_nothing_after_its_first_step(tmp_path):
+    done = run_train(tmp_path, *TINY, "--device", "cuda", "--steps", "3", "--eval_every", "2", "--debug_compile",
+                     "--require", "weak", "--name", "a")
+    assert done.returncode == 0 and (tmp_path / "runs" / "a" / "heldout.md").is_file(), done.stderr
+
+
 # ---- bad input: one line, non-zero, nothing lost ------------------------------------------------------------------
 
 def fails(folder: Path, *flags: str, says: str, hides: str = "Traceback", **options) -> None:
