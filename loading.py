@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
-from command import UserError  # before torch
+from command import UserError, is_memory  # before torch
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
@@ -60,11 +60,11 @@ def one_line(what: str, advice: str):
     base class."""
     try:
         yield
-    except (ModelError, torch.OutOfMemoryError):
-        raise
     except ImportError as error:
         raise ModelError(f"a package is missing ({error}); pip install -r requirements.txt") from error
     except Exception as error:
+        if isinstance(error, ModelError) or is_memory(error):
+            raise
         raise ModelError(f"{what} ({reason_of(error)}); {advice}") from error
 
 

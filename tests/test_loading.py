@@ -137,6 +137,13 @@ def test_the_probe_changes_nothing(tiny, options):
     assert probed.adapter_on and not any(p.grad is not None for p in probed.model.parameters())
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"),
+                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ...")])
+def test_a_lack_of_memory_is_not_called_a_damaged_model(error):
+    with pytest.raises(type(error), match="memory"), loading.one_line("m: cannot be loaded", "copy it again"):
+        raise error
+
+
 def test_log_probs_that_are_not_finite_stop_sampling_with_one_line(tiny):
     policy = load_policy(tiny())
     policy.decoder.layers[0].mlp.up_proj.base_layer.weight.data[0, 0] = float("inf")
