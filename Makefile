@@ -1,4 +1,4 @@
-# `make train`, `make test`, `make quick` and `make cuda` set up .venv by themselves; PYTHON picks the interpreter (3.11 or newer).
+# All set up .venv by themselves; PYTHON picks the interpreter (3.11 or newer).
 PYTHON ?= python3
 ARGS ?=
 bin := .venv/bin

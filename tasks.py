@@ -834,11 +834,11 @@ def check_tasks(some: list[Task], executor: Executor) -> list[str]:
 
 
 def refuse_faults(path: str, some: list[Task], executor: Executor) -> None:
-    """ValueError names all of a file's first tasks that are not valid, and what is wrong with the first."""
+    """ValueError says what is wrong with the first invalid task of a file, and where twenty more are."""
     if faults := [(number, fault) for number, fault in enumerate(check_tasks(some, executor), 1) if fault]:
         (first, fault), *others = faults
         more = ", ".join(str(number) for number, _ in others[:20]) + ", ..." * (len(others) > 20)
-        also = f"; the same goes for {more}" if others else ""
+        also = f"; not valid either: lines {more}" if others else ""
         raise ValueError(f"{path}, line {first}: not a valid task ({fault}); mend the line or leave it out{also}")
 
 

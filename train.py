@@ -618,7 +618,7 @@ def start(cfg: Config, folder: Path, executor: Executor) -> tuple[Training, Log]
 
 
 def read_tasks(run: Training, path: str, limit: int | None = None) -> list[Task]:
-    """The tasks of a file; UserError names the first row, of the first `limit`, that the gate refuses."""
+    """The tasks of a file; UserError names rows, of the first `limit`, that the gate refuses."""
     try:
         found = tasks.load_tasks(path, run.executor, run.style.markers)
         tasks.refuse_faults(path, found[:limit], run.executor)

@@ -98,7 +98,7 @@ def examine(policy: Policy, executor: Executor, style: Style, heldout: list[Task
 def other_tokens(policy: Policy, prompts: list[list[int]], forbidden: int) -> list[int]:
     """The likeliest token after each prompt but for this one."""
     policy, chosen = replace(policy, compile=False), []  # nothing else would use what is compiled for this
-    for some in tasks.chunks(prompts, 32):
+    for some in tasks.chunks(prompts, 8):
         hidden_BTD = forward(policy, *pad(some, policy.device))
         logits_BV = head_logits(policy, hidden_BTD[range(len(some)), [len(prompt) - 1 for prompt in some]])
         logits_BV[:, forbidden] = -torch.inf

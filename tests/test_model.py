@@ -318,7 +318,7 @@ def test_norms_train_beside_lora_and_switch_off_with_it(tiny):
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="FlexAttention's backward pass needs CUDA")])])
+    not torch.cuda.is_available(), reason="FlexAttention's backward pass needs CUDA: make cuda")])])
 def test_flex_attention_gives_the_numbers_of_the_dense_mask(tiny, device):
     wide = tiny(hidden_size=64)  # FlexAttention on CUDA wants heads of 16 and more
     policy = trained_like(load_policy(wide, device, lora_rank=4, dtype=torch.float32))

@@ -171,7 +171,7 @@ def test_compilation_changes_nothing_and_never_happens_again(tiny):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: make cuda")
 def test_graphs_on_cuda_change_nothing_and_noise_differs_between_replays(tiny):
     policy = trained_like(load_policy(tiny(), "cuda", lora_rank=4, dtype=torch.float32))
     prompts = headed([3, 17, 9, 30])
@@ -220,7 +220,7 @@ def test_a_second_rollout_captures_nothing_and_samples_from_the_changed_weights(
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: make cuda")
 @pytest.mark.parametrize("merge, compiled", [(True, False), (False, False), (False, True)])
 def test_graphs_outlive_a_rollout_on_cuda(tiny, merge, compiled):
     policy = trained_like(load_policy(tiny(), "cuda", lora_rank=4, dtype=torch.float32))

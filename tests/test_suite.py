@@ -378,7 +378,7 @@ def test_selfplay_files_of_three_kinds(executor, tmp_path):
     with open(plain, "a") as file:
         file.write(json.dumps(row | {"outputs": ["3"]}) + "\n" + json.dumps(row) + "\n")
         file.write(json.dumps(row | {"outputs": ["4"]}) + "\n")
-    with pytest.raises(ValueError, match=r"tasks.jsonl, line 2: not a valid task \(f\(1\) is 2, not 3\).*the same goes for 4$"):
+    with pytest.raises(ValueError, match=r"jsonl, line 2: not a valid task \(f\(1\) is 2, not 3\).* either: lines 4$"):
         taskfiles.selfplay_items(plain, executor)
     [item] = taskfiles.selfplay_items(plain, executor, 1)
     form = "t</think><answer>```output\n{}\n```</answer>"

@@ -162,7 +162,7 @@ def test_nothing_is_compiled_after_the_first_step(guarded, flags, tmp_path, monk
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: make cuda")
 def test_a_whole_run_on_cuda_compiles_nothing_after_its_first_step(tmp_path):
     done = run_train(tmp_path, *TINY, "--device", "cuda", "--steps", "3", "--eval_every", "2", "--debug_compile",
                      "--require", "weak", "--name", "a")
