@@ -8,6 +8,7 @@ What arms need beside train.py, a process each: the supervised control, pools of
 """
 import command
 command.starting(__name__)
+import fcntl
 import json
 import math
 import random
@@ -240,9 +241,12 @@ def score_cruxeval(folder: Path) -> None:
             scores = selfplay.examine_in(run, asked, leniently=True)
             runfolder.write_file(path, json.dumps({"strict": scores.correct, "lenient": scores.lenient}) + "\n")
         write(run, folder / "cruxeval.json")
-        if not (before := out / "cruxeval-before.json").exists():
-            with train.starting_policy(run) as start:
-                write(replace(run, policy=start), before)
+        before = out / "cruxeval-before.json"
+        with open(out / "cruxeval.lock", "w") as lock:  # arms that end together: one asks, the others wait for it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not before.exists():
+                with train.starting_policy(run) as start:
+                    write(replace(run, policy=start), before)
 
 
 def main(argv: list[str]) -> None:
